@@ -1,0 +1,26 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make $(VENV) and install what they need first.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+CODE = autolora_trainer tests benchmarks run_glue.py setup.py
+
+.PHONY: install demo test style quality
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+test: install
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=10
+
+style: install
+	$(BIN)/isort $(CODE)
+	$(BIN)/black $(CODE)
+
+quality: install
+	$(BIN)/isort --check-only $(CODE)
+	$(BIN)/black --check $(CODE)
+	$(BIN)/flake8 $(CODE)

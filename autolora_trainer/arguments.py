@@ -1,0 +1,159 @@
+"""What the search adds to `transformers.TrainingArguments`."""
+
+import math
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+CONSTRAINT_CHOICES = ("softmax", "sigmoid", "none")
+HYPERGRADIENT_CHOICES = ("finite_difference", "first_order", "exact")
+VIRTUAL_STEP_CHOICES = ("sgd", "adamw")
+RANK_RULE_CHOICES = ("strength", "threshold", "singular", "sensitivity")
+
+
+def check_choice(name, value, choices):
+    """Raise `ValueError` unless `value` is one of `choices`; the sentence names all three."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+@dataclass
+class SearchArguments:
+    """The settings of the search, shared by `AutoLoraTrainingArguments` and the scripts (paper: §4 and §5.1)."""
+
+    # Gates (Eq. 2-3)
+    initial_rank: int = field(
+        default=8,
+        metadata={"help": "k, the number of rank-1 components of every LoRA update during the search (§5.1)."},
+    )
+    constraint: str = field(
+        default="softmax",
+        metadata={"help": "How selection logits become selection variables: softmax (Eq. 3), sigmoid or none (§5.5)."},
+    )
+
+    # Hypergradient (Eq. 4-5)
+    hypergradient: str = field(
+        default="finite_difference",
+        metadata={
+            "help": "finite_difference (DARTS, the paper's way), first_order (eta = 0, §5.5) or exact (double "
+            "backward; small models)."
+        },
+    )
+    hypergradient_interval: int = field(
+        default=4,
+        metadata={"help": "Take a selection step every T weight steps. The paper takes one at every step (T=1)."},
+    )
+    virtual_step: str = field(
+        default="adamw",
+        metadata={
+            "help": "The virtual weight step: sgd is Eq. 4 as written; adamw is the step that the optimizer really "
+            "takes, preconditioned and clipped (not in the paper)."
+        },
+    )
+    inner_lr: float | None = field(
+        default=None,
+        metadata={"help": "eta of Eq. 4. Default: the weights' current learning rate."},
+    )
+    finite_difference_radius: float = field(
+        default=0.01,
+        metadata={"help": "R: the weights move by R along the direction of the difference (DARTS: 0.01)."},
+    )
+    selection_learning_rate: float = field(
+        default=1e-2, metadata={"help": "Learning rate of the selection logits (the paper: 1e-3, §5.1)."}
+    )
+    val_fraction: float = field(
+        default=0.5, metadata={"help": "Share of the training rows that D_val takes (§5.2: ratio 1:1)."}
+    )
+
+    # From selection variables to ranks (§4.4)
+    rank_rule: str = field(
+        default="strength",
+        metadata={"help": "How ranks follow from the search: strength, threshold (§4.4), singular or sensitivity."},
+    )
+    threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "lambda of the rule `threshold`. Default: 1/k for softmax, 0.5 for sigmoid, layer mean for none."
+        },
+    )
+    rank_budget: str | None = field(
+        default=None,
+        metadata={"help": "Adapter parameters to spend: a number, or lora:R for as many as uniform LoRA of rank R."},
+    )
+    min_rank: int = field(
+        default=1,
+        metadata={"help": "0 lets a module earn no rank at all and stay out of the adapter; 1 keeps every module."},
+    )
+    search_patience: int = field(
+        default=0,
+        metadata={"help": "Stop the search when no rank has changed for this many selection steps (0: never)."},
+    )
+
+    def __post_init__(self):
+        self.check_search()
+
+    def check_search(self):
+        """Raise `ValueError` for a setting out of range, before anything is loaded."""
+        if self.initial_rank < 1:
+            raise ValueError(f"initial_rank must be at least 1, got {self.initial_rank}. The paper uses 8.")
+        check_choice("constraint", self.constraint, CONSTRAINT_CHOICES)
+        check_choice("hypergradient", self.hypergradient, HYPERGRADIENT_CHOICES)
+        check_choice("virtual_step", self.virtual_step, VIRTUAL_STEP_CHOICES)
+        check_choice("rank_rule", self.rank_rule, RANK_RULE_CHOICES)
+        if self.hypergradient_interval < 1:
+            raise ValueError(
+                f"hypergradient_interval must be at least 1, got {self.hypergradient_interval}. The paper uses 1."
+            )
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(
+                f"val_fraction must be between 0 and 1 (both splits need examples), got {self.val_fraction}. "
+                "The paper uses 0.5."
+            )
+        for name in ("selection_learning_rate", "finite_difference_radius"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive number, got {value}.")
+        if self.inner_lr is not None and not (math.isfinite(self.inner_lr) and self.inner_lr >= 0):
+            raise ValueError(f"inner_lr must be zero or a positive number, got {self.inner_lr}.")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(
+                f"threshold must be a finite number, got {self.threshold}. The paper uses 1/initial_rank."
+            )
+        if self.threshold is not None and self.rank_rule != "threshold":
+            raise ValueError(
+                f"threshold belongs to rank_rule 'threshold', got rank_rule {self.rank_rule!r}. "
+                "Add --rank_rule threshold or drop --threshold."
+            )
+        if self.min_rank not in (0, 1):
+            raise ValueError(f"min_rank must be 0 or 1, got {self.min_rank}.")
+        if self.search_patience < 0:
+            raise ValueError(
+                f"search_patience must be 0 (off) or a positive number of steps, got {self.search_patience}."
+            )
+
+
+@dataclass
+class AutoLoraTrainingArguments(SearchArguments, TrainingArguments):
+    """Arguments of `AutoLoraTrainer`: everything of `TrainingArguments`, which here describes **the search**, and
+    the settings of the search itself.
+
+    `learning_rate`, `num_train_epochs` and `max_steps` are those of the search; the retrain has its own
+    `TrainingArguments`. LoRA's own settings stay in PEFT's `LoraConfig`.
+
+    Raises:
+        ValueError: for a setting out of range, for `fp16` (the differences of Eq. 5 drown in its rounding) and for
+            `load_best_model_at_end` (it would bring back the weights of one step and the selection of another).
+    """
+
+    def __post_init__(self):
+        TrainingArguments.__post_init__(self)
+        self.check_search()
+        if self.fp16:
+            raise ValueError(
+                "The search does not run in fp16: its loss scale hides the hypergradient. Use bf16=True or fp32."
+            )
+        if self.load_best_model_at_end:
+            raise ValueError(
+                "load_best_model_at_end is not for the search (weights and selection variables belong together). "
+                "Set it for the retrain instead."
+            )

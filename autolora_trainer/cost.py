@@ -1,0 +1,82 @@
+"""What a phase costs: seconds, forward-backward passes, examples and peak memory, measured while it runs."""
+
+import time
+
+import torch
+from transformers import TrainerCallback
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        with open("/proc/self/clear_refs", "w") as file:  # Linux: the resident set's high-water mark starts anew
+            file.write("5")
+    except OSError:
+        pass
+
+
+def _peak_memory_mb() -> float:
+    """Peak of the GPU's allocated memory where there is a GPU, else of the process's resident set, in MiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**10
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+class CostMeter(TrainerCallback):
+    """Measures one phase; put it among the callbacks of its Trainer.
+
+    A pass is one forward and backward of the model on one batch (per process); `examples` counts the rows of all
+    passes of all processes. Time runs from the meter's construction to `stop()`.
+
+    Args:
+        earlier: figures of the part of the phase that ran before an interruption.
+    """
+
+    def __init__(self, earlier: dict | None = None):
+        self._earlier = earlier or {"wall_seconds": 0.0, "passes": 0, "examples": 0, "peak_memory_mb": 0.0}
+        self._start, self._end = time.perf_counter(), None
+        self._passes = self._examples = 0
+        self._world_size, self._handle = 1, None
+        _reset_peak_memory()
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        @torch.compiler.disable
+        def count(module, arguments, keywords):
+            if module.training and torch.is_grad_enabled():
+                self._passes += 1
+                tensors = [v for v in (*arguments, *keywords.values()) if isinstance(v, torch.Tensor) and v.dim() > 0]
+                self._examples += tensors[0].shape[0] if tensors else 0
+
+        self._world_size = args.world_size
+        self._handle = model.register_forward_pre_hook(count, with_kwargs=True)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._handle.remove()
+
+    def stop(self) -> dict:
+        self._end = time.perf_counter()
+        return self.figures()
+
+    def figures(self) -> dict:
+        end = self._end or time.perf_counter()
+        return {
+            "wall_seconds": round(self._earlier["wall_seconds"] + end - self._start, 3),
+            "passes": self._earlier["passes"] + self._passes,
+            "examples": self._earlier["examples"] + self._examples * self._world_size,
+            "peak_memory_mb": round(max(self._earlier["peak_memory_mb"], _peak_memory_mb()), 1),
+        }
+
+
+def total_cost(phases: dict[str, dict], command: str) -> dict:
+    """`cost.json`: the phases, their total (peak memory: the larger), and the command."""
+    total = {key: sum(phase[key] for phase in phases.values()) for key in ("wall_seconds", "passes", "examples")}
+    total["wall_seconds"] = round(total["wall_seconds"], 3)
+    total["peak_memory_mb"] = max(phase["peak_memory_mb"] for phase in phases.values())
+    return {**phases, "total": total, "command": command}

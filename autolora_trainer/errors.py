@@ -1,0 +1,45 @@
+"""One line on stderr for whatever goes wrong: what was given, what is needed, what to type next."""
+
+import os
+import sys
+import traceback
+from contextlib import contextmanager
+
+
+class UsageError(ValueError):
+    """The user's arguments, data or configuration: exit status 2."""
+
+
+@contextmanager
+def usage_errors():
+    """Around set-up, before anything runs: a `ValueError` or `OSError` there is about what the user gave."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without line breaks."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def run_guarded(main, program: str) -> int:
+    """Run a script's `main` and turn its exceptions into one line and an exit status: 2 for a `UsageError`, 1 for a
+    failure while running. `AUTOLORA_DEBUG=1` shows the traceback."""
+    try:
+        main()
+        return 0
+    except KeyboardInterrupt:
+        print(
+            f"{program}: interrupted; type the same command with --resume_from_checkpoint to go on.", file=sys.stderr
+        )
+        return 130
+    except Exception as error:
+        if os.environ.get("AUTOLORA_DEBUG") == "1":
+            traceback.print_exc()
+        usage = isinstance(error, UsageError)
+        name = "" if usage else f"{type(error).__name__}: "
+        print(f"{program}: error: {name}{one_line(error)}", file=sys.stderr)
+        return 2 if usage else 1

@@ -1,0 +1,174 @@
+"""Eq. 2-3: a selection variable for every rank-1 component of every LoRA update.
+
+    Δ_l = Σ_j α_l^j Δ_l^j   (Eq. 2)        α_l = softmax(β_l)   (Eq. 3)
+
+A forward hook on PEFT's `lora_A` multiplies its last axis by α, which is Eq. 2 exactly: PEFT computes
+`lora_B(lora_A(dropout(x))) * scaling`, and column j of `lora_B` meets only entry j of that axis.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One row of §5.5: how logits become selection variables, where they start, and the threshold that goes with
+    them."""
+
+    normalize: Callable[[torch.Tensor], torch.Tensor]
+    initial_logit: float
+    threshold: Callable[[torch.Tensor], torch.Tensor]  # selection (M, k) -> (M, 1)
+
+
+def _constant_threshold(value: Callable[[int], float]):
+    return lambda selection: torch.full_like(selection[:, :1], value(selection.shape[-1]))
+
+
+CONSTRAINTS = {
+    "softmax": Constraint(lambda logits: torch.softmax(logits, dim=-1), 0.0, _constant_threshold(lambda k: 1 / k)),
+    "sigmoid": Constraint(torch.sigmoid, 0.0, _constant_threshold(lambda k: 0.5)),
+    # §5.5 "no constraints": α itself is free. It starts at one, which is plain LoRA; the paper does not say.
+    "none": Constraint(lambda logits: logits.clone(), 1.0, lambda selection: selection.mean(dim=-1, keepdim=True)),
+}
+
+
+def selection(selection_logits: torch.Tensor, constraint: str = "softmax") -> torch.Tensor:
+    r"""Selection variables from selection logits:  α_l^j = exp(β_l^j) / Σ_i exp(β_l^i)  (Eq. 3).
+
+    Args:
+        selection_logits: β, shape (..., k), float32.
+        constraint: `softmax`, or the ablations of §5.5, `sigmoid` and `none`.
+    Returns:
+        α, same shape and dtype.
+    Raises:
+        KeyError: If `constraint` is unknown.
+    Example:
+        >>> selection(torch.zeros(2))
+        tensor([0.5000, 0.5000])
+    """
+    return CONSTRAINTS[constraint].normalize(selection_logits)
+
+
+def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraLayer]:
+    """The LoRA layers of a `PeftModel`, keyed by their names in the base model's `named_modules()`."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, LoraLayer) and adapter_name in module.lora_A
+    }
+
+
+class SelectionGates:
+    """The selection variables of a model and the hooks that apply them.
+
+    Attributes:
+        names: the M gated modules, in the order of the rows below.
+        logits: β, shape (M, k), float32; the only trainable tensor. It is not a parameter of the model, so clipping,
+            `zero_grad`, the weights' optimizer, DDP and saving never see it.
+        selection: α, shape (M, k), float32, a plain leaf. The hooks read this tensor; `refresh` fills it from
+            `logits`. It asks for a gradient only while a hypergradient is computed, so a weight step costs what LoRA
+            costs.
+    """
+
+    def __init__(self, layers: dict[str, LoraLayer], adapter_name: str = "default", constraint: str = "softmax"):
+        self.layers = layers
+        self.adapter_name = adapter_name
+        self.constraint = constraint
+        self.names = list(layers)
+        ranks = {name: layer.r[adapter_name] for name, layer in layers.items()}
+        first = self.names[0]
+        for name, rank in ranks.items():
+            if rank != ranks[first]:
+                raise ValueError(
+                    f"The search needs the same rank k in every LoRA layer, got {ranks[first]} in {first!r} and "
+                    f"{rank} in {name!r}. Drop rank_pattern from the LoraConfig."
+                )
+        self.initial_rank = ranks[first]
+        device = layers[first].lora_A[adapter_name].weight.device
+        start = CONSTRAINTS[constraint].initial_logit
+        self.logits = nn.Parameter(torch.full((len(self.names), self.initial_rank), start, device=device))
+        self.selection = selection(self.logits.detach(), constraint)
+        self._handles = [
+            layer.lora_A[adapter_name].register_forward_hook(self._gate(row))
+            for row, layer in enumerate(layers.values())
+        ]
+
+    def _gate(self, row: int):
+        def hook(module, args, output):
+            gate = self.selection[row].to(device=output.device, dtype=output.dtype)  # (k,)
+            return output * gate  # (..., k)
+
+        return hook
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Fill `selection` from `logits` (Eq. 3), in place, so that a compiled model sees the new values."""
+        self.selection.copy_(selection(self.logits, self.constraint))
+
+    def pull_back(self, selection_gradient: torch.Tensor) -> torch.Tensor:
+        """Chain rule through Eq. 3: the gradient by β, shape (M, k), from the gradient by α, shape (M, k)."""
+        with torch.enable_grad():
+            logits = self.logits.detach().requires_grad_()
+            return torch.autograd.grad(selection(logits, self.constraint), logits, selection_gradient)[0]
+
+    def threshold(self) -> torch.Tensor:
+        """λ for every module, shape (M, 1): 1/k, 0.5 or the layer's mean, by constraint (§4.4, §5.5)."""
+        return CONSTRAINTS[self.constraint].threshold(self.selection)
+
+    @torch.no_grad()
+    def bake(self) -> None:
+        """Fold α into `lora_B` (column j times α_j) and remove the gates: the model computes the same, ungated."""
+        for row, layer in enumerate(self.layers.values()):
+            weight = layer.lora_B[self.adapter_name].weight  # (m, k)
+            weight.mul_(self.selection[row].to(weight))
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the hooks away. The model is then what it was before `attach_gates`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def attach_gates(model: nn.Module, constraint: str = "softmax", adapter_name: str = "default") -> SelectionGates:
+    """Give every rank-1 component of every LoRA layer of `model` a selection variable (Eq. 2).
+
+    Args:
+        model: a `PeftModel` with a LoRA adapter of one rank k in all its layers (`torch.nn.Linear`, `Conv1D`, or a
+            quantized linear layer).
+        constraint: see `selection`.
+        adapter_name: the adapter to gate.
+    Returns:
+        The gates, attached, with uniform α.
+    Raises:
+        ValueError: If there is no LoRA layer, ranks differ, or a layer has no `lora_A` forward to hook (embeddings,
+            convolutions, DoRA and other variants).
+    """
+    layers = lora_layers(model, adapter_name)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not layers:
+        linear = next((name for name, module in base.named_modules() if isinstance(module, nn.Linear)), None)
+        config = getattr(model, "peft_config", {}).get(adapter_name)
+        targets = sorted(getattr(config, "target_modules", None) or [])
+        raise ValueError(
+            f"attach_gates found no LoRA layer in {type(base).__name__}. Wrap the model with get_peft_model first, or "
+            f"check target_modules={targets} against its module names, e.g. {linear!r}."
+        )
+    for name, layer in layers.items():
+        if not isinstance(layer.lora_A[adapter_name], nn.Linear):
+            kind = type(layer.get_base_layer()).__name__
+            raise ValueError(f"The search gates linear layers, got {kind} at {name!r}. Take it out of target_modules.")
+        if adapter_name in getattr(layer, "lora_variant", {}):
+            variant = type(layer.lora_variant[adapter_name]).__name__
+            raise ValueError(f"The search gates plain LoRA, got {variant} at {name!r}. Use it in the retrain instead.")
+    for name, module in base.named_modules():
+        if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_embedding_A", {}):
+            raise ValueError(
+                f"The search gates linear layers, got an embedding at {name!r}. Take it out of target_modules."
+            )
+    return SelectionGates(layers, adapter_name, constraint)

@@ -1,0 +1,102 @@
+"""AutoLoRA: search (§4.2-4.3), ranks (§4.4), and the adapter that the final training retrains (§4.5)."""
+
+import json
+import os
+
+from peft import get_peft_model
+
+from autolora_trainer.arguments import AutoLoraTrainingArguments, SearchArguments
+from autolora_trainer.callbacks import RankSelectionCallback
+from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
+from autolora_trainer.cost import CostMeter
+from autolora_trainer.methods.common import Built
+from autolora_trainer.ranks import LearnedRanks, fingerprint
+from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
+from autolora_trainer.trainer import AutoLoraTrainer
+
+# Arguments of the final training that the search takes over (CONTRACT: rate, batch size, accumulation and schedule,
+# and everything about the machine).
+SHARED_ARGUMENTS = """
+    per_device_train_batch_size gradient_accumulation_steps lr_scheduler_type lr_scheduler_kwargs warmup_steps
+    weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim bf16 fp16 tf32 use_cpu seed data_seed
+    full_determinism logging_steps report_to run_name disable_tqdm log_level save_strategy save_steps save_total_limit
+    activation_checkpointing activation_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
+    dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters ddp_backend ddp_timeout
+""".split()
+KEPT_COMPONENTS = "kept_components.safetensors"
+
+
+def search_arguments(run) -> AutoLoraTrainingArguments:
+    """The search's arguments: its own, and those it shares with the final training."""
+    shared = {name: getattr(run.training, name) for name in SHARED_ARGUMENTS}
+    own = {name: getattr(run.method, name) for name in SearchArguments.__dataclass_fields__}
+    return AutoLoraTrainingArguments(
+        output_dir=run.search_dir,
+        learning_rate=run.method.search_learning_rate or run.training.learning_rate,
+        num_train_epochs=run.method.search_epochs,
+        max_steps=run.method.search_max_steps,
+        logging_nan_inf_filter=False,  # a loss that is no number shows as such
+        remove_unused_columns=run.training.remove_unused_columns,
+        **shared,
+        **own,
+    )
+
+
+def search(run) -> tuple[LearnedRanks, dict]:
+    """Run the search, or go on with an interrupted one; `ranks.json` is written last.
+
+    Returns:
+        The ranks, and the cost of the phase.
+    """
+    checkpoint = run.resume.search_checkpoint
+    cost = CostMeter(earlier=read_manifest(checkpoint)["cost"] if checkpoint else None)
+    model = get_peft_model(run.base_model(), run.lora_config(r=run.method.initial_rank))
+    trainer = AutoLoraTrainer(
+        model=model,
+        args=search_arguments(run),
+        train_dataset=run.train_dataset,
+        data_collator=run.data_collator,
+        processing_class=run.tokenizer,
+        callbacks=[RankSelectionCallback(run.base_model_name), cost, CheckpointManifest(cost)],
+    )
+    run.say(
+        f"search: {len(trainer.train_dataset)} rows in D_tr, {len(trainer.val_dataset)} in D_val, "
+        f"{len(trainer.gates.names)} modules of rank {trainer.gates.initial_rank}"
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    ranks = trainer.learned_ranks
+    figures = cost.stop()
+    if run.is_main_process:
+        os.makedirs(run.search_dir, exist_ok=True)
+        kept = list(ranks.ranks.values())
+        path = os.path.join(run.search_dir, KEPT_COMPONENTS)
+        save_kept_components(path, trainer.gates, trainer.search_state(), kept, run.method.rank_rule, trainer.model)
+        trainer.state.save_to_json(os.path.join(run.search_dir, "trainer_state.json"))
+        write_atomically(os.path.join(run.search_dir, "cost.json"), json.dumps(figures) + "\n")
+        ranks.save(run.ranks_path)
+    trainer.gates.remove()
+    run.wait_for_everyone()
+    return ranks, figures
+
+
+def build(run) -> Built:
+    if run.method.ranks:
+        ranks, phases = LearnedRanks.load(run.method.ranks), {}
+        if run.method.retrain_init == "search":
+            raise ValueError("--retrain_init search needs this run's own search, got --ranks. Drop one of the two.")
+        run.say(f"ranks from {os.path.basename(run.method.ranks)}, no search")
+    elif run.resume.search_done:
+        ranks = LearnedRanks.load(run.ranks_path)
+        with open(os.path.join(run.search_dir, "cost.json"), encoding="utf-8") as file:
+            phases = {"search": json.load(file)}
+    else:
+        ranks, cost = search(run)
+        phases = {"search": cost}
+    base = run.base_model()
+    ranks.check_names(name for name, _ in base.named_modules())
+    if ranks.base_model_fingerprint not in (None, fingerprint(base, ranks.modules)):
+        run.warn(f"the ranks were learned on {ranks.base_model}, and this base model has other weights")
+    model = build_adapter(base, ranks, run.lora_config(), run.method.scaling)
+    if run.method.retrain_init == "search":
+        load_kept_components(os.path.join(run.search_dir, KEPT_COMPONENTS), model)
+    return Built(model, ranks, phases)

@@ -1,0 +1,453 @@
+"""What the scripts share: from parsed arguments to a folder with an adapter, its ranks, its scores and its cost.
+
+    check -> load data -> build the method's model [search] -> train -> evaluate -> predict -> files -> push
+
+Nothing is written before everything that the user gave has been checked.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from datasets import disable_progress_bars
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import Trainer, set_seed
+from transformers.utils import logging as transformers_logging
+
+from autolora_trainer import hub, report
+from autolora_trainer.callbacks import public_model_name
+from autolora_trainer.checkpoints import CheckpointManifest, fault, newest_checkpoint, read_manifest, write_atomically
+from autolora_trainer.cost import CostMeter, total_cost
+from autolora_trainer.errors import usage_errors
+from autolora_trainer.methods import METHODS
+from autolora_trainer.methods.common import Built
+from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.trainer_utils import RandomState, fix_loss_scale
+
+logger = logging.getLogger("autolora_trainer")
+
+# What a run writes into output_dir. `--overwrite`, and starting an unfinished run again, remove these and nothing
+# else.
+OUTPUT_FILES = """
+    adapter_config.json adapter_model.safetensors ranks.json rank_heatmap.png rank_heatmap.svg all_results.json
+    train_results.json eval_results.json trainer_state.json cost.json README.md training_args.bin
+""".split()
+
+
+@dataclass
+class Resume:
+    """Where an interrupted run goes on: at a checkpoint of the search, or of the retrain, or between the two."""
+
+    search_checkpoint: str | None = None
+    search_done: bool = False
+    train_checkpoint: str | None = None
+
+    @property
+    def origin(self) -> dict | None:
+        """`resumed_from` of all_results.json."""
+        checkpoint = self.train_checkpoint or self.search_checkpoint
+        if checkpoint is None and not self.search_done:
+            return None
+        phase = "search" if self.search_checkpoint else "retrain"
+        return {"phase": phase, "step": read_manifest(checkpoint)["step"] if checkpoint else 0}
+
+
+@dataclass
+class Run:
+    """One run of a script: its arguments, its data, and what the methods need to build a model."""
+
+    model: object
+    data: object
+    method: object
+    training: object
+    application: object
+    tokenizer: object = None
+    datasets: dict = field(default_factory=dict)
+    data_collator: object = None
+    resume: Resume = field(default_factory=Resume)
+    _public_name: str | None = None
+    _loaded: tuple | None = None
+
+    @property
+    def output_dir(self) -> str:
+        return self.training.output_dir
+
+    @property
+    def search_dir(self) -> str:
+        return os.path.join(self.output_dir, "search")
+
+    @property
+    def ranks_path(self) -> str:
+        return os.path.join(self.output_dir, "ranks.json")
+
+    @property
+    def train_dataset(self):
+        return self.datasets["train"]
+
+    @property
+    def is_main_process(self) -> bool:
+        return self.training.process_index == 0
+
+    @property
+    def base_model_name(self) -> str | None:
+        return self.model.base_model_id or self._public_name
+
+    def base_model(self) -> torch.nn.Module:
+        """The pre-trained model, anew; its new head is the same every time, and so is what is drawn after it."""
+        if self._loaded is None:
+            set_seed(self.training.seed)
+            model = self.application.load_model(self)
+            self._public_name = public_model_name(model)
+            return model
+        (model, random_state), self._loaded = self._loaded, None
+        random_state.restore()
+        return model
+
+    def load_ahead(self) -> torch.nn.Module:
+        """Load the model before its first use, to see that it can be loaded."""
+        model = self.base_model()
+        self._loaded = (model, RandomState(torch.device("cpu")))
+        return model
+
+    def lora_config(self, **changes) -> LoraConfig:
+        """The one place where LoRA's settings become a `LoraConfig`."""
+        targets = self.method.lora_target_modules
+        settings = {
+            "task_type": self.application.task_type,
+            "lora_alpha": self.method.lora_alpha,
+            "lora_dropout": self.method.lora_dropout,
+            "use_rslora": self.method.use_rslora,
+            "target_modules": "all-linear" if targets == ["all-linear"] else targets,
+        }
+        return LoraConfig(**{**settings, **changes})
+
+    def say(self, text: str) -> None:
+        if self.is_main_process:
+            print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        if self.is_main_process:
+            logger.warning(text)
+
+    def wait_for_everyone(self) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
+
+def execute(application, model, data, method, training) -> dict:
+    """Run a script with parsed arguments.
+
+    Args:
+        application: what is particular to the script (see `run_glue.GlueApplication`).
+        model, data, method, training: the four groups of `script_arguments.parse_arguments`.
+    Returns:
+        The content of all_results.json.
+    Raises:
+        UsageError: for arguments, data and configurations, before anything is written.
+    """
+    _set_up_logging(training)
+    run = Run(model, data, method, training, application)
+    with usage_errors():
+        _check_request(run)
+        run.resume = _find_resume(run)
+        application.load_data(run)
+        _check_model(run)
+        if method.ranks:
+            LearnedRanks.load(method.ranks)
+    if training.chose_cpu:
+        run.say("bf16 without an accelerator: running on the CPU (use_cpu=True)")
+    if not training.do_train:
+        return _evaluate_only(run)
+    _clear_output(run)
+    built = _build(run)
+    cost = CostMeter(
+        earlier=read_manifest(run.resume.train_checkpoint)["cost"] if run.resume.train_checkpoint else None
+    )
+    if built.ranks is not None:
+        run.say(report.format_rank_table(built.ranks))
+    trainer = make_trainer(run, built.model, [cost, CheckpointManifest(cost)])
+    result = trainer.train(resume_from_checkpoint=run.resume.train_checkpoint)
+    built.phases["retrain"] = cost.stop()
+    trainer.save_model()
+    trainer.save_state()
+    metrics = dict(result.metrics, train_samples=len(run.train_dataset))
+    if run.is_main_process:
+        _write_json(run, "train_results.json", metrics)
+    return _finish(run, trainer, built, metrics)
+
+
+def make_trainer(run: Run, model: torch.nn.Module, callbacks) -> Trainer:
+    """The standard Trainer of the final training; the same for every method."""
+    arguments = run.training
+    if run.method.method == "autolora" and run.method.retrain_epochs is not None:
+        arguments = dataclasses.replace(arguments, num_train_epochs=run.method.retrain_epochs)
+    set_seed(arguments.seed)  # the training that follows does not depend on what a search drew before it
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=run.datasets.get("train"),
+        eval_dataset=run.datasets.get("validation"),
+        data_collator=run.data_collator,
+        processing_class=run.tokenizer,
+        compute_metrics=run.application.compute_metrics(run),
+        callbacks=callbacks,
+    )
+    return fix_loss_scale(trainer)
+
+
+# ---- checks, before anything is written
+# ---------------------------------------------------------------------------------
+
+
+def _set_up_logging(training) -> None:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    transformers_logging.set_verbosity(
+        logging.ERROR if training.log_level == "passive" else training.get_process_log_level()
+    )
+    if training.disable_tqdm:
+        transformers_logging.disable_progress_bar()
+        disable_progress_bars()
+    # PEFT 0.21 reads a property that transformers 5 renamed; nothing of the user's. Until PEFT follows.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+def _check_request(run: Run) -> None:
+    data, training = run.data, run.training
+    tasks = run.application.task_names
+    if data.task_name is None:
+        raise ValueError(f"--task_name is missing. Give one of {', '.join(tasks)}.")
+    data.task_name = data.task_name.lower()
+    if data.task_name not in tasks:
+        raise ValueError(f"task_name must be one of {', '.join(tasks)}, got {data.task_name!r}.")
+    for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
+        if getattr(data, name) is not None and getattr(data, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(data, name)}.")
+    if data.max_seq_length < 4:
+        raise ValueError(f"max_seq_length must be at least 4, got {data.max_seq_length}.")
+    if not (training.do_train or training.do_eval or training.do_predict):
+        training.do_train = training.do_eval = True
+        training.do_predict = data.test_file is not None
+    if training.fp16 and run.method.method == "autolora" and not run.method.ranks:
+        raise ValueError(
+            "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
+        )
+    if training.chose_output_dir:
+        training.output_dir = os.path.join("outputs", f"{data.task_name}-{run.method.method}")
+    if training.push_to_hub:
+        if training.hub_model_id:
+            hub.check_repo_id(training.hub_model_id)
+        if _hub_id(run) is None:
+            raise ValueError(
+                "--push_to_hub needs the base model's Hub id, got a folder "
+                f"({os.path.basename(run.model.model_name_or_path)}). Add --base_model_id OWNER/NAME."
+            )
+    parent = training.output_dir
+    while parent and not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if parent and not os.path.isdir(parent):
+        raise ValueError(f"output_dir {training.output_dir} lies on a file ({parent}). Give another --output_dir.")
+    if not os.access(parent or ".", os.W_OK):
+        raise ValueError(f"output_dir {training.output_dir} cannot be written. Give another --output_dir.")
+    finished = os.path.exists(os.path.join(training.output_dir, "all_results.json"))
+    if training.do_train and finished and not run.method.overwrite and not training.resume_from_checkpoint:
+        raise ValueError(
+            f"{training.output_dir} holds a finished run. Add --overwrite to replace it, or give another --output_dir."
+        )
+
+
+def _find_resume(run: Run) -> Resume:
+    """What `--resume_from_checkpoint` means here: a checkpoint to go on from, and the phase it belongs to."""
+    asked = run.training.resume_from_checkpoint
+    if asked in (None, "", "False", "false"):
+        return Resume()
+    if asked not in ("True", "true"):
+        reason = fault(asked)
+        if reason:
+            raise ValueError(
+                f"--resume_from_checkpoint {asked} {reason}. Give a checkpoint-N folder, or no value for the newest."
+            )
+        if os.path.basename(os.path.dirname(os.path.abspath(asked))) == "search":
+            return Resume(search_checkpoint=asked)
+        return Resume(train_checkpoint=asked, search_done=os.path.exists(run.ranks_path))
+    searches = run.method.method == "autolora" and not run.method.ranks
+    search_done = (
+        searches and os.path.exists(run.ranks_path) and os.path.exists(os.path.join(run.search_dir, "cost.json"))
+    )
+    resume, passed_over = Resume(search_done=search_done), []
+    if search_done or not searches:
+        resume.train_checkpoint, passed_over = newest_checkpoint(run.output_dir)
+    else:
+        resume.search_checkpoint, passed_over = newest_checkpoint(run.search_dir)
+    for line in passed_over:
+        run.warn(f"passed over: {line}")
+    if resume.origin is None:
+        run.say(f"no whole checkpoint in {run.output_dir}: starting from the beginning")
+    else:
+        run.say("going on from {phase}, step {step}".format(**resume.origin))
+    return resume
+
+
+def _check_model(run: Run) -> None:
+    """Load the model: a wrong id or folder shows before anything is written, and so do target modules that it
+    lacks."""
+    base = run.load_ahead()
+    with torch.device("meta"):
+        skeleton = type(base)(base.config)
+    try:
+        get_peft_model(skeleton, run.lora_config(r=1))
+    except ValueError as error:
+        linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+        example = f"; its linear layers are named like {linear[len(linear) // 2]!r}" if linear else ""
+        raise ValueError(f"{str(error).split('. ')[0]}. Check --lora_target_modules{example}.") from error
+
+
+def _clear_output(run: Run) -> None:
+    """Make room for a run that starts from the beginning."""
+    if run.is_main_process:
+        os.makedirs(run.output_dir, exist_ok=True)
+        stale = [] if run.resume.origin else [name for name in os.listdir(run.output_dir) if _is_output(name)]
+        for name in stale:
+            path = os.path.join(run.output_dir, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        if run.resume.origin and os.path.exists(os.path.join(run.output_dir, "all_results.json")):
+            os.remove(os.path.join(run.output_dir, "all_results.json"))  # unfinished again until the end
+    run.wait_for_everyone()
+
+
+def _is_output(name: str) -> bool:
+    prefix, _, number = name.partition("-")
+    return (
+        name in OUTPUT_FILES
+        or name == "search"
+        or name.startswith("predict_results_")
+        or (prefix == "checkpoint" and number.isdigit())
+    )
+
+
+def _build(run: Run) -> Built:
+    """Build the method's model. A `ValueError` here is still about what was given (a budget, ranks of another
+    model)."""
+    with usage_errors():
+        return METHODS[run.method.method](run)
+
+
+# ---- what comes out
+# -----------------------------------------------------------------------------------------------------
+
+
+def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
+    adapter, head = count_parameters(trainer.model)
+    evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
+    if run.training.do_predict:
+        run.application.predict(run, trainer)
+    results = {
+        **metrics,
+        **evaluation,
+        "method": run.method.method,
+        "task": run.data.task_name,
+        "seed": run.training.seed,
+        "adapter_params": adapter,
+        "head_params": head,
+        "resumed_from": run.resume.origin,
+    }
+    if run.is_main_process:
+        command = hub.public_command([os.path.basename(sys.argv[0]) or "run_glue.py", *sys.argv[1:]])
+        cost = total_cost(built.phases, command)
+        _write_json(run, "cost.json", cost)
+        if built.ranks is not None:
+            built.ranks.save(run.ranks_path)
+            report.save_rank_heatmap(built.ranks, run.output_dir)
+        history = os.path.join(run.search_dir, "selection_history.csv")
+        if os.path.exists(history):
+            report.save_selection_history(history, history.removesuffix(".csv") + ".png")
+        hub.write_model_card(
+            run.output_dir,
+            built.ranks,
+            base_model=_hub_id(run),
+            metrics=evaluation,
+            method=run.method.method,
+            cost=cost,
+            command=command,
+            adapter_params=adapter,
+            head_params=head,
+            seed=run.training.seed,
+            **run.application.card_details(run),
+        )
+        _write_json(run, "all_results.json", results)  # last: it marks the run as finished
+        _report(run, built, evaluation, cost, adapter, head)
+        if run.training.push_to_hub:
+            repository = run.training.hub_model_id or os.path.basename(os.path.normpath(run.output_dir))
+            run.say(
+                "pushed to "
+                + hub.push_to_hub(
+                    run.output_dir, repository, token=run.training.hub_token, private=run.training.hub_private_repo
+                )
+            )
+    run.wait_for_everyone()
+    return results
+
+
+def _evaluate(run: Run, trainer: Trainer) -> dict:
+    evaluation = {}
+    for suffix, split in run.application.evaluation_splits(run).items():
+        scores = trainer.evaluate(run.datasets[split])
+        scores["eval_samples"] = len(run.datasets[split])
+        evaluation.update({key + suffix: value for key, value in scores.items() if key != "epoch"})
+    if run.is_main_process:
+        _write_json(run, "eval_results.json", evaluation)
+    return evaluation
+
+
+def _evaluate_only(run: Run) -> dict:
+    """`--do_eval` or `--do_predict` without `--do_train`: the adapter in output_dir."""
+    with usage_errors():
+        if not os.path.exists(os.path.join(run.output_dir, "adapter_config.json")):
+            raise ValueError(
+                f"{run.output_dir} holds no adapter to evaluate. Add --do_train, or give its --output_dir."
+            )
+        model = PeftModel.from_pretrained(run.base_model(), run.output_dir)
+    trainer = make_trainer(run, model, [])
+    evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
+    if run.training.do_predict:
+        run.application.predict(run, trainer)
+    run.say(_score_line(evaluation))
+    return evaluation
+
+
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """(adapter, head): the trainable parameters inside and outside LoRA."""
+    adapter = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "lora_" in n)
+    head = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n)
+    return adapter, head
+
+
+def _score_line(evaluation: dict) -> str:
+    hidden = ("runtime", "per_second", "samples", "loss")
+    return ", ".join(
+        f"{key} = {value:.4f}" for key, value in evaluation.items() if not any(part in key for part in hidden)
+    )
+
+
+def _report(run: Run, built: Built, evaluation: dict, cost: dict, adapter: int, head: int) -> None:
+    run.say(report.format_cost(cost))
+    run.say(f"{run.method.method}: {adapter:,} adapter parameters and {head:,} in the head")
+    if evaluation:
+        run.say(_score_line(evaluation))
+    run.say(f"adapter{', ranks.json and rank_heatmap.png' if built.ranks else ''} in {run.output_dir}")
+
+
+def _hub_id(run: Run) -> str | None:
+    """The base model's Hub id; None for a folder, whose name means nothing elsewhere."""
+    if run.model.base_model_id:
+        return run.model.base_model_id
+    return None if os.path.isdir(run.model.model_name_or_path) else run.model.model_name_or_path
+
+
+def _write_json(run: Run, name: str, content: dict) -> None:
+    write_atomically(os.path.join(run.output_dir, name), json.dumps(content, indent=4, sort_keys=True) + "\n")

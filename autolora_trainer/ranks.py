@@ -1,0 +1,466 @@
+"""§4.4: from what the search learned to one integer per module, and from those to PEFT's `rank_pattern`.
+
+A rank rule gives every component of every module a score, and the level that a score has to reach. Without a budget a
+module's rank is the number of its scores at or above the level; with one, components enter in the order of their
+scores until the next would exceed it, which is monotone in the budget.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig
+
+from autolora_trainer.gates import SelectionGates, lora_layers
+
+FORMAT_VERSION = 1
+MAX_FILE_BYTES = 20_000_000
+MAX_RANK = 4096
+
+
+@dataclass
+class SearchState:
+    """What a rank rule may read; M modules, k components each.
+
+    Attributes:
+        selection: α, (M, k).
+        threshold: λ, (M, 1).
+        lora_A, lora_B: the factors, M tensors (k, n_l) and (m_l, k).
+        sensitivity: running mean of |∂L_val/∂β|, (M, k).
+    """
+
+    selection: torch.Tensor
+    threshold: torch.Tensor
+    lora_A: list[torch.Tensor]
+    lora_B: list[torch.Tensor]
+    sensitivity: torch.Tensor
+
+    @classmethod
+    def of(cls, gates: SelectionGates, sensitivity: torch.Tensor, threshold: float | None = None) -> "SearchState":
+        layers, adapter = gates.layers.values(), gates.adapter_name
+        return cls(
+            selection=gates.selection.detach().cpu(),
+            threshold=(
+                gates.threshold() if threshold is None else torch.full_like(gates.selection[:, :1], threshold)
+            ).cpu(),
+            lora_A=[layer.lora_A[adapter].weight.detach().float().cpu() for layer in layers],
+            lora_B=[layer.lora_B[adapter].weight.detach().float().cpu() for layer in layers],
+            sensitivity=sensitivity.detach().cpu(),
+        )
+
+    def strength(self) -> torch.Tensor:
+        """The Frobenius norm of every gated rank-1 component, α_j ‖A_j‖ ‖B_j‖, shape (M, k)."""
+        norms_A = torch.stack([a.norm(dim=1) for a in self.lora_A])
+        norms_B = torch.stack([b.norm(dim=0) for b in self.lora_B])
+        return self.selection.abs() * norms_A * norms_B
+
+    def component_costs(self) -> list[int]:
+        """Parameters of one rank-1 component of each module, m_l + n_l."""
+        return [a.shape[1] + b.shape[0] for a, b in zip(self.lora_A, self.lora_B)]
+
+
+@dataclass(frozen=True)
+class RankRule:
+    """`scores(state)`: (M, k), larger is better; `level(scores, state)`: what a score must reach, broadcastable to (M,
+    k)."""
+
+    scores: Callable[[SearchState], torch.Tensor]
+    level: Callable[[torch.Tensor, SearchState], torch.Tensor]
+    formula: str
+
+
+def _singular_values(state: SearchState) -> torch.Tensor:
+    """Singular values of B diag(α) A, (M, k), from two thin QR factorizations and a k x k SVD."""
+    values = []
+    for a, b, alpha in zip(state.lora_A, state.lora_B, state.selection):
+        _, r_b = torch.linalg.qr(b * alpha)
+        _, r_a = torch.linalg.qr(a.T)
+        s = torch.linalg.svdvals(r_b @ r_a.T)
+        values.append(torch.nn.functional.pad(s, (0, len(alpha) - len(s))))
+    return torch.stack(values)
+
+
+def _apportioned(state: SearchState) -> torch.Tensor:
+    """Sainte-Laguë quotients s_l / (j - 1/2) of each module's sensitivity, (M, k): the largest N of them share N
+    components out in proportion to the modules' sensitivities."""
+    module = state.sensitivity.sum(dim=1, keepdim=True)
+    return module / (torch.arange(state.sensitivity.shape[1]) + 0.5)
+
+
+def _median_level(scores: torch.Tensor, state: SearchState) -> torch.Tensor:
+    return scores.flatten().sort(descending=True).values[scores.numel() // 2 - 1 if scores.numel() > 1 else 0]
+
+
+RANK_RULES = {
+    "threshold": RankRule(
+        lambda state: state.selection, lambda scores, state: state.threshold, "#{ j : α_j >= λ_l }   (§4.4)"
+    ),
+    "strength": RankRule(
+        SearchState.strength, lambda scores, state: scores.mean(), "#{ j : α_j ‖A_j‖ ‖B_j‖ >= mean over all modules }"
+    ),
+    "singular": RankRule(
+        _singular_values, lambda scores, state: scores.mean(), "#{ j : σ_j(B diag(α) A) >= mean over all modules }"
+    ),
+    "sensitivity": RankRule(
+        _apportioned, _median_level, "half of all components, shared out by mean |∂L_val/∂β| (Sainte-Laguë)"
+    ),
+}
+
+
+def rank_from_selection(selection: torch.Tensor, threshold: float | None = None) -> int:
+    r"""Count the selection variables of one layer that reach the threshold (§4.4):  k*_l = |{ j : α_l^j >= λ }|.
+
+    Args:
+        selection: α_l, shape (k_l,), the output of `gates.selection` (Eq. 3).
+        threshold: λ. `None` means 1/k_l, the paper's choice; as α_l sums to one, the rank is then at least 1.
+    Returns:
+        The rank, 0 <= k*_l <= k_l.
+    Raises:
+        ValueError: If `selection` is not one-dimensional, is empty or holds a NaN.
+    Example:
+        >>> rank_from_selection(torch.tensor([0.4, 0.3, 0.2, 0.1]))
+        2
+    """
+    if selection.dim() != 1 or selection.numel() == 0 or selection.isnan().any():
+        raise ValueError(
+            f"selection must have shape (k,), k >= 1, and no NaN. Got {tuple(selection.shape)}: {selection}."
+        )
+    level = torch.as_tensor(1 / len(selection) if threshold is None else threshold, dtype=selection.dtype)
+    return int((selection >= level).sum())
+
+
+def select_ranks(
+    state: SearchState, rule: str = "strength", budget: str | int | None = None, min_rank: int = 1
+) -> list[int]:
+    """One rank per module by `rule` (see `RANK_RULES`), within `budget` if there is one.
+
+    Args:
+        state: what the search learned.
+        rule: a key of `RANK_RULES`.
+        budget: adapter parameters to spend, an integer or `lora:R` (as many as uniform LoRA of rank R has). Components
+            enter in the order of their scores; the result is the largest such prefix, so what stays unspent is less
+            than the next component costs.
+        min_rank: 1 gives every module its best component first; 0 lets a module go without.
+    Returns:
+        M integers between `min_rank` and k.
+    Raises:
+        ValueError: If a score is not a finite number, or the budget is below `min_rank` everywhere or beyond capacity.
+    Example:
+        >>> a, b = torch.eye(2), torch.eye(2)
+        >>> state = SearchState(torch.tensor([[0.9, 0.1]]), torch.tensor([[0.5]]), [a], [b], torch.zeros(1, 2))
+        >>> select_ranks(state, "threshold")
+        [1]
+    """
+    scores = RANK_RULES[rule].scores(state)
+    if not torch.isfinite(scores).all():
+        raise ValueError(
+            f"rank rule {rule!r} met scores that are not finite numbers. The search diverged; lower "
+            "search_learning_rate or selection_learning_rate."
+        )
+    if budget is None:
+        ranks = (scores >= RANK_RULES[rule].level(scores, state)).sum(dim=1)
+        return ranks.clamp(min=min_rank).tolist()
+    return fill_budget(scores, state.component_costs(), budget, min_rank)
+
+
+def parse_budget(budget: str | int, costs: list[int], capacity: int | None = None) -> int:
+    """A budget in adapter parameters: an integer, digits, or `lora:R` (rank R in every module).
+
+    Raises:
+        ValueError: If it is none of those, or more than `capacity` components in every module can hold.
+    """
+    match = re.fullmatch(r"(lora:)?(\d{1,15})", str(budget).strip())
+    if not match or int(match[2]) < 1:
+        raise ValueError(f"rank_budget must be a number of adapter parameters or lora:R, got {budget!r}, e.g. lora:4.")
+    parameters = int(match[2]) * (sum(costs) if match[1] else 1)
+    if capacity is not None and parameters > capacity * sum(costs):
+        raise ValueError(
+            f"rank_budget {budget} asks for {parameters:,} adapter parameters, and rank {capacity} in every module "
+            f"has {capacity * sum(costs):,}. Lower rank_budget or raise initial_rank."
+        )
+    return parameters
+
+
+def fill_budget(scores: torch.Tensor, costs: list[int], budget: str | int, min_rank: int = 1) -> list[int]:
+    """Take components by falling score (M, k) until the next would exceed the budget; see `select_ranks`."""
+    modules, k = scores.shape
+    parameters = parse_budget(budget, costs, capacity=k)
+    ordered = scores.sort(dim=1, descending=True).values
+    ranks, spent = [min_rank] * modules, min_rank * sum(costs)
+    if spent > parameters or (min_rank == 0 and parameters < min(costs)):
+        raise ValueError(
+            f"rank_budget {budget} is {parameters:,} adapter parameters, and the least that min_rank {min_rank} allows "
+            f"is {max(spent, min(costs)):,}. Raise rank_budget" + (" or set min_rank 0." if min_rank else ".")
+        )
+    rest = [(-ordered[m, j].item(), j, m) for m in range(modules) for j in range(min_rank, k)]
+    for _, _, module in sorted(rest):
+        if spent + costs[module] > parameters:
+            break
+        ranks[module] += 1
+        spent += costs[module]
+    return ranks
+
+
+@dataclass(frozen=True)
+class ModuleRank:
+    """The learned rank of one module and the selection variables behind it (empty for patterns that no search
+    made)."""
+
+    rank: int
+    selection: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class LearnedRanks:
+    """Ranks per module: the value that the search hands to the retrain, and `ranks.json` on disk.
+
+    Attributes:
+        modules: names as in the base model's `named_modules()`, each with its rank (0: left out of the adapter).
+        base_model: Hub id or folder name of the model they were learned on.
+        base_model_fingerprint: see `fingerprint`.
+        initial_rank, constraint, rank_rule, threshold: how they were learned.
+    Example:
+        >>> ranks = LearnedRanks({"encoder.q": ModuleRank(2), "encoder.v": ModuleRank(4)}, initial_rank=8)
+        >>> ranks.to_lora_config(lora_alpha=16).rank_pattern
+        {'^encoder\\\\.q': 2, '^encoder\\\\.v': 4}
+    """
+
+    modules: dict[str, ModuleRank] = field(default_factory=dict)
+    base_model: str | None = None
+    base_model_fingerprint: str | None = None
+    initial_rank: int = 8
+    constraint: str | None = None
+    rank_rule: str | None = None
+    threshold: float | None = None
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {name: module.rank for name, module in self.modules.items()}
+
+    @property
+    def total_rank(self) -> int:
+        return sum(self.ranks.values())
+
+    def to_json(self) -> str:
+        modules = {
+            name: {"rank": module.rank, "selection": [float(f"{a:.9g}") for a in module.selection]}
+            for name, module in self.modules.items()
+        }
+        head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "modules"}
+        document = {"format_version": FORMAT_VERSION, **head, "total_rank": self.total_rank, "modules": modules}
+        return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write `ranks.json`, whole or not at all."""
+        temporary = f"{path}.tmp"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(self.to_json())
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "LearnedRanks":
+        """Read `ranks.json`. It is data from elsewhere: everything in it is checked before any of it is used.
+
+        Raises:
+            ValueError: one line that names the file and what is wrong with it.
+            OSError: if it cannot be read.
+        """
+        if os.path.getsize(path) > MAX_FILE_BYTES:
+            raise ValueError(
+                f"{path} has {os.path.getsize(path):,} bytes; a ranks.json has at most {MAX_FILE_BYTES:,}."
+            )
+        with open(path, encoding="utf-8") as file:
+            try:
+                document = json.load(file, parse_constant=_no_constant)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path} is not a ranks.json: {str(error).splitlines()[0]}.") from None
+        return cls(**_checked(document, path))
+
+    def to_lora_config(
+        self, base: LoraConfig | None = None, scaling: str = "constant", **lora_arguments
+    ) -> LoraConfig:
+        """An ordinary PEFT `LoraConfig` with these ranks as `rank_pattern`.
+
+        Args:
+            base: a `LoraConfig` whose other settings (task type, dropout, `modules_to_save` …) are kept; or give
+                them as keyword arguments.
+            scaling: PEFT multiplies an update by `lora_alpha / r`. `constant` gives every module the scale that the
+                search had, `lora_alpha / initial_rank`, through `alpha_pattern`; as that ratio is also the config's
+                own `lora_alpha / r`, servers that read one scale for all modules compute the same. `paper` keeps
+                `lora_alpha` fixed, as the paper's code does, so a module of rank 2 gets four times the scale of rank
+                8.
+        Raises:
+            ValueError: if every rank is zero (PEFT has no empty adapter), or `scaling` is unknown.
+        """
+        if scaling not in ("constant", "paper"):
+            raise ValueError(f"scaling must be constant or paper, got {scaling!r}.")
+        kept = {name: rank for name, rank in self.ranks.items() if rank > 0}
+        if not kept:
+            raise ValueError(
+                "Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a rank_budget."
+            )
+        settings = {**_lora_settings(base), **lora_arguments}
+        lora_alpha = settings.pop("lora_alpha", 16)
+        largest = max(kept.values())
+        keys = {name: "^" + re.escape(name) for name in kept}
+        if scaling == "constant":
+            # rsLoRA divides by sqrt(r): keep its own ratio constant in the same way
+            grow = (
+                (lambda r: math.sqrt(r / self.initial_rank))
+                if settings.get("use_rslora")
+                else (lambda r: r / self.initial_rank)
+            )
+            alphas = {keys[name]: _plain(lora_alpha * grow(rank)) for name, rank in kept.items()}
+            lora_alpha = _plain(lora_alpha * grow(largest))
+        else:
+            alphas = {}
+        return LoraConfig(
+            **settings,
+            r=largest,
+            lora_alpha=lora_alpha,
+            target_modules=list(kept),
+            rank_pattern={keys[name]: rank for name, rank in kept.items()},
+            alpha_pattern=alphas,
+        )
+
+    def check_names(self, names) -> None:
+        """Raise `ValueError` unless every module here is among `names` of a model's modules."""
+        names = set(names)
+        missing = [name for name in self.modules if name not in names]
+        if missing:
+            raise ValueError(
+                f"ranks.json names {len(self.modules)} modules, and the model lacks {len(missing)} of them; the first "
+                f"is {missing[0]!r}. Was it learned on another checkpoint ({self.base_model})?"
+            )
+
+
+def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks, adapter_name: str = "default") -> None:
+    """Compare the real rank of every module of a built adapter with the rank asked for.
+
+    PEFT drops a pattern key that matches nothing and gives that module the default rank; this stops instead.
+
+    Raises:
+        ValueError: naming the first module that differs.
+    """
+    real = {
+        name: layer.lora_A[adapter_name].weight.shape[0] for name, layer in lora_layers(model, adapter_name).items()
+    }
+    asked = {name: rank for name, rank in ranks.ranks.items() if rank > 0}
+    for name in [*asked, *real]:
+        if asked.get(name, 0) != real.get(name, 0):
+            raise ValueError(
+                f"Module {name!r} should have rank {asked.get(name, 0)}, and the built adapter gives it "
+                f"{real.get(name, 0)}. Check target_modules and rank_pattern of the LoraConfig."
+            )
+
+
+@torch.no_grad()
+def keep_components(
+    gates: SelectionGates, state: SearchState, ranks: list[int], rule: str
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The chosen components of the search with α folded into B, for a retrain that goes on from them.
+
+    The rule `threshold` keeps the r largest α_j, the other component rules the r largest α_j ‖A_j‖ ‖B_j‖, and
+    `singular` the best approximation of rank r (truncated SVD).
+
+    Returns:
+        {module: (A of shape (r, n_l), B of shape (m_l, r))} for the modules of rank >= 1.
+    """
+    scores = state.selection if rule == "threshold" else state.strength()
+    kept = {}
+    for row, (name, rank) in enumerate(zip(gates.names, ranks)):
+        if rank == 0:
+            continue
+        a, b = state.lora_A[row], state.lora_B[row] * state.selection[row]  # (k, n), (m, k)
+        if rule == "singular":
+            q_b, r_b = torch.linalg.qr(b)
+            q_a, r_a = torch.linalg.qr(a.T)
+            u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+            root = s[:rank].sqrt()
+            kept[name] = ((root[:, None] * (vh[:rank] @ q_a.T)), (q_b @ u[:, :rank]) * root)
+        else:
+            chosen = scores[row].argsort(descending=True)[:rank].sort().values
+            kept[name] = (a[chosen], b[:, chosen])
+    return kept
+
+
+def fingerprint(model: torch.nn.Module, names) -> str:
+    """A short hash of a base model: the names and shapes of `names` and the first 64 values of each weight, as
+    bfloat16,
+    so that loading in another precision does not change it. It tells checkpoints apart; it is no signature."""
+    digest = hashlib.sha256()
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    modules = dict(base.named_modules())
+    for name in sorted(names):
+        module = modules[name]
+        weight = (module.get_base_layer() if hasattr(module, "get_base_layer") else module).weight
+        head = weight.detach().flatten()[:64]
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(repr(head.to(torch.bfloat16).float().tolist()).encode())
+    return digest.hexdigest()[:16]
+
+
+def _plain(number: float) -> int | float:
+    return int(number) if float(number).is_integer() else number
+
+
+def _lora_settings(base: LoraConfig | None) -> dict:
+    """The init fields of a LoraConfig, less those that the ranks decide."""
+    if base is None:
+        return {}
+    decided = {"r", "target_modules", "rank_pattern", "alpha_pattern", "peft_type"}
+    return {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.init and f.name not in decided}
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30
+
+
+def _no_constant(name):
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _checked(document, path) -> dict:
+    """The fields of a ranks.json document, each of the right type and within bounds; else `ValueError`."""
+
+    def wrong(what):
+        return ValueError(f"{path} is not a valid ranks.json: {what}.")
+
+    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
+        given = document.get("format_version") if isinstance(document, dict) else type(document).__name__
+        raise wrong(f"format_version must be {FORMAT_VERSION}, got {given!r}")
+    modules = document.get("modules")
+    if not isinstance(modules, dict) or not 0 < len(modules) <= 100_000:
+        raise wrong("modules must be an object with at least one module name")
+    checked = {}
+    for name, module in modules.items():
+        if not re.fullmatch(r"[A-Za-z0-9_.\-#]{1,500}", name):
+            raise wrong(f"{name[:80]!r} is not a module name")
+        rank = module.get("rank") if isinstance(module, dict) else None
+        if type(rank) is not int or not 0 <= rank <= MAX_RANK:
+            raise wrong(f"the rank of {name!r} must be an integer from 0 to {MAX_RANK}, got {rank!r}"[:300])
+        selection = module.get("selection", [])
+        if not isinstance(selection, list) or len(selection) > MAX_RANK:
+            raise wrong(f"the selection of {name!r} must be a list of numbers")
+        if not all(_is_number(a) for a in selection):
+            raise wrong(f"the selection of {name!r} must hold finite numbers")
+        checked[name] = ModuleRank(rank, tuple(float(a) for a in selection))
+    initial_rank = document.get("initial_rank", 8)
+    if type(initial_rank) is not int or not 1 <= initial_rank <= MAX_RANK:
+        raise wrong(f"initial_rank must be an integer from 1 to {MAX_RANK}, got {initial_rank!r}"[:300])
+    fields = {"modules": checked, "initial_rank": initial_rank}
+    for name in ("base_model", "base_model_fingerprint", "constraint", "rank_rule"):
+        value = document.get(name)
+        if value is not None and not (isinstance(value, str) and len(value) <= 500):
+            raise wrong(f"{name} must be a short text, got {type(value).__name__}")
+        fields[name] = value
+    threshold = document.get("threshold")
+    if threshold is not None and not _is_number(threshold):
+        raise wrong(f"threshold must be a number, got {threshold!r}"[:300])
+    return {**fields, "threshold": threshold}

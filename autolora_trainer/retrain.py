@@ -1,0 +1,67 @@
+"""§4.5: plain LoRA with the learned ranks, trained by a standard Trainer on D_tr ∪ D_val."""
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from autolora_trainer.gates import SelectionGates, lora_layers
+from autolora_trainer.ranks import LearnedRanks, SearchState, keep_components, verify_ranks
+
+
+def build_adapter(
+    model: torch.nn.Module, ranks: LearnedRanks, lora_config: LoraConfig | None = None, scaling: str = "constant"
+) -> PeftModel:
+    """Wrap `model` with an ordinary LoRA adapter of the learned ranks, and check that it really has them.
+
+    Args:
+        model: the pre-trained model, without an adapter.
+        ranks: the learned ranks, by module name.
+        lora_config: the other LoRA settings (task type, dropout, lora_alpha …).
+        scaling: see `LearnedRanks.to_lora_config`.
+    Raises:
+        ValueError: if the model lacks one of the modules, or a built rank differs from the learned one.
+    """
+    ranks.check_names(name for name, _ in model.named_modules())
+    adapted = get_peft_model(model, ranks.to_lora_config(lora_config, scaling=scaling))
+    verify_ranks(adapted, ranks)
+    return adapted
+
+
+def save_kept_components(
+    path: str, gates: SelectionGates, state: SearchState, ranks: list[int], rule: str, model
+) -> None:
+    """Write what a retrain with `--retrain_init search` starts from: the kept components, with α and the search's LoRA
+    scale folded into B, and the trained heads."""
+    adapter = gates.adapter_name
+    tensors = {}
+    for name, (a, b) in keep_components(gates, state, ranks, rule).items():
+        tensors[f"A.{name}"] = a.contiguous()
+        tensors[f"B.{name}"] = (b * gates.layers[name].scaling[adapter]).contiguous()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_" not in name:
+            tensors[f"head.{name}"] = parameter.detach().cpu().contiguous()
+    save_file(tensors, path)
+
+
+@torch.no_grad()
+def load_kept_components(path: str, model: PeftModel) -> None:
+    """Start an adapter from `save_kept_components`: its update is then that of the search's kept components.
+
+    Raises:
+        ValueError: if the file does not hold what the adapter needs.
+    """
+    tensors = load_file(path)
+    targets = {}
+    for name, layer in lora_layers(model).items():
+        targets[f"A.{name}"] = (layer.lora_A["default"].weight, 1.0)
+        targets[f"B.{name}"] = (layer.lora_B["default"].weight, layer.scaling["default"])
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_" not in name:
+            targets[f"head.{name}"] = (parameter, 1.0)
+    for name, (target, scale) in targets.items():
+        if name not in tensors or tensors[name].shape != target.shape:
+            given = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise ValueError(
+                f"The search kept {given} for {name!r}, the retrain needs {tuple(target.shape)}. Search again."
+            )
+        target.copy_(tensors[name] / scale)

@@ -1,0 +1,283 @@
+"""The arguments of the scripts: dataclasses for `HfArgumentParser`, `--config file.yaml` and `--preset`.
+
+What is typed wins over the YAML file, and the file over a preset: all three become one command line, in that order.
+"""
+
+import difflib
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from autolora_trainer.arguments import SearchArguments, check_choice
+from autolora_trainer.errors import UsageError, usage_errors
+from autolora_trainer.methods import METHODS
+
+# `--preset paper`: §4 (softmax, 1/k, one virtual SGD step, retrain) and §5.1-5.2 (k=8, rates, batch, split 1:1);
+# LoRA's own settings are those of the paper's code (lora_alpha 16 at a fixed value, dropout 0.1). Where the paper is
+# silent: default.
+PRESETS = {
+    "paper": {
+        "initial_rank": 8,
+        "constraint": "softmax",
+        "rank_rule": "threshold",
+        "min_rank": 1,
+        "val_fraction": 0.5,
+        "hypergradient": "finite_difference",
+        "hypergradient_interval": 1,
+        "virtual_step": "sgd",
+        "search_learning_rate": 1e-4,
+        "selection_learning_rate": 1e-3,
+        "search_patience": 0,
+        "scaling": "paper",
+        "retrain_init": "scratch",
+        "learning_rate": 1e-4,
+        "per_device_train_batch_size": 16,
+        "optim": "adamw_torch",
+        "lora_alpha": 16,
+        "lora_dropout": 0.1,
+    }
+}
+
+
+@dataclass
+class ModelArguments:
+    """Which model to start from."""
+
+    model_name_or_path: str = field(
+        default="roberta-base", metadata={"help": "A model of the Hub, or a folder with a checkpoint."}
+    )
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Default: the model's."})
+    base_model_id: str | None = field(
+        default=None,
+        metadata={
+            "help": "The base model's Hub id for the model card and adapter_config.json, where the model is a folder."
+        },
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    token: str | None = field(default=None, metadata={"help": "Hub token. Default: the one of `hf auth login`."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model. Only as typed, never from a file."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which rows to train and evaluate on."""
+
+    task_name: str | None = field(default=None, metadata={"help": "The task: its columns, labels and metric."})
+    train_file: str | None = field(default=None, metadata={"help": "Training rows: JSON lines, JSON, CSV or TSV."})
+    validation_file: str | None = field(default=None, metadata={"help": "Validation rows, likewise."})
+    test_file: str | None = field(default=None, metadata={"help": "Rows to predict, likewise."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are cut to this many tokens."})
+    pad_to_max_length: bool = field(
+        default=False, metadata={"help": "Pad to max_seq_length, not to the longest of a batch."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first N rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N rows."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first N rows."})
+
+
+@dataclass
+class MethodArguments(SearchArguments):
+    """How to adapt the model."""
+
+    method: str = field(default="autolora", metadata={"help": "One of " + ", ".join(METHODS) + "."})
+    preset: str | None = field(default=None, metadata={"help": "paper: the settings of §4 and §5.1, exactly."})
+    ranks: str | None = field(
+        default=None, metadata={"help": "A ranks.json. autolora: skip the search; pattern baselines: match its size."}
+    )
+    search_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the weights in the search. Default: learning_rate."}
+    )
+    search_epochs: float = field(default=1.0, metadata={"help": "Epochs of the search, over D_tr."})
+    search_max_steps: int = field(
+        default=-1, metadata={"help": "Weight steps of the search, instead of search_epochs."}
+    )
+    retrain_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of the retrain of autolora. Default: num_train_epochs."}
+    )
+    retrain_init: str = field(
+        default="scratch",
+        metadata={"help": "scratch: from the pre-trained model; search: from the search's kept components."},
+    )
+    scaling: str = field(
+        default="constant",
+        metadata={
+            "help": "constant: lora_alpha / r is the same in every module; paper: lora_alpha is, so the scale differs."
+        },
+    )
+    lora_r: int = field(default=4, metadata={"help": "Rank of --method lora (§5.1: 4)."})
+    lora_alpha: int = field(default=16, metadata={"help": "LoRA's scale is lora_alpha / r."})
+    lora_dropout: float = field(default=0.1, metadata={"help": "Dropout before lora_A."})
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Modules to adapt, or all-linear. Default: PEFT's for the model, query and value."},
+    )
+    use_rslora: bool = field(default=False, metadata={"help": "Scale by lora_alpha / sqrt(r)."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a finished run in output_dir."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("method", self.method, tuple(METHODS))
+        check_choice("scaling", self.scaling, ("constant", "paper"))
+        check_choice("retrain_init", self.retrain_init, ("scratch", "search"))
+        if self.preset is not None:
+            check_choice("preset", self.preset, tuple(PRESETS))
+        for name in ("lora_r", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout must be at least 0 and below 1, got {self.lora_dropout}.")
+        for name in ("search_epochs", "retrain_epochs", "search_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be a positive number, got {value}.")
+        if self.ranks is not None and self.method == "lora":
+            raise ValueError(
+                "--ranks is for autolora and the pattern baselines, got --method lora. Did you mean --method autolora?"
+            )
+
+
+@dataclass
+class ScriptTrainingArguments(TrainingArguments):
+    """`TrainingArguments` of the final training of every method, with the paper's defaults (§5.1)."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Default: outputs/<task>-<method>."})
+    learning_rate: float = field(
+        default=1e-4, metadata={"help": "Learning rate of AdamW in the final training (§5.1)."}
+    )
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Batch size per process (§5.1)."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Batch size of evaluation."})
+    logging_steps: float = field(default=50, metadata={"help": "Log every N steps."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "Go on from the newest whole checkpoint of either phase (no value), or from this one."},
+    )
+
+    def __post_init__(self):
+        self.chose_cpu = False
+        self.chose_output_dir = self.output_dir is None
+        if self.disable_tqdm is None and not sys.stderr.isatty():
+            self.disable_tqdm = True  # a log file is no place for a moving bar
+        if self.bf16 and not self.use_cpu and not torch.accelerator.is_available():
+            self.use_cpu = self.chose_cpu = True
+        super().__post_init__()
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}.")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.num_train_epochs <= 0:
+            raise ValueError(f"num_train_epochs must be a positive number, got {self.num_train_epochs}.")
+
+
+GROUPS = (ModelArguments, DataArguments, MethodArguments, ScriptTrainingArguments)
+
+
+class _OneLineParser(HfArgumentParser):
+    def error(self, message):
+        raise UsageError(f"{message}; --help lists the arguments")
+
+
+def parse_arguments(argv: list[str] | None = None, **defaults):
+    """Parse a script's command line.
+
+    Args:
+        argv: the arguments, without the program's name; default `sys.argv[1:]`.
+        **defaults: defaults of the script that differ from the dataclasses'.
+    Returns:
+        (ModelArguments, DataArguments, MethodArguments, ScriptTrainingArguments).
+    Raises:
+        UsageError: one line, for whatever is wrong with them.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _OneLineParser(GROUPS, allow_abbrev=False, prog=os.path.basename(sys.argv[0]))
+    parser.add_argument("--config", help="A YAML file with any of these arguments; what is typed wins over it.")
+    parser.set_defaults(**defaults)
+    known = {action.dest for action in parser._actions}
+    with usage_errors():
+        typed, config = _take_config(argv)
+        from_file = _config_tokens(config, known) if config else []
+        name = _last_value(from_file + typed, "--preset")
+        if name is not None:
+            check_choice("preset", name, tuple(PRESETS))
+        tokens = _tokens(PRESETS.get(name, {})) + from_file + _complete_resume(typed)
+        *groups, rest = parser.parse_args_into_dataclasses(tokens)
+        return tuple(groups[:4])
+
+
+def _take_config(argv):
+    """Split off `--config FILE`, `--config=FILE` or a file as the only argument."""
+    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml", ".json")) and not argv[0].startswith("-"):
+        return [], argv[0]
+    typed, config, index = [], None, 0
+    while index < len(argv):
+        if argv[index] == "--config":
+            if index + 1 == len(argv):
+                raise ValueError("--config needs a YAML file after it.")
+            config, index = argv[index + 1], index + 2
+        elif argv[index].startswith("--config="):
+            config, index = argv[index].split("=", 1)[1], index + 1
+        else:
+            typed.append(argv[index])
+            index += 1
+    return typed, config
+
+
+def _config_tokens(path, known):
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = yaml.safe_load(file)
+    except OSError as error:
+        raise ValueError(f"--config {path} cannot be read: {error.strerror}. Give a YAML file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())[:200]}.") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"--config {path} must hold 'name: value' lines, got {type(settings).__name__}.")
+    for name in settings:
+        if name not in known or name in ("config", "help"):
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f" Did you mean {close[0]}?" if close else " --help lists the arguments."
+            raise ValueError(f"--config {path} sets {name!r}, which is no argument.{hint}")
+    if "trust_remote_code" in settings:
+        raise ValueError(
+            f"--config {path} sets trust_remote_code. Type --trust_remote_code yourself if you trust the model."
+        )
+    return _tokens(settings)
+
+
+def _tokens(settings: dict) -> list[str]:
+    """{'bf16': True, 'lora_target_modules': ['q', 'v']} -> ['--bf16', 'True', '--lora_target_modules', 'q', 'v']"""
+    tokens = []
+    for name, value in settings.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        tokens += [f"--{name}", *map(str, values)]
+    return tokens
+
+
+def _complete_resume(argv):
+    """`--resume_from_checkpoint` without a value means True."""
+    completed = []
+    for index, token in enumerate(argv):
+        completed.append(token)
+        if token == "--resume_from_checkpoint" and (index + 1 == len(argv) or argv[index + 1].startswith("--")):
+            completed.append("True")
+    return completed
+
+
+def _last_value(tokens, name):
+    value = None
+    for index, token in enumerate(tokens):
+        if token == name and index + 1 < len(tokens):
+            value = tokens[index + 1]
+        elif token.startswith(name + "="):
+            value = token.split("=", 1)[1]
+    return value

@@ -1,0 +1,74 @@
+"""The training set as (D_tr, D_val) for the search (§5.2); the retrain takes the whole of it again (§4.5)."""
+
+import torch
+from torch.utils.data import Subset
+
+
+def split_train(dataset, val_fraction: float = 0.5, seed: int = 0):
+    """Split a training set at random into D_tr and D_val.
+
+    Args:
+        dataset: a `datasets.Dataset` or any dataset with a length.
+        val_fraction: share of the rows that D_val takes; the paper's ratio 1:1 is 0.5.
+        seed: the same seed gives the same split, whatever the global generators did before.
+    Returns:
+        (train_split, val_split), disjoint, together complete, each in the original order.
+    Raises:
+        ValueError: If one of the two would be empty.
+    """
+    rows = len(dataset)
+    val_rows = round(rows * val_fraction)
+    if not 0 < val_rows < rows:
+        raise ValueError(
+            f"val_fraction={val_fraction} of {rows} training rows leaves {rows - val_rows} for D_tr and {val_rows} "
+            "for D_val, and both need examples. Give more training rows or another val_fraction."
+        )
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).tolist()
+    train_rows, val_rows = sorted(order[val_rows:]), sorted(order[:val_rows])
+    if hasattr(dataset, "select"):
+        return dataset.select(train_rows), dataset.select(val_rows)
+    return Subset(dataset, train_rows), Subset(dataset, val_rows)
+
+
+class EndlessBatches:
+    """D_val in shuffled batches that never end: every row once before any row twice.
+
+    Its whole state is `position`, an integer (rows drawn so far by all processes), so a resumed search draws what it
+    would have drawn. It owns its generator and leaves the global ones alone.
+
+    Args:
+        dataset: D_val.
+        batch_size: rows per batch and process.
+        collate: list of rows -> batch.
+        seed: seed of the shuffling.
+        process_index, num_processes: this process takes its slice of every global batch, so that the same global
+            batch is drawn whatever the number of processes.
+    """
+
+    def __init__(
+        self, dataset, batch_size: int, collate, seed: int = 0, process_index: int = 0, num_processes: int = 1
+    ):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.collate = collate
+        self.seed = seed
+        self.process_index = process_index
+        self.num_processes = num_processes
+        self.position = 0
+        self._epoch, self._order = None, None
+
+    def _row(self, position: int) -> int:
+        epoch, index = divmod(position, len(self.dataset))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed + epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self.dataset), generator=generator).tolist()
+        return self._order[index]
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        first = self.position + self.process_index * self.batch_size
+        rows = [self._row(position) for position in range(first, first + self.batch_size)]
+        self.position += self.num_processes * self.batch_size
+        return self.collate([self.dataset[row] for row in rows])

@@ -1,0 +1,368 @@
+"""`AutoLoraTrainer`: a Trainer whose training is the search of Algorithm 1.
+
+    while not converged:
+        1. W descends ∇_W L_tr(W, D_tr)                       (`training_step`, then Trainer's own optimizer step)
+        2. A descends ∇_A L_val(W - η ∇_W L_tr(W), D_val)     (`outer_step`)
+
+Both steps use one gradient of the training loss, computed once, at the W and α that the step began with. The selection
+variables and their optimizer live beside the model, not in it.
+"""
+
+import dataclasses
+import json
+import os
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
+
+from autolora_trainer import hypergradient
+from autolora_trainer.arguments import AutoLoraTrainingArguments
+from autolora_trainer.callbacks import RankSelectionCallback
+from autolora_trainer.gates import attach_gates
+from autolora_trainer.ranks import LearnedRanks, SearchState, select_ranks
+from autolora_trainer.splits import EndlessBatches, split_train
+from autolora_trainer.trainer_utils import RandomState, fix_loss_scale, full_precision
+
+SELECTION_TENSORS = "selection.safetensors"
+SELECTION_STATE = "selection.json"
+
+
+class AutoLoraMixin:
+    """The search as a mixin over `transformers.Trainer` or a subclass of it: `class MyTrainer(AutoLoraMixin,
+    Seq2SeqTrainer)`.
+
+    Args:
+        model: a `PeftModel` whose LoRA adapter has rank `args.initial_rank` everywhere, or any model together with
+            `peft_config`.
+        args: `AutoLoraTrainingArguments`.
+        train_dataset: the training set. It is split into D_tr and D_val by `args.val_fraction`, unless `val_dataset`
+            is given, which then is D_val whole.
+        val_dataset: D_val, if you split yourself. `eval_dataset` stays the benchmark's: it takes no part in the
+            search.
+        peft_config: the `LoraConfig` to wrap `model` with; its `r` is replaced by `args.initial_rank`.
+        callbacks, **trainer_arguments: as in `Trainer`.
+    Attributes:
+        gates: the `SelectionGates` of the model. `gates.bake()` folds α into the adapter, `gates.remove()` lets go of
+            it.
+        learned_ranks: `LearnedRanks`, after `train()`.
+    Raises:
+        ValueError: before the first step, for what the search cannot do.
+    """
+
+    def __init__(
+        self,
+        model=None,
+        args=None,
+        *,
+        train_dataset=None,
+        val_dataset=None,
+        peft_config=None,
+        callbacks=None,
+        **trainer_arguments,
+    ):
+        self._check_construction(model, args, train_dataset, peft_config, trainer_arguments)
+        if val_dataset is None:
+            train_dataset, val_dataset = split_train(train_dataset, args.val_fraction, args.seed)
+        if peft_config is not None:
+            model = get_peft_model(model, dataclasses.replace(peft_config, r=args.initial_rank))
+        callbacks = list(callbacks or [])
+        if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
+            callbacks.append(RankSelectionCallback())
+        super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks, **trainer_arguments)
+        fix_loss_scale(self)
+        self.gates = attach_gates(self.model, args.constraint)
+        if self.gates.initial_rank != args.initial_rank:
+            raise ValueError(
+                f"The adapter has rank {self.gates.initial_rank}, and the search asks for initial_rank="
+                f"{args.initial_rank}. Use LoraConfig(r={args.initial_rank}) or "
+                f"initial_rank={self.gates.initial_rank}."
+            )
+        self.selection_optimizer = torch.optim.AdamW(
+            [self.gates.logits], lr=args.selection_learning_rate, weight_decay=0.0  # AdamW: §5.1
+        )
+        self.val_dataset = val_dataset
+        self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
+        self._val_batches = EndlessBatches(
+            (
+                self._remove_unused_columns(val_dataset, "held-out")
+                if hasattr(val_dataset, "column_names")
+                else val_dataset
+            ),
+            args.per_device_train_batch_size,
+            self.data_collator,
+            seed=args.seed,
+            process_index=args.process_index,
+            num_processes=args.world_size,
+        )
+        self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
+        self._sensitivity_sum = torch.zeros_like(self.gates.selection)
+        self._selection_steps = 0
+        self._sums = self._zero_sums()
+        self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
+        self.rank_selection.bind(self)
+
+    @staticmethod
+    def _check_construction(model, args, train_dataset, peft_config, trainer_arguments):
+        if not isinstance(args, AutoLoraTrainingArguments):
+            raise ValueError(
+                f"args must be AutoLoraTrainingArguments, got {type(args).__name__}. They take every argument of "
+                "TrainingArguments."
+            )
+        if model is None or trainer_arguments.get("model_init") is not None:
+            raise ValueError("The search needs the model itself, got model_init. Pass model=model_init().")
+        if train_dataset is None:
+            raise ValueError("The search needs train_dataset, got none. D_tr and D_val both come from it.")
+        if peft_config is not None and not isinstance(peft_config, LoraConfig):
+            raise ValueError(f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}.")
+        if peft_config is None and not isinstance(model, PeftModel):
+            raise ValueError(
+                f"The search needs a LoRA adapter, got a plain {type(model).__name__}. Pass "
+                "peft_config=LoraConfig(...) or wrap the model with get_peft_model."
+            )
+
+    # ---- Algorithm 1 ----------------------------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs):
+        """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
+        self._check_environment()
+        return super().train(*args, **kwargs)
+
+    def _check_environment(self):
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            kind = "DeepSpeed" if self.is_deepspeed_enabled else "FSDP"
+            raise ValueError(
+                f"The search moves whole LoRA weights and {kind} shards them. Search with plain data parallelism (the "
+                "LoRA weights are small) and use it for the retrain."
+            )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"The search runs one process per GPU, got one process for {self.args.n_gpu}. Start it with "
+                "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
+            )
+        if (self.args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "The search needs use_reentrant=False in activation_checkpointing_kwargs, got True: reentrant "
+                "checkpoints hide α from the gradient."
+            )
+        if self.args.save_only_model and str(self.args.save_strategy) != "no":
+            raise ValueError(
+                "save_only_model leaves out what a search needs to resume. Drop it, or set save_strategy='no'."
+            )
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Step 1 of Algorithm 1 for one micro-batch; after the last one of a window, step 2 every T weight steps."""
+        takes_selection_step = self.state.global_step % self.args.hypergradient_interval == 0
+        if takes_selection_step:
+            self._window.append((self._prepare_inputs(dict(inputs)), RandomState(self.args.device)))
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if takes_selection_step and self.accelerator.sync_gradients:
+            self.outer_step(num_items_in_batch)
+            self._window.clear()
+        return loss
+
+    def outer_step(self, num_items_in_batch=None) -> None:
+        """Step 2 of Algorithm 1: β descends the hypergradient of Eq. 5. The weights and their gradients end as they
+        were."""
+        weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        train_gradient = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        count = len(self._window)
+        val_inputs = [self._prepare_inputs(next(self._val_batches)) for _ in range(count)]
+        val_items = self._get_num_items_in_batch(val_inputs, self.args.device)
+
+        def val_losses():
+            for inputs in val_inputs:
+                yield self._micro_loss(inputs, val_items, count)
+
+        def train_losses():  # the same function at every call: same rows, same dropout masks, no bf16 rounding
+            now = RandomState(self.args.device)
+            with full_precision(self.model):
+                for inputs, random_state in self._window:
+                    random_state.restore()
+                    yield self._micro_loss(inputs, num_items_in_batch, count)
+            now.restore()
+
+        method = self.args.hypergradient
+        if method == "first_order":
+            result = hypergradient.first_order(val_losses, self.gates.selection, self._reduce)
+        else:
+            settings = {"radius": self.args.finite_difference_radius} if method == "finite_difference" else {}
+            result = getattr(hypergradient, method)(
+                train_losses,
+                val_losses,
+                weights,
+                self.gates.selection,
+                train_gradient,
+                self._virtual_step(train_gradient),
+                reduce=self._reduce,
+                **settings,
+            )
+        self.selection_passes += count * {"first_order": 1, "finite_difference": 3, "exact": 3}[method]
+        self._step_selection(result)
+
+    def _micro_loss(self, inputs, num_items_in_batch, count):
+        """The loss that `Trainer.training_step` would differentiate for one micro-batch of a window of `count`."""
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(self.model, dict(inputs), num_items_in_batch=num_items_in_batch)
+        normalized = self.loss_is_scaled_for_ga
+        if normalized is None:
+            normalized = (
+                self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            ) or self.compute_loss_func is not None
+        return loss if normalized else loss / count
+
+    def _virtual_step(self, train_gradient):
+        group = self.optimizer.param_groups[0]
+        if self.args.virtual_step == "sgd":
+            return hypergradient.sgd_step(group["lr"] if self.args.inner_lr is None else self.args.inner_lr)
+        if "betas" not in group:
+            raise ValueError(
+                f"virtual_step adamw reads AdamW's state, got the optimizer {self.args.optim}. Use --virtual_step sgd."
+            )
+        clip = 1.0
+        if self.args.max_grad_norm:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(train_gradient)))
+            clip = (self.args.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
+        return hypergradient.adamw_step(self.optimizer, self.args.inner_lr, clip)
+
+    @torch.no_grad()
+    def _step_selection(self, result: hypergradient.Hypergradient) -> None:
+        direct, gradient = self.gates.pull_back(result.direct), self.gates.pull_back(result.total)
+        implicit = gradient - direct
+        usable = torch.isfinite(gradient).all() & torch.isfinite(result.val_loss)
+        self.gates.logits.grad = torch.where(usable, gradient, 0.0)  # decided on the device: no host synchronisation
+        self.selection_optimizer.step()
+        self.gates.logits.grad = None
+        self.gates.refresh()
+        self._sensitivity_sum += torch.where(usable, direct, 0.0).abs()
+        self._selection_steps += 1
+        self._sums += torch.stack(
+            [
+                result.val_loss,
+                gradient.norm(),
+                implicit.norm() / direct.norm().clamp_min(1e-30),
+                (~usable).float(),
+                torch.ones_like(result.val_loss),
+            ]
+        )
+
+    def _reduce(self, tensors: list[torch.Tensor]) -> None:
+        """Average over processes in place, as one flat vector."""
+        if self.args.world_size > 1:
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            torch.distributed.all_reduce(flat)
+            flat /= self.args.world_size
+            for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+                tensor.copy_(part.view_as(tensor))
+
+    # ---- What the search knows ------------------------------------------------------------------------------------
+
+    @property
+    def learned_ranks(self) -> LearnedRanks | None:
+        return self.rank_selection.learned_ranks
+
+    @property
+    def sensitivity(self) -> torch.Tensor:
+        """Running mean of |∂L_val/∂β|, shape (M, k)."""
+        return self._sensitivity_sum / max(1, self._selection_steps)
+
+    def search_state(self) -> SearchState:
+        """What the rank rules read, as it is now."""
+        return SearchState.of(self.gates, self.sensitivity, self.args.threshold)
+
+    def current_ranks(self) -> list[int]:
+        """The ranks that the search would end with if it ended now, in the order of `gates.names`."""
+        return select_ranks(self.search_state(), self.args.rank_rule, self.args.rank_budget, self.args.min_rank)
+
+    # ---- Logs -----------------------------------------------------------------------------------------------------
+
+    def _zero_sums(self):
+        """Sums since the last log: held-out loss, hypergradient norm, ratio, unusable steps, selection steps."""
+        return torch.zeros(5, device=self.gates.selection.device)
+
+    def log(self, logs, *args, **kwargs):
+        """Log with the phase in the keys: `search_train_loss`, `search_val_loss`, `search_total_rank`, …"""
+        names = {"loss": "search_train_loss", "train_loss": "search_train_loss"}
+        training = "loss" in logs
+        logs = {
+            names.get(key)
+            or ("search_" + key.removeprefix("train_") if not key.startswith(("eval_", "epoch")) else key): value
+            for key, value in logs.items()
+        }
+        if training:
+            logs.update(self._selection_logs())
+        super().log(logs, *args, **kwargs)
+
+    def _selection_logs(self):
+        val_loss, norm, ratio, unusable, steps = self._sums.tolist()
+        self._sums = self._zero_sums()
+        alpha = self.gates.selection
+        share = alpha.abs() / alpha.abs().sum(dim=-1, keepdim=True)
+        logs = {
+            "search_total_rank": sum(self.current_ranks()),
+            "search_selection_entropy": -(share * share.clamp_min(1e-30).log()).sum(dim=-1).mean().item(),
+        }
+        if steps:
+            logs["search_val_loss"] = val_loss / steps
+            logs["search_hypergradient_norm"] = norm / steps
+            logs["search_implicit_ratio"] = ratio / steps
+        if unusable:
+            logs["search_skipped_selection_steps"] = int(unusable)
+        return logs
+
+    # ---- Checkpoints ----------------------------------------------------------------------------------------------
+    # Trainer's pair of private hooks is the only one that runs before a checkpoint is rotated or pushed, honours
+    # save_only_model, and loads after accelerate has prepared the optimizer.
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            optimizer = self.selection_optimizer.state.get(self.gates.logits, {})
+            tensors = {
+                "logits": self.gates.logits.detach(),
+                "sensitivity_sum": self._sensitivity_sum,
+                "sums": self._sums,
+            }
+            tensors |= {f"optimizer.{name}": value for name, value in optimizer.items()}
+            tensors = {name: value.contiguous() for name, value in tensors.items()}
+            save_file(tensors, os.path.join(output_dir, SELECTION_TENSORS))
+            state = {
+                "names": self.gates.names,
+                "val_position": self._val_batches.position,
+                "selection_steps": self._selection_steps,
+                "selection_passes": self.selection_passes,
+                "callback": self.rank_selection.checkpoint(),
+            }
+            with open(os.path.join(output_dir, SELECTION_STATE), "w", encoding="utf-8") as file:
+                json.dump(state, file)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        with open(os.path.join(checkpoint, SELECTION_STATE), encoding="utf-8") as file:
+            state = json.load(file)
+        if state["names"] != self.gates.names:
+            raise ValueError(
+                f"The checkpoint searched {len(state['names'])} modules, the model has {len(self.gates.names)} "
+                "others. Resume with the lora_target_modules and the model of the first run."
+            )
+        tensors = load_file(os.path.join(checkpoint, SELECTION_TENSORS), device=str(self.gates.logits.device))
+        with torch.no_grad():
+            self.gates.logits.copy_(tensors["logits"])
+        self.gates.refresh()
+        prefix = "optimizer."
+        optimizer = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        if optimizer:
+            if not self.selection_optimizer.defaults["capturable"]:
+                optimizer["step"] = optimizer["step"].cpu()  # where AdamW keeps it
+            self.selection_optimizer.state[self.gates.logits] = optimizer
+        self._sensitivity_sum, self._sums = tensors["sensitivity_sum"], tensors["sums"]
+        self._val_batches.position = state["val_position"]
+        self._selection_steps, self.selection_passes = state["selection_steps"], state["selection_passes"]
+        self.rank_selection.restore(state["callback"])
+
+
+class AutoLoraTrainer(AutoLoraMixin, Trainer):
+    __doc__ = "The search of Algorithm 1 on `transformers.Trainer`." + AutoLoraMixin.__doc__.split(".", 1)[1]

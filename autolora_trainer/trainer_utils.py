@@ -1,0 +1,68 @@
+"""What every Trainer of the package needs: the right loss scale, and what a pass has to have fixed to be repeated."""
+
+from contextlib import contextmanager
+
+import torch
+from transformers import Trainer
+
+# Heads that average over the micro-batch and never look at `num_items_in_batch`.
+_MEAN_LOSS_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+
+
+def base_class_name(model) -> str:
+    """Class name of the model under PEFT, e.g. `RobertaForSequenceClassification`."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(base).__name__
+
+
+def fix_loss_scale(trainer: Trainer) -> Trainer:
+    """Make the loss of a step the mean over its whole global batch, for classification heads and for GPT-2.
+
+    Trainer takes every model whose `forward` has `**kwargs` for one that divides by `num_items_in_batch`, and so
+    neither divides by the accumulation steps nor averages over processes. Classification heads do not divide: with 4
+    accumulation steps loss and gradient are 4 times too large (seen with transformers 5.23), and clipping and the
+    virtual step of Eq. 4 with them. GPT-2 leaves `loss_type` unset, and its loss comes out (T-1)/T too small.
+
+    Returns:
+        The same trainer.
+    """
+    name = base_class_name(trainer.model)
+    if name.endswith(_MEAN_LOSS_HEADS):
+        trainer.model_accepts_loss_kwargs = False
+    base = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
+    if name == "GPT2LMHeadModel" and getattr(base, "loss_type", None) is None:
+        base.loss_type = "ForCausalLM"
+        trainer._loss_shifts_labels = True  # which Trainer.__init__ has read already
+    return trainer
+
+
+class RandomState:
+    """The state of the generators that dropout draws from, to be restored before a pass is repeated."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        self.accelerator = None if device.type == "cpu" else getattr(torch, device.type).get_rng_state(device)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.accelerator is not None:
+            getattr(torch, self.device.type).set_rng_state(self.accelerator, self.device)
+
+
+@contextmanager
+def full_precision(model: torch.nn.Module):
+    """Inside, `model` runs without the autocast that accelerate wrapped around its `forward`.
+
+    The difference of two bf16 passes is mostly rounding; two fp32 passes measure the implicit term of Eq. 5.
+    """
+    original = getattr(model, "_original_forward", None)  # set by Accelerator.prepare_model under mixed precision
+    if original is None:
+        yield
+        return
+    wrapped = model.forward
+    model.forward = original
+    try:
+        yield
+    finally:
+        model.forward = wrapped

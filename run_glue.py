@@ -1,0 +1,160 @@
+"""Fine-tune a model on GLUE (or on your own rows in the shape of a GLUE task) with learned LoRA ranks.
+
+    python run_glue.py --method autolora --task_name mrpc
+    python run_glue.py --task_name sst2 --model_name_or_path FOLDER --train_file train.jsonl --validation_file
+    dev.jsonl accelerate launch run_glue.py --task_name qnli --bf16
+
+Search, ranks, retrain, evaluation and files are `autolora_trainer.pipeline`; here stands what is particular to
+sequence classification. `--help` lists every argument; what a run writes is described in README.md.
+"""
+
+import copy
+import os
+import sys
+
+import numpy as np
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+
+from autolora_trainer.errors import run_guarded
+from autolora_trainer.pipeline import Run, execute
+from autolora_trainer.script_arguments import parse_arguments
+from autolora_trainer.tasks import glue
+from autolora_trainer.tasks.metrics import compute_metrics
+
+
+class GlueApplication:
+    """Sequence classification and regression as in GLUE (§5.2)."""
+
+    task_type = "SEQ_CLS"
+    task_names = list(glue.GLUE_TASKS)
+
+    def load_data(self, run: Run) -> None:
+        """Read, check, cut and tokenize the rows; they come from files, from the Hub, or from the built-in sample."""
+        self.task = glue.GLUE_TASKS[run.data.task_name]
+        rows = self._load_rows(run)
+        self._check_splits(run, rows)
+        run.tokenizer = load_tokenizer(run)
+        self.config = self._load_config(run)
+        limits = {
+            "train": run.data.max_train_samples,
+            "validation": run.data.max_eval_samples,
+            "validation_mm": run.data.max_eval_samples,
+            "test": run.data.max_predict_samples,
+        }
+        for split, dataset in rows.items():
+            if limits[split] is not None:
+                dataset = dataset.select(range(min(limits[split], len(dataset))))
+            path = getattr(run.data, f"{split}_file", None)
+            glue.check_split(dataset, self.task, split, path)
+            with run.training.main_process_first(desc="tokenization"):
+                run.datasets[split] = glue.tokenize(
+                    dataset,
+                    run.tokenizer,
+                    self.task,
+                    run.data.max_seq_length,
+                    run.data.pad_to_max_length,
+                    label2id=self.label2id,
+                )
+        # padding to a multiple of 8 suits tensor cores; on a CPU it is work for nothing
+        multiple = 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else None
+        run.data_collator = DataCollatorWithPadding(run.tokenizer, pad_to_multiple_of=multiple)
+
+    def _load_rows(self, run: Run):
+        data = run.data
+        files = {f"{split}_file": getattr(data, f"{split}_file") for split in ("train", "validation", "test")}
+        if data.task_name == "sample" and not any(files.values()):
+            from autolora_trainer.sample import load_sample
+
+            return load_sample()
+        return glue.load_task(self.task, **files, cache_dir=run.model.cache_dir, token=run.model.token)
+
+    def _check_splits(self, run: Run, rows) -> None:
+        needs = {"train": run.training.do_train, "validation": run.training.do_eval, "test": run.training.do_predict}
+        for split, needed in needs.items():
+            if needed and split not in rows:
+                argument = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}[split]
+                raise ValueError(f"--{argument} needs rows, got no {split} rows. Add --{split}_file.")
+
+    def _load_config(self, run: Run):
+        """The model's config with this task's labels, in the order that a base model trained on the task has them."""
+        config = AutoConfig.from_pretrained(run.model.model_name_or_path, **hub_arguments(run))
+        self.label2id = None
+        if self.task.is_regression:
+            config.num_labels, config.problem_type = 1, "regression"
+        else:
+            self.label2id, id2label = glue.align_labels(config, self.task)
+            config.num_labels = self.task.num_labels
+            config.label2id, config.id2label = self.label2id, id2label
+        return config
+
+    def load_model(self, run: Run):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            run.model.model_name_or_path,
+            config=copy.deepcopy(self.config),
+            dtype="float32",
+            ignore_mismatched_sizes=True,
+            **hub_arguments(run),
+        )
+        if run.model.base_model_id:
+            model.name_or_path = model.config._name_or_path = run.model.base_model_id
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = run.tokenizer.pad_token_id
+        return model
+
+    def compute_metrics(self, run: Run):
+        return compute_metrics(self.task, self.label2id)
+
+    def evaluation_splits(self, run: Run) -> dict[str, str]:
+        """{suffix of the metric: split}; MNLI has mismatched rows too."""
+        return {
+            suffix: split
+            for suffix, split in {"": "validation", "_mm": "validation_mm"}.items()
+            if split in run.datasets
+        }
+
+    def predict(self, run: Run, trainer) -> None:
+        """Write predict_results_<task>.txt as transformers' run_glue does: index and label name, or score."""
+        dataset = run.datasets["test"].remove_columns("labels")  # unlabelled rows carry -1
+        predictions = trainer.predict(dataset, metric_key_prefix="predict").predictions
+        predictions = predictions[0] if isinstance(predictions, tuple) else predictions
+        if trainer.is_world_process_zero():
+            path = os.path.join(run.output_dir, f"predict_results_{run.data.task_name}.txt")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write("index\tprediction\n")
+                for index, scores in enumerate(predictions):
+                    if self.task.is_regression:
+                        file.write(f"{index}\t{float(np.squeeze(scores)):.3f}\n")
+                    else:
+                        file.write(f"{index}\t{trainer.model.config.id2label[int(scores.argmax())]}\n")
+
+    def card_details(self, run: Run) -> dict:
+        own = any((run.data.train_file, run.data.validation_file, run.data.task_name == "sample"))
+        name = "built-in sample" if run.data.task_name == "sample" else f"GLUE {run.data.task_name.upper()}"
+        return {"task_name": run.data.task_name, "dataset_id": None if own else self.task.hub_id, "dataset_name": name}
+
+
+def hub_arguments(run: Run) -> dict:
+    model = run.model
+    return {
+        "cache_dir": model.cache_dir,
+        "revision": model.model_revision,
+        "token": model.token,
+        "trust_remote_code": model.trust_remote_code,
+    }
+
+
+def load_tokenizer(run: Run):
+    """The tokenizer, with a padding token (GPT-2 and Llama have none)."""
+    name = run.model.tokenizer_name or run.model.model_name_or_path
+    tokenizer = AutoTokenizer.from_pretrained(name, **hub_arguments(run))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def main(argv: list[str] | None = None) -> dict:
+    return execute(GlueApplication(), *parse_arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main, "run_glue.py"))

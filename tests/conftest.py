@@ -1,0 +1,78 @@
+"""Tiny models built from configs, tiny data, and a network that is closed: no test needs a download."""
+
+import os
+import socket
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads would only wait for each other
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from peft import LoraConfig, get_peft_model  # noqa: E402
+from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForSequenceClassification  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Any connection beyond this machine fails the test that tries it."""
+
+    def closed(self, address, *args):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            raise AssertionError(f"a test tried to reach {address}")
+        return connect(self, address, *args)
+
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", closed)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def tiny_roberta(**changes):
+    config = dict(
+        vocab_size=64,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        num_labels=2,
+    )
+    return RobertaForSequenceClassification(RobertaConfig(**{**config, **changes}))
+
+
+def tiny_gpt2(**changes):
+    config = dict(
+        vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=40, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+    )
+    return GPT2LMHeadModel(GPT2Config(**{**config, **changes}))
+
+
+def lora(model, rank=4, targets=("query", "value"), **changes):
+    """`model` under a LoRA adapter whose B is not zero: the state of a model that has been trained for a while."""
+    config = {"task_type": "SEQ_CLS", "r": rank, "lora_alpha": 2 * rank, "target_modules": list(targets), **changes}
+    model = get_peft_model(model, LoraConfig(**config))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return model
+
+
+def rows(count=64, length=10, classes=2, seed=0):
+    """Sequences whose label says which of two token ranges is the more frequent: a task that can be learned."""
+    generator = torch.Generator().manual_seed(seed)
+    data = []
+    for index in range(count):
+        label = index % classes
+        ids = torch.randint(3, 60, (length,), generator=generator)
+        marked = torch.rand(length, generator=generator) < 0.4
+        ids = torch.where(marked, torch.full_like(ids, 5 + 10 * label), ids)
+        data.append({"input_ids": ids.tolist(), "attention_mask": [1] * length, "labels": label})
+    return Dataset.from_list(data)

@@ -1,0 +1,285 @@
+"""Exact ranks from hand-written searches; ranks through JSON, `rank_pattern`, save and load."""
+
+import json
+import random
+import re
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from autolora_trainer.gates import attach_gates, lora_layers
+from autolora_trainer.ranks import (
+    RANK_RULES,
+    LearnedRanks,
+    ModuleRank,
+    SearchState,
+    fill_budget,
+    fingerprint,
+    keep_components,
+    parse_budget,
+    rank_from_selection,
+    select_ranks,
+    verify_ranks,
+)
+from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
+from tests.conftest import lora, tiny_roberta
+
+
+def state(alpha, norms=None, sensitivity=None, shape=(6, 5)):
+    """Two or more modules with orthogonal components of given norms: strength and singular values are known."""
+    alpha = torch.tensor(alpha)
+    modules, k = alpha.shape
+    norms = torch.ones(modules, k) if norms is None else torch.tensor(norms)
+    a = [torch.eye(k, shape[1]) * n[:, None] for n in norms]
+    b = [torch.eye(shape[0], k) for _ in norms]
+    sensitivity = torch.zeros(modules, k) if sensitivity is None else torch.tensor(sensitivity)
+    return SearchState(alpha, torch.full((modules, 1), 1 / k), a, b, sensitivity)
+
+
+def test_threshold_counts_as_the_paper_does():
+    assert rank_from_selection(torch.tensor([0.4, 0.3, 0.2, 0.1])) == 2
+    assert rank_from_selection(torch.tensor([0.4, 0.3, 0.2, 0.1]), threshold=0.5) == 0
+    assert select_ranks(state([[0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1]]), "threshold") == [2, 1]
+
+
+def test_softmax_selection_always_keeps_one_component():
+    for _ in range(200):
+        alpha = torch.softmax(3 * torch.randn(8), dim=-1)
+        assert 1 <= rank_from_selection(alpha) <= 8
+
+
+@pytest.mark.parametrize("bad", [torch.ones(2, 2), torch.ones(0), torch.tensor([float("nan"), 1.0])])
+def test_rank_from_selection_refuses_what_is_no_selection(bad):
+    with pytest.raises(ValueError, match=re.escape("selection must have shape (k,)")):
+        rank_from_selection(bad)
+
+
+def test_strength_compares_components_across_modules():
+    norms = [[8.0, 4.0, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]]
+    searched = state([[0.25] * 4] * 2, norms)
+    assert select_ranks(searched, "strength", min_rank=0) == [2, 0]
+    assert select_ranks(searched, "strength", min_rank=1) == [2, 1]
+
+
+def test_singular_sees_the_rank_of_the_update_not_the_number_of_components():
+    searched = state([[0.25] * 4] * 2)
+    searched.lora_A[0] = torch.ones(4, 5)  # four components, all along one row: rank one
+    searched.lora_B[0] = torch.ones(6, 4)
+    searched.lora_A[1] = 0.01 * searched.lora_A[1]
+    assert select_ranks(searched, "singular", min_rank=0) == [1, 0]
+    assert select_ranks(searched, "strength", min_rank=0) == [4, 0]
+
+
+def test_sensitivity_shares_components_out_in_proportion():
+    searched = state([[0.25] * 4] * 2, sensitivity=[[3.0] * 4, [1.0] * 4])
+    assert select_ranks(searched, "sensitivity") == [3, 1]
+    assert select_ranks(searched, "sensitivity", budget=11 * 8) == [4, 4]
+
+
+def test_scores_that_are_no_numbers_stop_the_rule():
+    with pytest.raises(ValueError, match="rank rule 'strength' met scores that are not finite"):
+        select_ranks(state([[float("nan")] * 4] * 2), "strength")
+
+
+def test_budget_is_met_within_one_component_and_monotone():
+    """500 random scores and budgets, modules of unequal cost."""
+    generator = random.Random(0)
+    for _ in range(500):
+        modules = generator.randint(1, 6)
+        costs = [generator.choice([10, 10, 25, 40]) for _ in range(modules)]
+        scores = torch.rand(modules, 4, generator=torch.Generator().manual_seed(generator.randint(0, 10**6)))
+        min_rank = generator.randint(0, 1)
+        least, most = (sum(costs) if min_rank else max(costs)), 4 * sum(costs)
+        budget = generator.randint(least, most)
+        ranks = fill_budget(scores, costs, budget, min_rank)
+        spent = sum(r * c for r, c in zip(ranks, costs))
+        assert all(min_rank <= r <= 4 for r in ranks)
+        assert spent <= budget < spent + max(costs) or spent == most
+        larger = fill_budget(scores, costs, min(most, budget + 17), min_rank)
+        assert all(a <= b for a, b in zip(ranks, larger))
+        if len(set(costs)) == 1 and budget % costs[0] == 0:
+            assert spent == budget
+
+
+def test_lora_r_budget_is_that_of_uniform_lora():
+    assert parse_budget("lora:4", [10, 20]) == 120 and parse_budget("77", [10, 20]) == 77
+    assert sum(fill_budget(torch.rand(6, 8), [11] * 6, "lora:3")) == 18
+
+
+@pytest.mark.parametrize(
+    "budget, message",
+    [
+        ("lora:9", "asks for 270 adapter parameters, and rank 8 in every module has 240"),
+        ("12", "is 12 adapter parameters, and the least that min_rank 1 allows is 30"),
+        ("many", "must be a number of adapter parameters or lora:R, got 'many'"),
+        ("-4", "must be a number"),
+        ("0", "must be a number"),
+    ],
+)
+def test_impossible_budget_is_refused(budget, message):
+    with pytest.raises(ValueError, match=message):
+        fill_budget(torch.rand(2, 8), [10, 20], budget)
+
+
+# ---- the file
+# ---------------------------------------------------------------------------------------------------------
+
+
+def learned(ranks, initial_rank=8):
+    return LearnedRanks(
+        {name: ModuleRank(r, (0.5, 0.5)) for name, r in ranks.items()},
+        "org/base",
+        "abc",
+        initial_rank,
+        "softmax",
+        "strength",
+    )
+
+
+def test_json_round_trip_is_exact(tmp_path):
+    ranks = learned({"a.0.query": 3, "a.0.value": 0})
+    ranks.save(tmp_path / "ranks.json")
+    document = json.loads((tmp_path / "ranks.json").read_text())
+    assert LearnedRanks.load(tmp_path / "ranks.json") == ranks
+    assert document["format_version"] == 1 and document["total_rank"] == 3
+    assert document["modules"]["a.0.query"] == {"rank": 3, "selection": [0.5, 0.5]}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "is not a ranks.json"),
+        ("[]", "format_version must be 1, got 'list'"),
+        ('{"format_version": 2}', "format_version must be 1, got 2"),
+        ('{"format_version": 1, "modules": {}}', "at least one module name"),
+        ('{"format_version": 1, "modules": {"../x": {"rank": 1}}}', "'../x' is not a module name"),
+        ('{"format_version": 1, "modules": {"(a+)+": {"rank": 1}}}', "is not a module name"),
+        ('{"format_version": 1, "modules": {"q": {"rank": 1.5}}}', "must be an integer from 0 to 4096, got 1.5"),
+        ('{"format_version": 1, "modules": {"q": {"rank": true}}}', "must be an integer"),
+        ('{"format_version": 1, "modules": {"q": {"rank": 99999999}}}', "must be an integer from 0 to 4096"),
+        ('{"format_version": 1, "modules": {"q": {"rank": 1, "selection": [NaN]}}}', "NaN, which is no number"),
+        ('{"format_version": 1, "modules": {"q": {"rank": 1, "selection": [1e999]}}}', "must hold finite numbers"),
+        ('{"format_version": 1, "modules": {"q": {"rank": 1}}, "initial_rank": 0}', "initial_rank must be an integer"),
+        ("[" * 100_000, "is not a ranks.json"),
+    ],
+)
+def test_malformed_file_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "ranks.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        LearnedRanks.load(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+# ---- the adapter
+# ------------------------------------------------------------------------------------------------------
+
+
+def twelve_layers():
+    return tiny_roberta(num_hidden_layers=12)
+
+
+def names(model, targets=("query", "value")):
+    return [name for name, _ in model.named_modules() if name.endswith(targets)]
+
+
+@pytest.mark.parametrize("scaling", ["constant", "paper"])
+def test_ranks_survive_building_saving_and_loading(tmp_path, scaling):
+    """24 of 24 modules, layers 1 and 11 apart, some of rank 0."""
+    model = twelve_layers()
+    generator = random.Random(1)
+    ranks = learned({name: generator.randint(0, 8) for name in names(model)})
+    adapted = build_adapter(model, ranks, LoraConfig(task_type="SEQ_CLS", lora_alpha=16), scaling)
+    adapted.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(twelve_layers(), tmp_path)
+    for built in (adapted, loaded):
+        layers = lora_layers(built)
+        assert {name: layer.r["default"] for name, layer in layers.items()} == {
+            n: r for n, r in ranks.ranks.items() if r
+        }
+        for name, layer in layers.items():
+            expected = 2.0 if scaling == "constant" else 16 / ranks.ranks[name]
+            assert layer.scaling["default"] == pytest.approx(expected)
+
+
+def test_constant_scaling_holds_for_rslora():
+    ranks = learned({"a.query": 2, "a.value": 8}, initial_rank=8)
+    config = ranks.to_lora_config(lora_alpha=16, use_rslora=True)
+    for key, rank in config.rank_pattern.items():
+        assert config.alpha_pattern[key] / rank**0.5 == pytest.approx(16 / 8**0.5)
+
+
+def test_servers_that_know_one_scale_compute_the_same():
+    config = learned({"a.query": 2, "a.value": 5}).to_lora_config(lora_alpha=16)
+    assert config.lora_alpha / config.r == 2 and config.r == 5
+    assert all(config.alpha_pattern[key] / rank == 2 for key, rank in config.rank_pattern.items())
+
+
+def test_a_rank_that_was_not_built_stops_the_run():
+    model = get_peft_model(twelve_layers(), LoraConfig(r=4, target_modules=["query", "value"]))
+    ranks = learned({name: 4 for name in names(twelve_layers())})
+    verify_ranks(model, ranks)
+    wrong = learned({**ranks.ranks, names(twelve_layers())[3]: 5})
+    with pytest.raises(
+        ValueError, match="'roberta.encoder.layer.1.attention.self.value' should have rank 5, and .* gives it 4"
+    ):
+        verify_ranks(model, wrong)
+
+
+def test_ranks_of_another_model_are_refused():
+    with pytest.raises(
+        ValueError,
+        match="ranks.json names 24 modules, and the model lacks 20 of them; the first is 'roberta.encoder.layer.2",
+    ):
+        build_adapter(tiny_roberta(), learned({name: 4 for name in names(twelve_layers())}))
+
+
+def test_all_ranks_zero_are_refused():
+    with pytest.raises(ValueError, match="Every module has rank 0"):
+        learned({"a.query": 0}).to_lora_config()
+
+
+def test_fingerprint_tells_checkpoints_apart_and_ignores_precision():
+    model = tiny_roberta()
+    mark = fingerprint(model, names(model))
+    assert mark == fingerprint(lora(model, 4), names(tiny_roberta()))
+    assert fingerprint(tiny_roberta(), names(model)) != mark
+
+
+@pytest.mark.parametrize("rule", list(RANK_RULES))
+@pytest.mark.parametrize("scaling", ["constant", "paper"])
+def test_kept_components_start_the_retrain_where_the_search_ended(tmp_path, rule, scaling):
+    """With every component kept, the retrain's first output is the search's last."""
+    base = tiny_roberta()
+    searched = lora(base, rank=4).eval()
+    gates = attach_gates(searched)
+    with torch.no_grad():
+        gates.logits.copy_(torch.randn(gates.logits.shape))
+    gates.refresh()
+    ids = torch.arange(3, 15).view(1, 12)
+    expected = searched(ids).logits
+    found = SearchState.of(gates, torch.zeros_like(gates.selection))
+    save_kept_components(tmp_path / "kept.safetensors", gates, found, [4] * len(gates.names), rule, searched)
+    gates.remove()
+    fresh = build_adapter(
+        searched.unload(),
+        learned(dict.fromkeys(gates.names, 4), 4),
+        LoraConfig(task_type="SEQ_CLS", lora_alpha=16),
+        scaling,
+    )
+    load_kept_components(tmp_path / "kept.safetensors", fresh)
+    torch.testing.assert_close(fresh.eval()(ids).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_kept_components_are_the_chosen_ones():
+    gates = attach_gates(lora(tiny_roberta(), rank=4))
+    found = SearchState.of(gates, torch.zeros_like(gates.selection))
+    ranks = [2, 0, 1, 4]
+    kept = keep_components(gates, found, ranks, "strength")
+    assert list(kept) == [name for name, rank in zip(gates.names, ranks) if rank]
+    row = 0
+    best = found.strength()[row].argsort(descending=True)[:2].sort().values
+    a, b = kept[gates.names[row]]
+    torch.testing.assert_close(a, found.lora_A[row][best])
+    torch.testing.assert_close(b, found.lora_B[row][:, best] * found.selection[row][best])

@@ -1,0 +1,450 @@
+"""Does the search find what was planted, move what it should, and go on exactly where it stopped?"""
+
+import csv
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks, RankSelectionCallback
+from autolora_trainer.checkpoints import CheckpointManifest, fault, newest_checkpoint
+from autolora_trainer.trainer_utils import fix_loss_scale, full_precision
+from tests.conftest import rows, tiny_gpt2, tiny_roberta
+
+LORA = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], lora_alpha=16, lora_dropout=0.1)
+
+
+def arguments(folder, **changes):
+    settings = dict(
+        output_dir=str(folder),
+        max_steps=12,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        initial_rank=4,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=4,
+        hypergradient_interval=2,
+        lr_scheduler_type="constant",
+    )
+    return AutoLoraTrainingArguments(**{**settings, **changes})
+
+
+def searcher(folder, dropout=0.1, data=None, callbacks=None, **changes):
+    torch.manual_seed(0)
+    model = tiny_roberta(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], lora_alpha=16, lora_dropout=dropout)
+    return AutoLoraTrainer(
+        model, arguments(folder, **changes), train_dataset=data or rows(), peft_config=config, callbacks=callbacks
+    )
+
+
+def trained_state(trainer):
+    weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return {**weights, "logits": trainer.gates.logits.detach().clone()}
+
+
+# ---- what a search does
+# -------------------------------------------------------------------------------------------------
+
+
+class Planted(nn.Module):
+    """Four frozen layers side by side, whose teacher differs from them by updates of rank 0, 1, 2 and 6."""
+
+    ranks = (0, 1, 2, 6)
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(12, 12, bias=False) for _ in self.ranks)
+
+    def forward(self, x, labels=None):
+        output = torch.stack([layer(x[:, i]) for i, layer in enumerate(self.layers)], dim=1)  # (batch, 4, 12)
+        return {"loss": ((output - labels) ** 2).mean(), "logits": output}
+
+
+def planted_data(model, count=512):
+    x = torch.randn(count, 4, 12)
+    updates = [torch.randn(12, r) @ torch.randn(r, 12) / max(1, r) ** 0.5 / 3 for r in model.ranks]
+    with torch.no_grad():
+        y = torch.stack(
+            [x[:, i] @ (layer.weight + u).T for i, (layer, u) in enumerate(zip(model.layers, updates))], dim=1
+        )
+    return Dataset.from_dict({"x": x.tolist(), "labels": y.tolist()}).with_format("torch")
+
+
+@pytest.mark.parametrize("hypergradient", ["finite_difference", "first_order", "exact"])
+def test_search_finds_planted_ranks(tmp_path, hypergradient):
+    model = Planted()
+    data = planted_data(model)
+    args = arguments(
+        tmp_path,
+        max_steps=500,
+        initial_rank=8,
+        per_device_train_batch_size=32,
+        hypergradient=hypergradient,
+        rank_rule="singular",
+        min_rank=0,
+        hypergradient_interval=1 if hypergradient == "finite_difference" else 4,
+        selection_learning_rate=0.05,
+        learning_rate=2e-2,
+    )
+    trainer = AutoLoraTrainer(
+        model, args, train_dataset=data, peft_config=LoraConfig(target_modules=r"layers\.\d", lora_alpha=64)
+    )
+    trainer.train()
+    assert list(trainer.learned_ranks.ranks.values()) == list(Planted.ranks)
+
+
+def test_every_lora_and_selection_parameter_moves_and_the_base_does_not(tmp_path):
+    trainer = searcher(tmp_path)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        changed = not torch.equal(parameter, before[name])
+        assert changed == parameter.requires_grad, f"{name} changed: {changed}"
+    assert (trainer.gates.logits != 0).all()
+
+
+def test_learned_ranks_follow_from_the_final_selection(tmp_path):
+    trainer = searcher(tmp_path, rank_rule="threshold")
+    trainer.train()
+    ranks = trainer.learned_ranks
+    assert isinstance(ranks, LearnedRanks) and ranks.threshold == 1 / 4 and ranks.initial_rank == 4
+    for (name, module), alpha in zip(ranks.modules.items(), trainer.gates.selection):
+        assert module.selection == tuple(alpha.tolist())
+        assert module.rank == int((alpha >= 1 / 4).sum())
+        assert name.startswith("roberta.encoder.layer.")
+
+
+def test_eval_dataset_takes_no_part_and_the_splits_are_disjoint(tmp_path):
+    data = rows(41)
+    trainer = searcher(tmp_path, data=data, val_fraction=0.25)
+    assert len(trainer.train_dataset) == 31 and len(trainer.val_dataset) == 10
+    own = AutoLoraTrainer(
+        tiny_roberta(),
+        arguments(tmp_path, initial_rank=8),
+        train_dataset=data,
+        val_dataset=rows(7, seed=9),
+        peft_config=LORA,
+    )
+    assert len(own.train_dataset) == 41 and len(own.val_dataset) == 7
+
+
+def test_logs_carry_the_phase(tmp_path):
+    trainer = searcher(tmp_path)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "search_total_rank" in entry]
+    assert len(logged) == 3
+    names = "train_loss val_loss total_rank selection_entropy hypergradient_norm implicit_ratio grad_norm".split()
+    for entry in logged:
+        assert {f"search_{name}" for name in names} <= entry.keys() and "loss" not in entry
+        assert all(torch.isfinite(torch.tensor(float(value))) for value in entry.values())
+    assert all("train_loss" not in entry for entry in trainer.state.log_history)
+
+
+def test_history_holds_step_module_and_alpha(tmp_path):
+    trainer = searcher(tmp_path)
+    trainer.train()
+    with open(tmp_path / "selection_history.csv", newline="") as file:
+        header, *body = list(csv.reader(file))
+    assert header == ["step", "module", "alpha_1", "alpha_2", "alpha_3", "alpha_4"]
+    assert sorted({int(row[0]) for row in body}) == [0, 2, 4, 6, 8, 10, 12] and len(body) == 7 * 4
+    assert [float(a) for a in body[-1][2:]] == pytest.approx(trainer.gates.selection[-1].tolist())
+
+
+def test_interval_sets_how_often_a_selection_step_is_taken(tmp_path):
+    for interval, steps in ((1, 12), (5, 3)):
+        trainer = searcher(tmp_path, hypergradient_interval=interval)
+        trainer.train()
+        assert trainer._selection_steps == steps and trainer.selection_passes == 3 * steps
+
+
+def test_search_stops_when_no_rank_has_changed_for_so_many_selection_steps(tmp_path):
+    trainer = searcher(
+        tmp_path, max_steps=400, search_patience=4, rank_rule="threshold", threshold=0.0
+    )  # all ranks are k at once
+    trainer.train()
+    assert trainer.state.global_step == 9  # first seen after step 1, then four selection steps at 3, 5, 7, 9
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["inner_lr", "virtual_step", "finite_difference_radius", "constraint", "selection_learning_rate", "seed"],
+)
+def test_every_setting_has_an_effect(tmp_path, setting):
+    value = {
+        "inner_lr": 0.3,
+        "virtual_step": "sgd",
+        "finite_difference_radius": 1.0,
+        "constraint": "sigmoid",
+        "selection_learning_rate": 0.1,
+        "seed": 3,
+    }[setting]
+    plain, changed = searcher(tmp_path), searcher(tmp_path, **{setting: value})
+    plain.train()
+    changed.train()
+    assert not torch.equal(plain.gates.logits, changed.gates.logits)
+
+
+def test_a_search_in_which_alpha_never_moved_stops(tmp_path):
+    trainer = searcher(tmp_path, max_steps=1, hypergradient="first_order")  # lora_B is zero at the only selection step
+    with pytest.raises(RuntimeError, match="ended after 1 steps and no selection variable ever moved"):
+        trainer.train()
+    assert trainer.learned_ranks is None
+
+
+# ---- the weight step is Trainer's own
+# -----------------------------------------------------------------------------------
+
+
+class _Watch(TrainerCallback):
+    """Gradients that the optimizer is about to use."""
+
+    def __init__(self):
+        self.gradients = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+
+
+def test_selection_step_leaves_the_weight_gradient_as_trainer_computed_it(tmp_path):
+    """Same data, dropout 0: the gradients of a search with frozen selection are those of a Trainer on the gated
+    model."""
+    watches = []
+    for interval in (1, 1000):
+        watch = _Watch()
+        trainer = searcher(
+            tmp_path,
+            dropout=0.0,
+            callbacks=[watch],
+            hypergradient_interval=interval,
+            max_steps=1,
+            gradient_accumulation_steps=2,
+        )
+        trainer.train()
+        watches.append(watch.gradients[0])
+    assert all(torch.equal(a, b) for a, b in zip(*watches))
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 1e-3])
+def test_accumulation_equals_one_large_batch(tmp_path, max_grad_norm):
+    states = []
+    for batch, accumulation in ((16, 1), (4, 4)):
+        trainer = searcher(
+            tmp_path,
+            dropout=0.0,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_steps=8,
+            optim="adamw_torch",
+            max_grad_norm=max_grad_norm,
+            hypergradient_interval=1,
+            adam_epsilon=1e-4,
+        )
+        trainer.train()
+        states.append(trained_state(trainer))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=2e-6, msg=lambda text: f"{name}: {text}")
+    assert (states[0]["logits"] != 0).all()
+
+
+def test_activation_checkpointing_changes_nothing(tmp_path):
+    states = []
+    for on in (False, True):
+        trainer = searcher(tmp_path, max_steps=6, activation_checkpointing=on)
+        trainer.train()
+        states.append(trained_state(trainer))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("kind", ["search", "plain"])
+def test_loss_is_the_mean_over_the_window(tmp_path, kind, accumulation):
+    """Uncorrected, transformers 5.23 reports and differentiates `accumulation` times the loss of a classification
+    head."""
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], r=4))
+    settings = dict(
+        max_steps=1, per_device_train_batch_size=4, gradient_accumulation_steps=accumulation, logging_steps=1
+    )
+    if kind == "search":
+        trainer = AutoLoraTrainer(model, arguments(tmp_path, **settings), train_dataset=rows())
+    else:
+        args = TrainingArguments(
+            str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no", **settings
+        )
+        trainer = fix_loss_scale(Trainer(model, args, train_dataset=rows()))
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert 0.5 < first.get("loss", first.get("search_train_loss")) < 0.9  # ln 2
+
+
+def test_gpt2_loss_counts_every_target(tmp_path):
+    model = tiny_gpt2()
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    ids = torch.randint(0, 60, (2, 10))
+    trainer = fix_loss_scale(Trainer(model, args))
+    batch = {"input_ids": ids, "labels": ids}
+    items = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+    loss = trainer.compute_loss(model.eval(), batch, num_items_in_batch=items)
+    logits = model(ids).logits[:, :-1].flatten(0, 1)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, ids[:, 1:].flatten()))
+
+
+def test_differences_are_taken_in_full_precision(tmp_path):
+    trainer = searcher(tmp_path, dropout=0.0, bf16=True)
+    trainer.train()
+    batch = {"input_ids": torch.randint(3, 60, (4, 10)), "labels": torch.zeros(4, dtype=torch.long)}
+    rounded, exact = trainer.model(**batch).loss, None
+    with full_precision(trainer.model):
+        exact = trainer.model(**batch).loss
+    plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)(**batch).loss
+    assert torch.equal(exact, plain) and not torch.equal(rounded, exact)
+
+
+# ---- resume
+# -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_at", [3, 8, 9])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_resumed_search_ends_in_the_same_bits(tmp_path, stop_at, accumulation):
+    """Dropout, shuffling, accumulation, in the middle of an epoch and at its end, and before a selection step or
+    not."""
+    settings = dict(
+        gradient_accumulation_steps=accumulation,
+        max_steps=12,
+        save_strategy="steps",
+        save_steps=1,
+        search_patience=100,
+    )
+    whole = searcher(tmp_path / "whole", **settings)
+    whole.train()
+    part = searcher(tmp_path / "part", callbacks=[_StopAt(stop_at)], **settings)
+    part.train()
+    torch.rand(7)  # another process has drawn other numbers
+    resumed = searcher(tmp_path / "part", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "part" / f"checkpoint-{stop_at}"))
+    for name, value in trained_state(whole).items():
+        assert torch.equal(trained_state(resumed)[name], value), name
+    assert resumed.learned_ranks == whole.learned_ranks
+    assert torch.equal(resumed.sensitivity, whole.sensitivity)
+    history = [(tmp_path / name / "selection_history.csv").read_text() for name in ("whole", "part")]
+    assert history[0] == history[1]
+
+
+class _StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+        return control
+
+
+def test_checkpoint_of_other_modules_is_refused(tmp_path):
+    trainer = searcher(tmp_path, save_strategy="steps", save_steps=4)
+    trainer.train()
+    checkpoint = str(tmp_path / "checkpoint-4")
+    path = os.path.join(checkpoint, "selection.json")
+    state = json.loads(open(path).read())
+    with open(path, "w") as file:
+        json.dump({**state, "names": state["names"][:-1]}, file)
+    with pytest.raises(ValueError, match="The checkpoint searched 3 modules, the model has 4 others"):
+        searcher(tmp_path).train(resume_from_checkpoint=checkpoint)
+
+
+def test_only_whole_checkpoints_are_used(tmp_path):
+    trainer = searcher(tmp_path, save_strategy="steps", save_steps=4, callbacks=[CheckpointManifest()])
+    trainer.train()
+    assert newest_checkpoint(str(tmp_path)) == (str(tmp_path / "checkpoint-12"), [])
+    newest = tmp_path / "checkpoint-12"
+    names = json.loads((newest / "manifest.json").read_text())["files"]
+    assert {
+        "adapter_model.safetensors",
+        "optimizer.pt",
+        "rng_state.pth",
+        "selection.safetensors",
+        "trainer_state.json",
+    } <= names.keys()
+    for name in [*names, "manifest.json"]:
+        saved = (newest / name).read_bytes()
+        for damaged in (saved[: len(saved) // 2], saved[:-1] + bytes([saved[-1] ^ 1]), None):
+            (newest / name).unlink()
+            if damaged is not None:
+                (newest / name).write_bytes(damaged)
+            reason = fault(str(newest))
+            if damaged is None or name != "manifest.json" or len(damaged) < len(saved):
+                assert reason and name in reason
+                assert newest_checkpoint(str(tmp_path)) == (str(tmp_path / "checkpoint-8"), [f"{newest} {reason}"])
+            (newest / name).write_bytes(saved)
+    shutil.rmtree(newest)
+    assert newest_checkpoint(str(tmp_path))[0] == str(tmp_path / "checkpoint-8")
+
+
+# ---- what is refused
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"val_fraction": 1.0},
+            r"val_fraction must be between 0 and 1 \(both splits need examples\), got 1.0. The paper uses 0.5",
+        ),
+        ({"initial_rank": 0}, "initial_rank must be at least 1, got 0"),
+        ({"constraint": "relu"}, "constraint must be one of softmax, sigmoid, none, got 'relu'"),
+        ({"hypergradient": "magic"}, "hypergradient must be one of finite_difference, first_order, exact"),
+        ({"virtual_step": "lion"}, "virtual_step must be one of sgd, adamw"),
+        ({"rank_rule": "best"}, "rank_rule must be one of"),
+        ({"hypergradient_interval": 0}, "hypergradient_interval must be at least 1"),
+        ({"selection_learning_rate": 0.0}, "selection_learning_rate must be a positive number"),
+        ({"inner_lr": -1.0}, "inner_lr must be zero or a positive number"),
+        ({"threshold": 0.2}, "threshold belongs to rank_rule 'threshold', got rank_rule 'strength'"),
+        ({"min_rank": 2}, "min_rank must be 0 or 1"),
+        ({"search_patience": -1}, "search_patience must be 0"),
+        ({"fp16": True}, "fp16"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 500},
+            "not for the search",
+        ),
+    ],
+)
+def test_argument_out_of_range_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **changes)
+
+
+def test_wrong_construction_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="args must be AutoLoraTrainingArguments, got TrainingArguments"):
+        AutoLoraTrainer(
+            tiny_roberta(), TrainingArguments(str(tmp_path), use_cpu=True), train_dataset=rows(), peft_config=LORA
+        )
+    with pytest.raises(ValueError, match="needs a LoRA adapter, got a plain RobertaForSequenceClassification"):
+        AutoLoraTrainer(tiny_roberta(), arguments(tmp_path), train_dataset=rows())
+    with pytest.raises(ValueError, match="needs train_dataset, got none"):
+        AutoLoraTrainer(tiny_roberta(), arguments(tmp_path), peft_config=LORA)
+    with pytest.raises(ValueError, match="The adapter has rank 2, and the search asks for initial_rank=4"):
+        model = get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
+        AutoLoraTrainer(model, arguments(tmp_path), train_dataset=rows())
+    trainer = searcher(
+        tmp_path, activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": True}
+    )
+    with pytest.raises(ValueError, match="needs use_reentrant=False"):
+        trainer.train()
+
+
+def test_callback_names_the_base_model(tmp_path):
+    trainer = searcher(tmp_path, callbacks=[RankSelectionCallback(base_model="org/model")])
+    trainer.train()
+    assert trainer.learned_ranks.base_model == "org/model"
