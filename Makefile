@@ -13,6 +13,9 @@ $(VENV)/.installed: setup.cfg constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+demo: install
+	HF_HUB_OFFLINE=1 $(BIN)/python run_glue.py --method autolora --task_name sample --overwrite
+
 test: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=10
 

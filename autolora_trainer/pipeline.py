@@ -24,10 +24,10 @@ from autolora_trainer import hub, report
 from autolora_trainer.callbacks import public_model_name
 from autolora_trainer.checkpoints import CheckpointManifest, fault, newest_checkpoint, read_manifest, write_atomically
 from autolora_trainer.cost import CostMeter, total_cost
-from autolora_trainer.errors import usage_errors
+from autolora_trainer.errors import one_line, usage_errors
 from autolora_trainer.methods import METHODS
-from autolora_trainer.methods.common import Built
-from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.methods.common import Built, component_costs
+from autolora_trainer.ranks import LearnedRanks, fill_budget, parse_budget
 from autolora_trainer.trainer_utils import RandomState, fix_loss_scale
 
 logger = logging.getLogger("autolora_trainer")
@@ -71,6 +71,7 @@ class Run:
     datasets: dict = field(default_factory=dict)
     data_collator: object = None
     resume: Resume = field(default_factory=Resume)
+    push: bool = False
     _public_name: str | None = None
     _loaded: tuple | None = None
 
@@ -152,14 +153,13 @@ def execute(application, model, data, method, training) -> dict:
         UsageError: for arguments, data and configurations, before anything is written.
     """
     _set_up_logging(training)
-    run = Run(model, data, method, training, application)
+    run = Run(model, data, method, training, application, push=training.push_to_hub)
+    training.push_to_hub = False  # Trainer would push at every save, and training_args.bin with it; we push once, at the end
     with usage_errors():
         _check_request(run)
         run.resume = _find_resume(run)
         application.load_data(run)
         _check_model(run)
-        if method.ranks:
-            LearnedRanks.load(method.ranks)
     if training.chose_cpu:
         run.say("bf16 without an accelerator: running on the CPU (use_cpu=True)")
     if not training.do_train:
@@ -239,7 +239,7 @@ def _check_request(run: Run) -> None:
         )
     if training.chose_output_dir:
         training.output_dir = os.path.join("outputs", f"{data.task_name}-{run.method.method}")
-    if training.push_to_hub:
+    if run.push:
         if training.hub_model_id:
             hub.check_repo_id(training.hub_model_id)
         if _hub_id(run) is None:
@@ -294,17 +294,34 @@ def _find_resume(run: Run) -> Resume:
 
 
 def _check_model(run: Run) -> None:
-    """Load the model: a wrong id or folder shows before anything is written, and so do target modules that it
-    lacks."""
+    """Load the model: a wrong id or folder shows before anything is written, and so do modules, ranks and a budget that do
+    not fit it."""
     base = run.load_ahead()
     with torch.device("meta"):
         skeleton = type(base)(base.config)
+    names = [name for name, _ in skeleton.named_modules()]
+    linear = [name for name, module in skeleton.named_modules() if isinstance(module, torch.nn.Linear)]
     try:
-        get_peft_model(skeleton, run.lora_config(r=1))
+        costs = component_costs(get_peft_model(skeleton, run.lora_config(r=1)))
     except ValueError as error:
-        linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
-        example = f"; its linear layers are named like {linear[len(linear) // 2]!r}" if linear else ""
-        raise ValueError(f"{str(error).split('. ')[0]}. Check --lora_target_modules{example}.") from error
+        given = run.method.lora_target_modules
+        what = f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"
+        raise ValueError(
+            f"{what} {'no module of ' if given else ''}{type(base).__name__} ({one_line(error).split('. ')[0]}). Its linear "
+            f"layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}; give "
+            "--lora_target_modules."
+        ) from error
+    if run.method.ranks:
+        LearnedRanks.load(run.method.ranks).check_names(names)
+    elif run.method.rank_budget and run.method.method == "autolora":
+        fill_budget(
+            torch.zeros(len(costs), run.method.initial_rank),
+            list(costs.values()),
+            run.method.rank_budget,
+            run.method.min_rank,
+        )
+    elif run.method.rank_budget:
+        parse_budget(run.method.rank_budget, list(costs.values()))
 
 
 def _clear_output(run: Run) -> None:
@@ -381,7 +398,7 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
         )
         _write_json(run, "all_results.json", results)  # last: it marks the run as finished
         _report(run, built, evaluation, cost, adapter, head)
-        if run.training.push_to_hub:
+        if run.push:
             repository = run.training.hub_model_id or os.path.basename(os.path.normpath(run.output_dir))
             run.say(
                 "pushed to "

@@ -239,6 +239,11 @@ class LearnedRanks:
     rank_rule: str | None = None
     threshold: float | None = None
 
+    def __str__(self) -> str:
+        from autolora_trainer.report import format_rank_table  # report renders this class, so it comes later
+
+        return format_rank_table(self)
+
     @property
     def ranks(self) -> dict[str, int]:
         return {name: module.rank for name, module in self.modules.items()}

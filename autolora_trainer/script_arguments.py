@@ -155,6 +155,9 @@ class ScriptTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Batch size per process (§5.1)."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Batch size of evaluation."})
     logging_steps: float = field(default=50, metadata={"help": "Log every N steps."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Look for parameters without a gradient; an adapter has none."}
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={"help": "Go on from the newest whole checkpoint of either phase (no value), or from this one."},
@@ -185,11 +188,12 @@ class _OneLineParser(HfArgumentParser):
         raise UsageError(f"{message}; --help lists the arguments")
 
 
-def parse_arguments(argv: list[str] | None = None, **defaults):
+def parse_arguments(argv: list[str] | None = None, task_defaults: dict[str, dict] | None = None, **defaults):
     """Parse a script's command line.
 
     Args:
         argv: the arguments, without the program's name; default `sys.argv[1:]`.
+        task_defaults: {task name: defaults of that task}, e.g. the built-in sample's own small model.
         **defaults: defaults of the script that differ from the dataclasses'.
     Returns:
         (ModelArguments, DataArguments, MethodArguments, ScriptTrainingArguments).
@@ -207,6 +211,8 @@ def parse_arguments(argv: list[str] | None = None, **defaults):
         name = _last_value(from_file + typed, "--preset")
         if name is not None:
             check_choice("preset", name, tuple(PRESETS))
+        task = _last_value(from_file + typed, "--task_name")
+        parser.set_defaults(**(task_defaults or {}).get(task, {}))
         tokens = _tokens(PRESETS.get(name, {})) + from_file + _complete_resume(typed)
         *groups, rest = parser.parse_args_into_dataclasses(tokens)
         return tuple(groups[:4])

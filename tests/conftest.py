@@ -76,3 +76,55 @@ def rows(count=64, length=10, classes=2, seed=0):
         ids = torch.where(marked, torch.full_like(ids, 5 + 10 * label), ids)
         data.append({"input_ids": ids.tolist(), "attention_mask": [1] * length, "labels": label})
     return Dataset.from_list(data)
+
+
+WORDS = ("good great fine bad poor dull the film plot cast was is a story with and").split()
+
+
+def tiny_checkpoint(folder, **changes):
+    """A RoBERTa of 16 dimensions with a word-level tokenizer, saved as a checkpoint that scripts can load."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, set_seed
+
+    vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = {
+        "bos": "<s>",
+        "eos": "</s>",
+        "cls": "<s>",
+        "sep": "</s>",
+        "pad": "<pad>",
+        "unk": "<unk>",
+        "mask": "<mask>",
+    }
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{f"{k}_token": v for k, v in names.items()})
+    fast.save_pretrained(folder)
+    set_seed(0)
+    tiny_roberta(**{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, **changes}).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+def sentences(count=20, seed=0):
+    """SST-2 in miniature: the first adjective of the sentence is its label."""
+    import random
+
+    generator = random.Random(seed)
+    made = []
+    for index in range(count):
+        label = index % 2
+        adjective = generator.choice(WORDS[:3] if label else WORDS[3:6])
+        made.append({"sentence": f"the {generator.choice(WORDS[7:9])} was {adjective}", "label": label, "idx": index})
+    return made
+
+
+def write_rows(path, made):
+    import json
+
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return str(path)

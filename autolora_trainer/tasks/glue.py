@@ -85,7 +85,7 @@ GLUE_TASKS = {
         Task("rte", _PAIR, ("entailment", "not_entailment"), hub_config="rte"),
         Task("stsb", _PAIR, None, ("pearsonr", "spearmanr"), "spearmanr", hub_config="stsb"),
         Task("wnli", _PAIR, ("not_entailment", "entailment"), hub_config="wnli"),  # not in the paper's Table 1
-        Task("sample", _PAIR, ("does_not_follow", "follows"), hub_id=None),
+        Task("sample", ("sentence",), ("unfavourable", "favourable"), hub_id=None),
     )
 }
 

@@ -1,0 +1,445 @@
+"""The scripts as users type them, on a tiny checkpoint and twenty rows."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import run_glue
+from autolora_trainer import AutoLoraTrainer, LearnedRanks
+from autolora_trainer.errors import UsageError, run_guarded
+from autolora_trainer.gates import lora_layers
+from autolora_trainer.methods.uniform import uniform_ranks
+from autolora_trainer.ranks import ModuleRank
+from autolora_trainer.script_arguments import PRESETS, parse_arguments
+from tests.conftest import sentences, tiny_checkpoint, write_rows
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a checkpoint and rows."""
+    folder = tmp_path_factory.mktemp("place")
+    tiny_checkpoint(folder / "tiny-roberta")
+    write_rows(folder / "train.jsonl", sentences(40))
+    write_rows(folder / "validation.jsonl", sentences(20, seed=1))
+    write_rows(folder / "test.jsonl", [{**row, "label": -1} for row in sentences(6, seed=2)])
+    return folder
+
+
+def command(place, output, **changes):
+    settings = {
+        "task_name": "sst2",
+        "model_name_or_path": place / "tiny-roberta",
+        "train_file": place / "train.jsonl",
+        "validation_file": place / "validation.jsonl",
+        "output_dir": output,
+        "learning_rate": 2e-2,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,
+        "initial_rank": 4,
+        "hypergradient_interval": 2,
+        "use_cpu": True,
+        "save_strategy": "no",
+    }
+    argv = []
+    for name, value in {**settings, **changes}.items():
+        if value is not None:
+            argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return argv
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    """One whole run of `--method autolora`: (output_dir, results)."""
+    output = place / "autolora"
+    return output, run_glue.main(command(place, output, test_file=place / "test.jsonl"))
+
+
+def accuracy(place, model):
+    tokenizer = AutoTokenizer.from_pretrained(place / "tiny-roberta")
+    rows = [json.loads(line) for line in (place / "validation.jsonl").read_text().splitlines()]
+    batch = tokenizer([row["sentence"] for row in rows], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        predictions = model.eval()(**batch).logits.argmax(-1)
+    return (predictions == torch.tensor([row["label"] for row in rows])).float().mean().item()
+
+
+# ---- what a run leaves ------------------------------------------------------------------------------------------------
+
+
+def test_every_file_of_the_contract_is_there(finished):
+    output, _ = finished
+    files = (
+        """adapter_config.json adapter_model.safetensors ranks.json rank_heatmap.png rank_heatmap.svg all_results.json
+        train_results.json eval_results.json predict_results_sst2.txt trainer_state.json cost.json README.md
+        search/selection_history.csv search/selection_history.png search/trainer_state.json""".split()
+    )
+    assert [name for name in files if not (output / name).is_file()] == []
+
+
+def test_plain_peft_loads_the_adapter_to_the_same_accuracy_and_ranks(place, finished):
+    output, results = finished
+    base = AutoModelForSequenceClassification.from_pretrained(place / "tiny-roberta")
+    model = PeftModel.from_pretrained(base, output)
+    assert accuracy(place, model) == results["eval_accuracy"]
+    ranks = LearnedRanks.load(output / "ranks.json").ranks
+    assert {name: layer.r["default"] for name, layer in lora_layers(model).items()} == ranks
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and len(config["rank_pattern"]) == len(config["alpha_pattern"]) == 4
+    merged = model.merge_and_unload()
+    assert accuracy(place, merged) == results["eval_accuracy"]
+
+
+def test_results_carry_method_parameters_and_scores(finished):
+    output, results = finished
+    assert json.loads((output / "all_results.json").read_text()) == results
+    tensors = load_file(output / "adapter_model.safetensors")
+    assert results["adapter_params"] == sum(t.numel() for n, t in tensors.items() if "lora_" in n)
+    assert results["head_params"] == sum(t.numel() for n, t in tensors.items() if "classifier" in n)
+    assert results["method"] == "autolora" and results["resumed_from"] is None
+    assert 0 <= results["eval_accuracy"] <= 1 and results["train_samples"] == 40
+    assert len((output / "predict_results_sst2.txt").read_text().splitlines()) == 7
+
+
+def test_cost_counts_passes_and_examples(finished):
+    cost = json.loads((finished[0] / "cost.json").read_text())
+    assert cost["search"]["passes"] == 5 + 3 * 3  # 20 rows in batches of 4; three selection steps of three passes
+    assert cost["retrain"]["passes"] == 20 and cost["retrain"]["examples"] == 80
+    assert cost["search"]["examples"] == 4 * cost["search"]["passes"]
+    for key in ("passes", "examples"):
+        assert cost["total"][key] == cost["search"][key] + cost["retrain"][key]
+    assert cost["total"]["wall_seconds"] > 0 and cost["total"]["peak_memory_mb"] > 0 and "command" in cost
+
+
+def test_model_card_has_ranks_scores_and_no_local_path(place, finished):
+    card = ModelCard.load(finished[0] / "README.md")
+    assert card.data.library_name == "peft" and {"peft", "lora", "autolora"} <= set(card.data.tags)
+    assert card.data.eval_results[0].metric_type == "accuracy"
+    assert str(place) not in str(card)
+
+
+def test_history_names_the_modules_of_ranks_json(finished):
+    with open(finished[0] / "search" / "selection_history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    ranks = LearnedRanks.load(finished[0] / "ranks.json")
+    assert {row["module"] for row in rows} == set(ranks.modules)
+    last = {row["module"]: float(row["alpha_1"]) for row in rows[-4:]}
+    assert all(last[name] == pytest.approx(module.selection[0]) for name, module in ranks.modules.items())
+
+
+def test_the_same_command_gives_the_same_bits(place, finished, tmp_path):
+    results = run_glue.main(command(place, tmp_path / "again", test_file=place / "test.jsonl"))
+    assert results["eval_loss"] == finished[1]["eval_loss"]
+    for name in ("adapter_model.safetensors",):
+        assert (tmp_path / "again" / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+# ---- methods and settings ----------------------------------------------------------------------------------------------
+
+
+def test_ranks_file_skips_the_search_and_uniform_matches_its_size(place, finished, tmp_path):
+    ranks = finished[0] / "ranks.json"
+    again = run_glue.main(command(place, tmp_path / "ranks", ranks=ranks))
+    assert not (tmp_path / "ranks" / "search").exists() and again["adapter_params"] == finished[1]["adapter_params"]
+    assert again["eval_loss"] == finished[1]["eval_loss"]  # the retrain does not depend on what the search drew
+    uniform = run_glue.main(command(place, tmp_path / "uniform", method="uniform", ranks=ranks))
+    assert uniform["adapter_params"] == finished[1]["adapter_params"]
+    spread = LearnedRanks.load(tmp_path / "uniform" / "ranks.json").ranks.values()
+    assert max(spread) - min(spread) <= 1
+    assert "search" not in json.loads((tmp_path / "uniform" / "cost.json").read_text())
+
+
+def test_uniform_without_a_size_has_rank_4_and_takes_a_budget(place, tmp_path):
+    plain = run_glue.main(command(place, tmp_path / "a", method="uniform", max_steps=1))
+    assert plain["adapter_params"] == 4 * 4 * 32
+    budget = run_glue.main(command(place, tmp_path / "b", method="uniform", max_steps=1, rank_budget=32 * 6))
+    assert budget["adapter_params"] == 32 * 6
+
+
+def test_uniform_ranks_spread_what_is_left():
+    assert uniform_ranks(dict.fromkeys("abcd", 10), 160) == dict.fromkeys("abcd", 4)
+    assert sum(uniform_ranks(dict.fromkeys("abcdefg", 10), 390).values()) == 39
+    assert uniform_ranks({"a": 10, "b": 30}, 70) in ({"a": 4, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 1})
+
+
+def test_lora_is_pefts_own_scale_and_rank(place, tmp_path):
+    results = run_glue.main(command(place, tmp_path / "lora", method="lora", lora_r=2, max_steps=1))
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    assert config["r"] == 2 and config["lora_alpha"] == 16 and not config["rank_pattern"]
+    assert results["adapter_params"] == 4 * 2 * 32 and not (tmp_path / "lora" / "ranks.json").exists()
+
+
+def test_max_steps_cuts_only_the_final_training(place, tmp_path):
+    run_glue.main(command(place, tmp_path / "o", max_steps=3))
+    cost = json.loads((tmp_path / "o" / "cost.json").read_text())
+    assert cost["search"]["passes"] == 14 and cost["retrain"]["passes"] == 3
+    run_glue.main(command(place, tmp_path / "p", search_max_steps=3, retrain_epochs=1))
+    cost = json.loads((tmp_path / "p" / "cost.json").read_text())
+    assert cost["search"]["passes"] == 3 + 2 * 3 and cost["retrain"]["passes"] == 10
+
+
+def test_budget_and_rank_zero_reach_the_adapter(place, tmp_path):
+    results = run_glue.main(command(place, tmp_path / "o", rank_budget="lora:1", min_rank=0, max_steps=1))
+    ranks = LearnedRanks.load(tmp_path / "o" / "ranks.json").ranks
+    assert results["adapter_params"] == 4 * 32 and sum(ranks.values()) == 4
+    assert len(json.loads((tmp_path / "o" / "adapter_config.json").read_text())["rank_pattern"]) == sum(
+        rank > 0 for rank in ranks.values()
+    )
+
+
+@pytest.mark.parametrize(
+    "setting", [{"retrain_init": "search"}, {"scaling": "paper"}, {"use_rslora": True}, {"lora_alpha": 3}]
+)
+def test_retrain_settings_have_an_effect(place, finished, tmp_path, setting):
+    results = run_glue.main(command(place, tmp_path / "o", **setting))
+    assert results["eval_loss"] != finished[1]["eval_loss"]
+
+
+def test_regression_reports_both_correlations(place, tmp_path):
+    rows = [{"sentence1": "the film", "sentence2": "the plot", "label": i / 4, "idx": i} for i in range(20)]
+    files = {f"{name}_file": write_rows(tmp_path / f"{name}.jsonl", rows) for name in ("train", "validation")}
+    results = run_glue.main(command(place, tmp_path / "o", task_name="stsb", max_steps=2, **files))
+    assert {"eval_pearsonr", "eval_spearmanr"} <= results.keys() and results["head_params"] == 16 * 17 + 17
+
+
+def test_evaluation_alone_uses_the_adapter_in_output_dir(place, finished):
+    results = run_glue.main(command(place, finished[0]) + ["--do_eval"])
+    assert results["eval_accuracy"] == finished[1]["eval_accuracy"]
+
+
+def test_preset_paper_is_section_4_and_5_1(place):
+    """Every setting that §4, §5.1 and §5.2 state, one by one; what is typed still wins."""
+    _, _, method, training = parse_arguments(["--task_name", "mrpc", "--preset", "paper"])
+    assert method.initial_rank == 8  # §5.1: k_l = 8
+    assert method.constraint == "softmax"  # Eq. 3
+    assert (method.rank_rule, method.threshold, method.min_rank) == (
+        "threshold",
+        None,
+        1,
+    )  # §4.4: λ = 1/k_l, at least one
+    assert method.val_fraction == 0.5  # §5.2: ratio 1:1
+    assert method.search_learning_rate == 1e-4 and method.selection_learning_rate == 1e-3  # §5.1
+    assert (method.hypergradient, method.hypergradient_interval) == ("finite_difference", 1)  # §4.3: every iteration
+    assert (method.virtual_step, method.inner_lr) == ("sgd", None)  # Eq. 4, η = the weights' rate
+    assert method.retrain_init == "scratch" and method.ranks is None  # §4.5
+    assert method.search_patience == 0 and method.rank_budget is None
+    assert (
+        training.optim == "adamw_torch"
+        and training.learning_rate == 1e-4
+        and training.per_device_train_batch_size == 16
+    )
+    assert (method.scaling, method.lora_alpha, method.lora_dropout) == ("paper", 16, 0.1)
+    assert parse_arguments(["--preset", "paper", "--initial_rank", "4"])[2].initial_rank == 4
+    assert parse_arguments(["--initial_rank", "4", "--preset=paper"])[2].initial_rank == 4
+
+
+def test_preset_paper_runs_as_written(place, tmp_path):
+    """k=8, the count of α >= 1/k, a selection step at every weight step, lora_alpha fixed."""
+    run_glue.main(
+        command(place, tmp_path / "o", preset="paper", initial_rank=None, hypergradient_interval=None, search_epochs=3)
+    )
+    ranks = LearnedRanks.load(tmp_path / "o" / "ranks.json")
+    assert (ranks.initial_rank, ranks.rank_rule, ranks.threshold) == (8, "threshold", 0.125)
+    for module in ranks.modules.values():
+        assert module.rank == sum(alpha >= 0.125 for alpha in module.selection) >= 1
+    config = json.loads((tmp_path / "o" / "adapter_config.json").read_text())
+    assert config["lora_alpha"] == 16 and config["alpha_pattern"] == {}
+    assert json.loads((tmp_path / "o" / "cost.json").read_text())["search"]["passes"] == 4 * 15
+
+
+def test_typed_wins_over_yaml_and_yaml_over_preset(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "preset: paper\nselection_learning_rate: 0.5\nlora_alpha: 7\nlora_target_modules: [q, v]\nbf16: false\n"
+    )
+    _, _, method, _ = parse_arguments(["--config", str(config), "--lora_alpha", "9"])
+    assert (method.lora_alpha, method.selection_learning_rate, method.initial_rank) == (9, 0.5, 8)
+    assert method.scaling == PRESETS["paper"]["scaling"] and method.lora_target_modules == ["q", "v"]
+    assert parse_arguments([str(config)])[2].lora_alpha == 7
+
+
+def test_bf16_without_an_accelerator_runs_on_the_cpu(place, tmp_path, capsys):
+    argv = command(place, tmp_path / "o", max_steps=1, use_cpu=None, bf16=True)
+    run_glue.main(argv)
+    assert "bf16 without an accelerator: running on the CPU" in capsys.readouterr().out
+
+
+# ---- interruption ------------------------------------------------------------------------------------------------------
+
+
+def interrupt(monkeypatch, trainer_class, after):
+    """Die at the so-many-th training step, as a killed process does."""
+    original, calls = trainer_class.training_step, [0]
+
+    def dying(self, *args, **kwargs):
+        if type(self) is trainer_class:
+            calls[0] += 1
+            if calls[0] > after:
+                raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer_class, "training_step", dying)
+
+
+@pytest.mark.parametrize(
+    "phase, after, expected",
+    [
+        ("search", 3, {"phase": "search", "step": 2}),
+        ("retrain", 0, {"phase": "retrain", "step": 0}),
+        ("retrain", 15, {"phase": "retrain", "step": 14}),
+    ],
+)
+@pytest.mark.parametrize("init", ["scratch", "search"])
+def test_interrupted_run_goes_on_to_the_same_bits(place, tmp_path, monkeypatch, phase, after, expected, init):
+    from transformers import Trainer
+
+    settings = {"save_strategy": "steps", "save_steps": 2, "retrain_init": init}
+    whole = run_glue.main(command(place, tmp_path / "whole", **settings))
+    with monkeypatch.context() as patch:
+        interrupt(patch, AutoLoraTrainer if phase == "search" else Trainer, after)
+        with pytest.raises(KeyboardInterrupt):
+            run_glue.main(command(place, tmp_path / "part", **settings))
+    assert not (tmp_path / "part" / "all_results.json").exists()
+    resumed = run_glue.main([*command(place, tmp_path / "part", **settings), "--resume_from_checkpoint"])
+    assert resumed["resumed_from"] == expected
+    for name in ("adapter_model.safetensors", "ranks.json"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert resumed["eval_loss"] == whole["eval_loss"]
+    costs = [json.loads((tmp_path / name / "cost.json").read_text()) for name in ("whole", "part")]
+    assert all(costs[0][p]["passes"] == costs[1][p]["passes"] for p in ("search", "retrain"))
+
+
+def test_nothing_to_resume_starts_over_and_says_so(place, tmp_path, capsys):
+    run_glue.main([*command(place, tmp_path / "o", max_steps=1), "--resume_from_checkpoint"])
+    assert f"no whole checkpoint in {tmp_path / 'o'}: starting from the beginning" in capsys.readouterr().out
+
+
+def test_damaged_checkpoint_is_passed_over_and_named(place, tmp_path, monkeypatch, caplog):
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    with monkeypatch.context() as patch:
+        interrupt(patch, AutoLoraTrainer, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run_glue.main(command(place, tmp_path / "o", **settings))
+    (tmp_path / "o" / "search" / "checkpoint-3" / "optimizer.pt").write_bytes(b"")
+    results = run_glue.main(command(place, tmp_path / "o", resume_from_checkpoint=True, **settings))
+    assert results["resumed_from"] == {"phase": "search", "step": 2}
+    assert re.search("passed over: .*checkpoint-3 has a damaged optimizer.pt", caplog.text)
+
+
+def test_finished_run_is_refused_and_overwrite_replaces_only_its_own_files(place, tmp_path):
+    output = tmp_path / "o"
+    run_glue.main(command(place, output, max_steps=1))
+    (output / "mine.txt").write_text("kept")
+    with pytest.raises(UsageError, match="holds a finished run. Add --overwrite to replace it"):
+        run_glue.main(command(place, output, max_steps=1))
+    run_glue.main([*command(place, output, max_steps=1, method="lora"), "--overwrite"])
+    assert not (output / "ranks.json").exists() and not (output / "search").exists()
+    assert (output / "mine.txt").read_text() == "kept"
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------------
+
+BAD_INPUT = [
+    ({"task_name": "mrcp"}, "task_name must be one of .*, got 'mrcp'"),
+    ({"task_name": None}, "--task_name is missing. Give one of cola"),
+    ({"method": "loar"}, "method must be one of autolora, lora, uniform, got 'loar'"),
+    ({"train_file": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ({"validation_file": None}, "--do_eval needs rows, got no validation rows. Add --validation_file."),
+    ({"initial_rank": "eight"}, "initial[-_]rank: invalid int value: 'eight'; --help lists the arguments"),
+    ({"initial_rank": 0}, "initial_rank must be at least 1, got 0"),
+    ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1"),
+    ({"rank_budget": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module has"),
+    (
+        {"lora_target_modules": ["q_proj"]},
+        "--lora_target_modules q_proj fits no module of Roberta.* Its linear layers are named like 'roberta.encoder",
+    ),
+    ({"model_name_or_path": "/nowhere"}, "/nowhere"),
+    ({"ranks": "nowhere.json"}, "nowhere.json"),
+    ({"scaling": "linear"}, "scaling must be constant or paper|scaling must be one of constant, paper"),
+    ({"fp16": True}, "fp16"),
+    ({"learning_rate": -1}, "learning_rate must be a positive number, got -1"),
+    ({"num_train_epochs": 0}, "num_train_epochs must be a positive number"),
+    ({"max_train_samples": 0}, "max_train_samples must be at least 1, got 0"),
+    ({"resume_from_checkpoint": "nowhere"}, "--resume_from_checkpoint nowhere is no folder"),
+    ({"config": "nowhere.yaml"}, "--config nowhere.yaml cannot be read"),
+    ({"no_such_argument": 1}, "no_such_argument"),
+    (
+        {"push_to_hub": True},
+        r"--push_to_hub needs the base model's Hub id, got a folder \(tiny-roberta\). Add --base_model_id",
+    ),
+]
+
+
+@pytest.mark.parametrize("changes, message", BAD_INPUT, ids=[f"{n}={v}" for c, _ in BAD_INPUT for n, v in c.items()])
+def test_bad_input_gets_one_line_and_status_2_and_leaves_output_dir_alone(place, tmp_path, capsys, changes, message):
+    output = tmp_path / "o"
+    status = run_guarded(lambda: run_glue.main(command(place, output, **changes)), "run_glue.py")
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("run_glue.py: error: ")
+    assert re.search(message, lines[0]) and "Traceback" not in lines[0]
+    assert not output.exists()
+
+
+def test_ranks_of_another_model_are_refused_before_anything_is_written(place, tmp_path):
+    LearnedRanks({"model.layers.0.q_proj": ModuleRank(2)}, base_model="org/llama").save(tmp_path / "ranks.json")
+    with pytest.raises(UsageError, match="the model lacks 1 of them; the first is 'model.layers.0.q_proj'.*org/llama"):
+        run_glue.main(command(place, tmp_path / "o", ranks=tmp_path / "ranks.json"))
+    assert not (tmp_path / "o").exists()
+
+
+def test_output_dir_on_a_file_is_refused(place, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    status = run_guarded(lambda: run_glue.main(command(place, tmp_path / "file" / "o")), "run_glue.py")
+    assert status == 2 and "lies on a file" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("learning_rte: 1", "sets 'learning_rte', which is no argument. Did you mean learning_rate"),
+        ("a: [", "is not YAML"),
+        ("- a", "must hold 'name: value' lines, got list"),
+        ("trust_remote_code: true", "Type --trust_remote_code yourself"),
+    ],
+)
+def test_bad_config_file_is_refused(tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        parse_arguments(["--config", str(tmp_path / "c.yaml")])
+
+
+def test_failure_while_running_has_status_1(capsys):
+    def fails():
+        raise RuntimeError("first line\nsecond line")
+
+    assert run_guarded(fails, "run_glue.py") == 1
+    assert capsys.readouterr().err == "run_glue.py: error: RuntimeError: first line second line\n"
+
+
+def test_without_the_hub_one_line_says_what_to_type(tmp_path):
+    """The command of README's first screen on a machine without the Hub, in a process of its own."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, os.path.join(ROOT, "run_glue.py"), "--method", "autolora", "--task_name", "mrpc"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Could not reach the Hugging Face Hub" in done.stderr and "--train_file" in done.stderr
+    assert not os.path.exists(tmp_path / "outputs")
