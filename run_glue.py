@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from autolora_trainer import demo
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.pipeline import Run, execute
+from autolora_trainer.pipeline import Run, execute, load_pretrained
 from autolora_trainer.sample import encoder_path, load_sample
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.tasks import glue
@@ -33,6 +33,7 @@ class GlueApplication:
 
     def load_data(self, run: Run) -> None:
         """Read, check, cut and tokenize the rows; they come from files, from the Hub, or from the built-in sample."""
+        self.datasets = run.datasets
         self.task = glue.GLUE_TASKS[run.data.task_name]
         rows = self._load_rows(run)
         self._check_splits(run, rows)
@@ -78,7 +79,7 @@ class GlueApplication:
 
     def _load_config(self, run: Run):
         """The model's config with this task's labels, in the order that a base model trained on the task has them."""
-        config = AutoConfig.from_pretrained(run.model.model_name_or_path, **hub_arguments(run))
+        config = load_pretrained(AutoConfig, run.model.model_name_or_path, run.model)
         self.label2id = None
         if self.task.is_regression:
             config.num_labels, config.problem_type = 1, "regression"
@@ -89,12 +90,13 @@ class GlueApplication:
         return config
 
     def load_model(self, run: Run):
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model = load_pretrained(
+            AutoModelForSequenceClassification,
             run.model.model_name_or_path,
+            run.model,
             config=copy.deepcopy(self.config),
             dtype="float32",
             ignore_mismatched_sizes=True,
-            **hub_arguments(run),
         )
         if run.model.base_model_id:
             model.name_or_path = model.config._name_or_path = run.model.base_model_id
@@ -134,20 +136,10 @@ class GlueApplication:
         return {"task_name": run.data.task_name, "dataset_id": None if own else self.task.hub_id, "dataset_name": name}
 
 
-def hub_arguments(run: Run) -> dict:
-    model = run.model
-    return {
-        "cache_dir": model.cache_dir,
-        "revision": model.model_revision,
-        "token": model.token,
-        "trust_remote_code": model.trust_remote_code,
-    }
-
-
 def load_tokenizer(run: Run):
     """The tokenizer, with a padding token (GPT-2 and Llama have none)."""
     name = run.model.tokenizer_name or run.model.model_name_or_path
-    tokenizer = AutoTokenizer.from_pretrained(name, **hub_arguments(run))
+    tokenizer = load_pretrained(AutoTokenizer, name, run.model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

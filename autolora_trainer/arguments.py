@@ -94,9 +94,15 @@ class SearchArguments:
 
     def check_search(self):
         """Raise `ValueError` for a setting out of range, before anything is loaded."""
-        if self.initial_rank < 1:
-            raise ValueError(f"initial_rank must be at least 1, got {self.initial_rank}. The paper uses 8.")
         check_choice("constraint", self.constraint, CONSTRAINT_CHOICES)
+        least = 2 if self.constraint == "softmax" else 1
+        if self.initial_rank < least:
+            reason = (
+                " (with softmax a single component has α = 1, whatever is learned)" if self.initial_rank == 1 else ""
+            )
+            raise ValueError(
+                f"initial_rank must be at least {least}{reason}, got {self.initial_rank}. The paper uses 8."
+            )
         check_choice("hypergradient", self.hypergradient, HYPERGRADIENT_CHOICES)
         check_choice("virtual_step", self.virtual_step, VIRTUAL_STEP_CHOICES)
         check_choice("rank_rule", self.rank_rule, RANK_RULE_CHOICES)
@@ -156,4 +162,18 @@ class AutoLoraTrainingArguments(SearchArguments, TrainingArguments):
             raise ValueError(
                 "load_best_model_at_end is not for the search (weights and selection variables belong together). "
                 "Set it for the retrain instead."
+            )
+        if (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "The search needs use_reentrant=False in activation_checkpointing_kwargs, got True: reentrant "
+                "checkpoints hide α from the gradient."
+            )
+        if self.save_only_model and self.save_strategy != "no":
+            raise ValueError(
+                "save_only_model leaves out what a search needs to resume. Drop it, or set save_strategy no."
+            )
+        if self.virtual_step == "adamw" and self.optim not in ("adamw_torch", "adamw_torch_fused"):
+            raise ValueError(
+                f"virtual_step adamw reads the state of PyTorch's AdamW, got optim {self.optim.value}. Use "
+                "--virtual_step sgd, or --optim adamw_torch."
             )

@@ -32,16 +32,17 @@ class RankSelectionCallback(TrainerCallback):
         self._search = None  # the trainer: it owns the selection variables
         self._settled_ranks: list[int] | None = None
         self._settled_since = 0
+        self.settled = False  # the search has stopped because of `search_patience`
 
     def bind(self, search) -> None:
         """Called by the trainer whose search this callback watches."""
         self._search = search
 
     def checkpoint(self) -> dict:
-        return {"settled_ranks": self._settled_ranks, "settled_since": self._settled_since}
+        return {"ranks": self._settled_ranks, "since": self._settled_since, "settled": self.settled}
 
     def restore(self, state: dict) -> None:
-        self._settled_ranks, self._settled_since = state["settled_ranks"], state["settled_since"]
+        self._settled_ranks, self._settled_since, self.settled = state["ranks"], state["since"], state["settled"]
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._interval = max(args.hypergradient_interval, math.ceil(state.max_steps / HISTORY_RECORDS))
@@ -59,7 +60,7 @@ class RankSelectionCallback(TrainerCallback):
             if ranks != self._settled_ranks:
                 self._settled_ranks, self._settled_since = ranks, state.global_step
             elif state.global_step - self._settled_since >= args.search_patience * args.hypergradient_interval:
-                control.should_training_stop = True
+                control.should_training_stop = self.settled = True
         return control
 
     def on_train_end(self, args, state, control, **kwargs):

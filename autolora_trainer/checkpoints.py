@@ -7,6 +7,7 @@ import re
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 MANIFEST = "manifest.json"
 
@@ -31,10 +32,13 @@ class CheckpointManifest(TrainerCallback):
 
     Args:
         cost: a `CostMeter`, whose figures so far go into the manifest, so that a resumed run reports its whole cost.
+        keep: how many checkpoints stay. In place of Trainer's `save_total_limit`, which deletes the old ones before
+            the new one is sealed.
     """
 
-    def __init__(self, cost=None):
+    def __init__(self, cost=None, keep: int | None = None):
         self.cost = cost
+        self.keep = keep
 
     def on_save(self, args, state, control, **kwargs):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -52,6 +56,7 @@ class CheckpointManifest(TrainerCallback):
         }
         manifest = {"step": state.global_step, "files": files, "cost": self.cost.figures() if self.cost else None}
         write_atomically(os.path.join(folder, MANIFEST), json.dumps(manifest, indent=1) + "\n")
+        rotate_checkpoints(args.output_dir, self.keep, state.best_model_checkpoint, use_mtime=True)
 
 
 def read_manifest(checkpoint: str) -> dict:

@@ -24,7 +24,13 @@ def compare_with_uniform(application, results: dict, model, data, method, traini
     uniform_method = dataclasses.replace(
         method, method="uniform", ranks=os.path.join(output_dir, "ranks.json"), overwrite=True
     )
-    uniform_training = dataclasses.replace(training, output_dir=os.path.join(output_dir, "uniform"), push_to_hub=False)
+    uniform_training = dataclasses.replace(
+        training,
+        output_dir=os.path.join(output_dir, "uniform"),
+        num_train_epochs=method.retrain_epochs or training.num_train_epochs,
+        resume_from_checkpoint=None,
+        push_to_hub=False,
+    )
     if training.process_index == 0:
         print(
             f"\nfor comparison: uniform LoRA with {results['adapter_params']:,} adapter parameters, same seed",
@@ -68,6 +74,6 @@ def verdict(results: dict, uniform: dict, cost: dict) -> str:
         first = f"AutoLoRA does not win here: {-points:.1f} points below uniform LoRA of the same size, on one seed."
     share = cost["search"]["wall_seconds"] / cost["retrain"]["wall_seconds"]
     return (
-        f"{first} Its search took {share:.0%} of the time of one training, and stands for the trainings that finding a "
-        "size by hand takes; a grid of 16 would take 1600%."
+        f"{first} Its search took {share:.0%} of the time of one training, and stands for the trainings that finding "
+        "a size by hand takes; a grid of 16 would take 1600%."
     )

@@ -18,6 +18,7 @@ import torch
 from datasets import disable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging as transformers_logging
 
 from autolora_trainer import hub, report
@@ -26,14 +27,17 @@ from autolora_trainer.checkpoints import CheckpointManifest, fault, newest_check
 from autolora_trainer.cost import CostMeter, total_cost
 from autolora_trainer.errors import one_line, usage_errors
 from autolora_trainer.methods import METHODS
+from autolora_trainer.methods.autolora import KEPT_COMPONENTS, search_arguments
 from autolora_trainer.methods.common import Built, component_costs
 from autolora_trainer.ranks import LearnedRanks, fill_budget, parse_budget
-from autolora_trainer.trainer_utils import RandomState, fix_loss_scale
+from autolora_trainer.splits import split_train
+from autolora_trainer.trainer_utils import RandomState, RetrainTrainer, fix_loss_scale
+from autolora_trainer.version import __version__
 
 logger = logging.getLogger("autolora_trainer")
 
-# What a run writes into output_dir. `--overwrite`, and starting an unfinished run again, remove these and nothing
-# else.
+RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our own files are ever cleared
+# What a run writes into output_dir: what `--overwrite`, and starting an unfinished run again, remove.
 OUTPUT_FILES = """
     adapter_config.json adapter_model.safetensors ranks.json rank_heatmap.png rank_heatmap.svg all_results.json
     train_results.json eval_results.json trainer_state.json cost.json README.md training_args.bin
@@ -71,7 +75,10 @@ class Run:
     datasets: dict = field(default_factory=dict)
     data_collator: object = None
     resume: Resume = field(default_factory=Resume)
+    given_ranks: LearnedRanks | None = None  # of `--ranks`
     push: bool = False
+    hub_token: str | None = None
+    save_total_limit: int | None = None
     _public_name: str | None = None
     _loaded: tuple | None = None
 
@@ -90,6 +97,11 @@ class Run:
     @property
     def train_dataset(self):
         return self.datasets["train"]
+
+    @property
+    def searches(self) -> bool:
+        """Whether this run learns ranks itself."""
+        return self.method.method == "autolora" and not self.method.ranks
 
     @property
     def is_main_process(self) -> bool:
@@ -153,8 +165,13 @@ def execute(application, model, data, method, training) -> dict:
         UsageError: for arguments, data and configurations, before anything is written.
     """
     _set_up_logging(training)
-    run = Run(model, data, method, training, application, push=training.push_to_hub)
-    training.push_to_hub = False  # Trainer would push at every save, and training_args.bin with it; we push once, at the end
+    run = Run(model, data, method, training, application)
+    run.push, training.push_to_hub = (
+        training.push_to_hub,
+        False,
+    )  # once, at the end; Trainer pushes training_args.bin too
+    run.hub_token, training.hub_token = training.hub_token, None  # or it would be written into training_args.bin
+    run.save_total_limit, training.save_total_limit = training.save_total_limit, None  # see CheckpointManifest
     with usage_errors():
         _check_request(run)
         run.resume = _find_resume(run)
@@ -171,7 +188,7 @@ def execute(application, model, data, method, training) -> dict:
     )
     if built.ranks is not None:
         run.say(report.format_rank_table(built.ranks))
-    trainer = make_trainer(run, built.model, [cost, CheckpointManifest(cost)])
+    trainer = make_trainer(run, built.model, [cost, CheckpointManifest(cost, run.save_total_limit)])
     result = trainer.train(resume_from_checkpoint=run.resume.train_checkpoint)
     built.phases["retrain"] = cost.stop()
     trainer.save_model()
@@ -188,7 +205,7 @@ def make_trainer(run: Run, model: torch.nn.Module, callbacks) -> Trainer:
     if run.method.method == "autolora" and run.method.retrain_epochs is not None:
         arguments = dataclasses.replace(arguments, num_train_epochs=run.method.retrain_epochs)
     set_seed(arguments.seed)  # the training that follows does not depend on what a search drew before it
-    trainer = Trainer(
+    trainer = RetrainTrainer(
         model=model,
         args=arguments,
         train_dataset=run.datasets.get("train"),
@@ -201,8 +218,36 @@ def make_trainer(run: Run, model: torch.nn.Module, callbacks) -> Trainer:
     return fix_loss_scale(trainer)
 
 
+def load_pretrained(auto_class, name: str, model, **arguments):
+    """`auto_class.from_pretrained(name)` with the script's Hub arguments, and one line for what can go wrong.
+
+    Args:
+        auto_class: e.g. `AutoConfig`.
+        name: a Hub id or a folder.
+        model: `ModelArguments`.
+    Raises:
+        ValueError: if there is no such model, or it cannot be reached.
+    """
+    try:
+        return auto_class.from_pretrained(
+            name,
+            cache_dir=model.cache_dir,
+            revision=model.model_revision,
+            token=model.token,
+            trust_remote_code=model.trust_remote_code,
+            **arguments,
+        )
+    except OSError as error:
+        if os.path.isdir(name):
+            raise ValueError(f"The folder {name} holds no whole checkpoint: {one_line(error)}") from error
+        raise ValueError(
+            f"Could not load {name!r}: it is no folder here, and the Hugging Face Hub does not give it (no "
+            "connection, or no such model). Give a folder with --model_name_or_path, or connect once so that the "
+            "model is cached."
+        ) from error
+
+
 # ---- checks, before anything is written
-# ---------------------------------------------------------------------------------
 
 
 def _set_up_logging(training) -> None:
@@ -230,13 +275,19 @@ def _check_request(run: Run) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(data, name)}.")
     if data.max_seq_length < 4:
         raise ValueError(f"max_seq_length must be at least 4, got {data.max_seq_length}.")
-    if not (training.do_train or training.do_eval or training.do_predict):
+    training.do_train, training.do_eval, training.do_predict = training.asked
+    if not any(training.asked):
         training.do_train = training.do_eval = True
         training.do_predict = data.test_file is not None
     if training.fp16 and run.method.method == "autolora" and not run.method.ranks:
         raise ValueError(
             "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
         )
+    try:
+        for callback in get_reporting_integration_callbacks(training.report_to):
+            callback()
+    except (RuntimeError, ImportError) as error:
+        raise ValueError(f"--report_to {' '.join(training.report_to)}: {one_line(error)}") from error
     if training.chose_output_dir:
         training.output_dir = os.path.join("outputs", f"{data.task_name}-{run.method.method}")
     if run.push:
@@ -254,6 +305,20 @@ def _check_request(run: Run) -> None:
         raise ValueError(f"output_dir {training.output_dir} lies on a file ({parent}). Give another --output_dir.")
     if not os.access(parent or ".", os.W_OK):
         raise ValueError(f"output_dir {training.output_dir} cannot be written. Give another --output_dir.")
+    ours = os.path.exists(os.path.join(training.output_dir, RUN_FILE))
+    present = os.listdir(training.output_dir) if os.path.isdir(training.output_dir) else []
+    foreign = [] if ours else sorted(name for name in present if _is_output(name))
+    if training.do_train and foreign:
+        raise ValueError(
+            f"{training.output_dir} holds files that no run of this package wrote ({', '.join(foreign[:3])}), and the "
+            "run would replace them. Give another --output_dir."
+        )
+    if (
+        training.do_train
+        and run.method.ranks
+        and os.path.realpath(run.method.ranks) == os.path.realpath(run.ranks_path)
+    ):
+        raise ValueError(f"--ranks {run.method.ranks} lies where this run writes its own. Give another --output_dir.")
     finished = os.path.exists(os.path.join(training.output_dir, "all_results.json"))
     if training.do_train and finished and not run.method.overwrite and not training.resume_from_checkpoint:
         raise ValueError(
@@ -273,14 +338,17 @@ def _find_resume(run: Run) -> Resume:
                 f"--resume_from_checkpoint {asked} {reason}. Give a checkpoint-N folder, or no value for the newest."
             )
         if os.path.basename(os.path.dirname(os.path.abspath(asked))) == "search":
+            if not run.searches:
+                raise ValueError(
+                    f"--resume_from_checkpoint {asked} belongs to a search, and this run does not search."
+                )
             return Resume(search_checkpoint=asked)
         return Resume(train_checkpoint=asked, search_done=os.path.exists(run.ranks_path))
-    searches = run.method.method == "autolora" and not run.method.ranks
     search_done = (
-        searches and os.path.exists(run.ranks_path) and os.path.exists(os.path.join(run.search_dir, "cost.json"))
+        run.searches and os.path.exists(run.ranks_path) and os.path.exists(os.path.join(run.search_dir, "cost.json"))
     )
     resume, passed_over = Resume(search_done=search_done), []
-    if search_done or not searches:
+    if search_done or not run.searches:
         resume.train_checkpoint, passed_over = newest_checkpoint(run.output_dir)
     else:
         resume.search_checkpoint, passed_over = newest_checkpoint(run.search_dir)
@@ -294,8 +362,8 @@ def _find_resume(run: Run) -> Resume:
 
 
 def _check_model(run: Run) -> None:
-    """Load the model: a wrong id or folder shows before anything is written, and so do modules, ranks and a budget that do
-    not fit it."""
+    """Load the model: a wrong id or folder shows before anything is written, and so do modules, ranks and a budget
+    that do not fit it."""
     base = run.load_ahead()
     with torch.device("meta"):
         skeleton = type(base)(base.config)
@@ -307,12 +375,24 @@ def _check_model(run: Run) -> None:
         given = run.method.lora_target_modules
         what = f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"
         raise ValueError(
-            f"{what} {'no module of ' if given else ''}{type(base).__name__} ({one_line(error).split('. ')[0]}). Its linear "
-            f"layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}; give "
+            f"{what} {'no module of ' if given else ''}{type(base).__name__} ({one_line(error).split('. ')[0]}). Its "
+            f"linear layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}; give "
             "--lora_target_modules."
         ) from error
+    if run.searches:
+        arguments = search_arguments(run)
+        if arguments.n_gpu > 1:
+            raise ValueError(
+                f"The search runs one process per GPU, got one process for {arguments.n_gpu} GPUs. Start it with "
+                "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
+            )
+        if run.training.do_train:
+            split_train(run.train_dataset, arguments.val_fraction)
+    if run.training.eval_strategy != "no" and "validation" not in run.datasets:
+        raise ValueError("--eval_strategy needs rows, got no validation rows. Add --validation_file.")
     if run.method.ranks:
-        LearnedRanks.load(run.method.ranks).check_names(names)
+        run.given_ranks = LearnedRanks.load(run.method.ranks)
+        run.given_ranks.check_names(names)
     elif run.method.rank_budget and run.method.method == "autolora":
         fill_budget(
             torch.zeros(len(costs), run.method.initial_rank),
@@ -325,15 +405,22 @@ def _check_model(run: Run) -> None:
 
 
 def _clear_output(run: Run) -> None:
-    """Make room for a run that starts from the beginning."""
+    """Make room: for a run from the beginning, or after a resume for what comes later than its checkpoint."""
     if run.is_main_process:
         os.makedirs(run.output_dir, exist_ok=True)
-        stale = [] if run.resume.origin else [name for name in os.listdir(run.output_dir) if _is_output(name)]
-        for name in stale:
+        later = ["all_results.json"] if run.resume.origin else [n for n in os.listdir(run.output_dir) if _is_output(n)]
+        if run.resume.search_checkpoint:
+            later += ["ranks.json", os.path.join("search", "cost.json"), os.path.join("search", KEPT_COMPONENTS)]
+            later += [
+                name for name in os.listdir(run.output_dir) if name.startswith("checkpoint-") and _is_output(name)
+            ]
+        for name in later:
             path = os.path.join(run.output_dir, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        if run.resume.origin and os.path.exists(os.path.join(run.output_dir, "all_results.json")):
-            os.remove(os.path.join(run.output_dir, "all_results.json"))  # unfinished again until the end
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            elif os.path.exists(path):
+                os.remove(path)
+        _write_json(run, RUN_FILE, {"command": _public_command(), "version": __version__})
     run.wait_for_everyone()
 
 
@@ -350,12 +437,10 @@ def _is_output(name: str) -> bool:
 def _build(run: Run) -> Built:
     """Build the method's model. A `ValueError` here is still about what was given (a budget, ranks of another
     model)."""
-    with usage_errors():
-        return METHODS[run.method.method](run)
+    return METHODS[run.method.method](run)
 
 
 # ---- what comes out
-# -----------------------------------------------------------------------------------------------------
 
 
 def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
@@ -374,7 +459,7 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
         "resumed_from": run.resume.origin,
     }
     if run.is_main_process:
-        command = hub.public_command([os.path.basename(sys.argv[0]) or "run_glue.py", *sys.argv[1:]])
+        command = _public_command()
         cost = total_cost(built.phases, command)
         _write_json(run, "cost.json", cost)
         if built.ranks is not None:
@@ -403,7 +488,7 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
             run.say(
                 "pushed to "
                 + hub.push_to_hub(
-                    run.output_dir, repository, token=run.training.hub_token, private=run.training.hub_private_repo
+                    run.output_dir, repository, token=run.hub_token, private=run.training.hub_private_repo
                 )
             )
     run.wait_for_everyone()
@@ -457,6 +542,10 @@ def _report(run: Run, built: Built, evaluation: dict, cost: dict, adapter: int, 
     if evaluation:
         run.say(_score_line(evaluation))
     run.say(f"adapter{', ranks.json and rank_heatmap.png' if built.ranks else ''} in {run.output_dir}")
+
+
+def _public_command() -> str:
+    return hub.public_command([os.path.basename(sys.argv[0]) or "run_glue.py", *sys.argv[1:]])
 
 
 def _hub_id(run: Run) -> str | None:

@@ -195,8 +195,8 @@ def fill_budget(scores: torch.Tensor, costs: list[int], budget: str | int, min_r
     ranks, spent = [min_rank] * modules, min_rank * sum(costs)
     if spent > parameters or (min_rank == 0 and parameters < min(costs)):
         raise ValueError(
-            f"rank_budget {budget} is {parameters:,} adapter parameters, and the least that min_rank {min_rank} allows "
-            f"is {max(spent, min(costs)):,}. Raise rank_budget" + (" or set min_rank 0." if min_rank else ".")
+            f"rank_budget {budget} is {parameters:,} adapter parameters, and the least that min_rank {min_rank} "
+            f"allows is {max(spent, min(costs)):,}. Raise rank_budget" + (" or set min_rank 0." if min_rank else ".")
         )
     rest = [(-ordered[m, j].item(), j, m) for m in range(modules) for j in range(min_rank, k)]
     for _, _, module in sorted(rest):

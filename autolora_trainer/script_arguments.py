@@ -138,6 +138,8 @@ class MethodArguments(SearchArguments):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be a positive number, got {value}.")
+        if self.ranks is not None and self.retrain_init == "search":
+            raise ValueError("--retrain_init search needs this run's own search, got --ranks. Drop one of the two.")
         if self.ranks is not None and self.method == "lora":
             raise ValueError(
                 "--ranks is for autolora and the pattern baselines, got --method lora. Did you mean --method autolora?"
@@ -166,6 +168,9 @@ class ScriptTrainingArguments(TrainingArguments):
     def __post_init__(self):
         self.chose_cpu = False
         self.chose_output_dir = self.output_dir is None
+        self.asked = (self.do_train, self.do_eval, self.do_predict)  # before eval_strategy turns do_eval on
+        if str(self.resume_from_checkpoint).lower() in ("none", "false", ""):
+            self.resume_from_checkpoint = None
         if self.disable_tqdm is None and not sys.stderr.isatty():
             self.disable_tqdm = True  # a log file is no place for a moving bar
         if self.bf16 and not self.use_cpu and not torch.accelerator.is_available():
@@ -259,13 +264,17 @@ def _config_tokens(path, known):
 
 
 def _tokens(settings: dict) -> list[str]:
-    """{'bf16': True, 'lora_target_modules': ['q', 'v']} -> ['--bf16', 'True', '--lora_target_modules', 'q', 'v']"""
+    """{'bf16': True, 'lora_target_modules': ['q', 'v']} -> ['--bf16=True', '--lora_target_modules', 'q', 'v']"""
     tokens = []
     for name, value in settings.items():
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        tokens += [f"--{name}", *map(str, values)]
+        if isinstance(value, list):
+            if any(str(item).startswith("-") for item in value):
+                raise ValueError(
+                    f"the list {name} holds {next(i for i in value if str(i).startswith('-'))!r}, an argument."
+                )
+            tokens += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            tokens.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
     return tokens
 
 

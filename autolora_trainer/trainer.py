@@ -23,13 +23,13 @@ from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.gates import attach_gates
 from autolora_trainer.ranks import LearnedRanks, SearchState, select_ranks
 from autolora_trainer.splits import EndlessBatches, split_train
-from autolora_trainer.trainer_utils import RandomState, fix_loss_scale, full_precision
+from autolora_trainer.trainer_utils import RandomState, ResumeAtEndMixin, fix_loss_scale, full_precision
 
 SELECTION_TENSORS = "selection.safetensors"
 SELECTION_STATE = "selection.json"
 
 
-class AutoLoraMixin:
+class AutoLoraMixin(ResumeAtEndMixin):
     """The search as a mixin over `transformers.Trainer` or a subclass of it: `class MyTrainer(AutoLoraMixin,
     Seq2SeqTrainer)`.
 
@@ -122,7 +122,7 @@ class AutoLoraMixin:
                 "peft_config=LoraConfig(...) or wrap the model with get_peft_model."
             )
 
-    # ---- Algorithm 1 ----------------------------------------------------------------------------------------------
+    # ---- Algorithm 1
 
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
@@ -141,15 +141,9 @@ class AutoLoraMixin:
                 f"The search runs one process per GPU, got one process for {self.args.n_gpu}. Start it with "
                 "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
             )
-        if (self.args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
-                "The search needs use_reentrant=False in activation_checkpointing_kwargs, got True: reentrant "
-                "checkpoints hide α from the gradient."
-            )
-        if self.args.save_only_model and str(self.args.save_strategy) != "no":
-            raise ValueError(
-                "save_only_model leaves out what a search needs to resume. Drop it, or set save_strategy='no'."
-            )
+
+    def training_is_over(self) -> bool:
+        return super().training_is_over() or self.rank_selection.settled
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Step 1 of Algorithm 1 for one micro-batch; after the last one of a window, step 2 every T weight steps."""
@@ -216,10 +210,6 @@ class AutoLoraMixin:
         group = self.optimizer.param_groups[0]
         if self.args.virtual_step == "sgd":
             return hypergradient.sgd_step(group["lr"] if self.args.inner_lr is None else self.args.inner_lr)
-        if "betas" not in group:
-            raise ValueError(
-                f"virtual_step adamw reads AdamW's state, got the optimizer {self.args.optim}. Use --virtual_step sgd."
-            )
         clip = 1.0
         if self.args.max_grad_norm:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(train_gradient)))
@@ -256,7 +246,7 @@ class AutoLoraMixin:
             for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
                 tensor.copy_(part.view_as(tensor))
 
-    # ---- What the search knows ------------------------------------------------------------------------------------
+    # ---- What the search knows
 
     @property
     def learned_ranks(self) -> LearnedRanks | None:
@@ -275,7 +265,7 @@ class AutoLoraMixin:
         """The ranks that the search would end with if it ended now, in the order of `gates.names`."""
         return select_ranks(self.search_state(), self.args.rank_rule, self.args.rank_budget, self.args.min_rank)
 
-    # ---- Logs -----------------------------------------------------------------------------------------------------
+    # ---- Logs
 
     def _zero_sums(self):
         """Sums since the last log: held-out loss, hypergradient norm, ratio, unusable steps, selection steps."""
@@ -311,7 +301,7 @@ class AutoLoraMixin:
             logs["search_skipped_selection_steps"] = int(unusable)
         return logs
 
-    # ---- Checkpoints ----------------------------------------------------------------------------------------------
+    # ---- Checkpoints
     # Trainer's pair of private hooks is the only one that runs before a checkpoint is rotated or pushed, honours
     # save_only_model, and loads after accelerate has prepared the optimizer.
 

@@ -36,6 +36,26 @@ def fix_loss_scale(trainer: Trainer) -> Trainer:
     return trainer
 
 
+class ResumeAtEndMixin:
+    """Over a Trainer: a run resumed from its last checkpoint trains nothing more.
+
+    Trainer looks at `max_steps` only after a step, so it would take one too many (seen with transformers 5.23).
+    """
+
+    def training_is_over(self) -> bool:
+        return self.state.global_step >= self.state.max_steps
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.training_is_over():
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+
+class RetrainTrainer(ResumeAtEndMixin, Trainer):
+    """The standard Trainer, but for a resume at its very end."""
+
+
 class RandomState:
     """The state of the generators that dropout draws from, to be restored before a pass is repeated."""
 

@@ -2,9 +2,9 @@
 
     python benchmarks/pretrain_sample.py --text wikinews.txt.xz --output autolora_trainer/sample/encoder
 
-Text: English Wikinews (CC BY 2.5, see NOTICE), and unlabelled lines of `autolora_trainer.sample.data.generate_text`. Every
-step takes rows of both. The tokenizer, a byte-level BPE, is trained on both too. `training.json` records what was run and
-what came out. About half an hour on one CPU core.
+Text: English Wikinews (CC BY 2.5, see NOTICE), and unlabelled lines of `autolora_trainer.sample.data.generate_text`.
+Every step takes rows of both. The tokenizer, a byte-level BPE, is trained on both too. `training.json` records what
+was run and what came out. About half an hour on one CPU core.
 """
 
 import argparse

@@ -165,7 +165,7 @@ def test_weights_are_restored_bit_for_bit_even_after_an_error():
     assert not model.selection.requires_grad
 
 
-# ---- a transformer in a trained state, with dropout and gates ------------------------------------------------------
+# ---- a transformer in a trained state, with dropout and gates
 
 
 def transformer(dropout, dtype=torch.float32):

@@ -123,7 +123,6 @@ def test_impossible_budget_is_refused(budget, message):
 
 
 # ---- the file
-# ---------------------------------------------------------------------------------------------------------
 
 
 def learned(ranks, initial_rank=8):
@@ -173,7 +172,6 @@ def test_malformed_file_is_refused_in_one_line(tmp_path, text, message):
 
 
 # ---- the adapter
-# ------------------------------------------------------------------------------------------------------
 
 
 def twelve_layers():

@@ -87,7 +87,7 @@ def test_generate_gives_what_is_asked_and_no_row_twice():
     assert [row["idx"] for row in rows] == list(range(300))
 
 
-# ---- the encoder --------------------------------------------------------------------------------------------------------
+# ---- the encoder
 
 
 def test_encoder_is_small_and_its_making_is_on_record():

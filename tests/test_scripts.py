@@ -21,6 +21,7 @@ from autolora_trainer.gates import lora_layers
 from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import PRESETS, parse_arguments
+from autolora_trainer.trainer_utils import RetrainTrainer
 from tests.conftest import sentences, tiny_checkpoint, write_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -75,7 +76,7 @@ def accuracy(place, model):
     return (predictions == torch.tensor([row["label"] for row in rows])).float().mean().item()
 
 
-# ---- what a run leaves ------------------------------------------------------------------------------------------------
+# ---- what a run leaves
 
 
 def test_every_file_of_the_contract_is_there(finished):
@@ -145,7 +146,7 @@ def test_the_same_command_gives_the_same_bits(place, finished, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
-# ---- methods and settings ----------------------------------------------------------------------------------------------
+# ---- methods and settings
 
 
 def test_ranks_file_skips_the_search_and_uniform_matches_its_size(place, finished, tmp_path):
@@ -269,13 +270,45 @@ def test_typed_wins_over_yaml_and_yaml_over_preset(tmp_path):
     assert parse_arguments([str(config)])[2].lora_alpha == 7
 
 
+def test_yaml_cannot_smuggle_an_argument_in(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("cache_dir: --trust_remote_code\n")
+    assert parse_arguments(["--config", str(config)])[0].trust_remote_code is False
+    config.write_text("lora_target_modules: [q, --trust_remote_code]\n")
+    with pytest.raises(UsageError, match="the list lora_target_modules holds '--trust_remote_code', an argument"):
+        parse_arguments(["--config", str(config)])
+
+
+def test_evaluation_during_training_does_not_replace_training(place, tmp_path):
+    settings = {
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "save_total_limit": 1,
+    }
+    results = run_glue.main(command(place, tmp_path / "o", num_train_epochs=3, **settings))
+    assert results["train_samples"] == 40 and "eval_accuracy" in results
+    kept = [name for name in os.listdir(tmp_path / "o") if name.startswith("checkpoint-")]
+    assert 1 <= len(kept) <= 2  # the newest and the best
+
+
+def test_token_reaches_no_file(place, tmp_path):
+    run_glue.main(
+        command(place, tmp_path / "o", max_steps=1, hub_token="hf_secret", token="hf_secret", save_strategy="epoch")
+    )
+    for folder, _, names in os.walk(tmp_path / "o"):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                assert b"hf_secret" not in file.read(), name
+
+
 def test_bf16_without_an_accelerator_runs_on_the_cpu(place, tmp_path, capsys):
     argv = command(place, tmp_path / "o", max_steps=1, use_cpu=None, bf16=True)
     run_glue.main(argv)
     assert "bf16 without an accelerator: running on the CPU" in capsys.readouterr().out
 
 
-# ---- interruption ------------------------------------------------------------------------------------------------------
+# ---- interruption
 
 
 def interrupt(monkeypatch, trainer_class, after):
@@ -302,12 +335,10 @@ def interrupt(monkeypatch, trainer_class, after):
 )
 @pytest.mark.parametrize("init", ["scratch", "search"])
 def test_interrupted_run_goes_on_to_the_same_bits(place, tmp_path, monkeypatch, phase, after, expected, init):
-    from transformers import Trainer
-
     settings = {"save_strategy": "steps", "save_steps": 2, "retrain_init": init}
     whole = run_glue.main(command(place, tmp_path / "whole", **settings))
     with monkeypatch.context() as patch:
-        interrupt(patch, AutoLoraTrainer if phase == "search" else Trainer, after)
+        interrupt(patch, AutoLoraTrainer if phase == "search" else RetrainTrainer, after)
         with pytest.raises(KeyboardInterrupt):
             run_glue.main(command(place, tmp_path / "part", **settings))
     assert not (tmp_path / "part" / "all_results.json").exists()
@@ -318,6 +349,29 @@ def test_interrupted_run_goes_on_to_the_same_bits(place, tmp_path, monkeypatch, 
     assert resumed["eval_loss"] == whole["eval_loss"]
     costs = [json.loads((tmp_path / name / "cost.json").read_text()) for name in ("whole", "part")]
     assert all(costs[0][p]["passes"] == costs[1][p]["passes"] for p in ("search", "retrain"))
+
+
+@pytest.mark.parametrize("phase", ["search", "retrain"])
+def test_resume_from_the_last_checkpoint_of_a_phase_trains_nothing_more(place, tmp_path, monkeypatch, phase):
+    """Killed after the last checkpoint, with a length that is no whole number of epochs and a constant rate."""
+    settings = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "lr_scheduler_type": "constant",
+        "search_max_steps": 6,
+        "max_steps": 13,
+    }
+    whole = run_glue.main(command(place, tmp_path / "whole", **settings))
+    with monkeypatch.context() as patch:
+        cls = AutoLoraTrainer if phase == "search" else RetrainTrainer
+        patch.setattr(cls, "_finalize_training", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_glue.main(command(place, tmp_path / "part", **settings))
+    resumed = run_glue.main([*command(place, tmp_path / "part", **settings), "--resume_from_checkpoint"])
+    assert resumed["resumed_from"] == {"phase": phase, "step": 6 if phase == "search" else 13}
+    assert resumed["eval_loss"] == whole["eval_loss"]
+    for name in ("ranks.json", "adapter_model.safetensors"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_nothing_to_resume_starts_over_and_says_so(place, tmp_path, capsys):
@@ -348,7 +402,7 @@ def test_finished_run_is_refused_and_overwrite_replaces_only_its_own_files(place
     assert (output / "mine.txt").read_text() == "kept"
 
 
-# ---- bad input ---------------------------------------------------------------------------------------------------------
+# ---- bad input
 
 BAD_INPUT = [
     ({"task_name": "mrcp"}, "task_name must be one of .*, got 'mrcp'"),
@@ -357,14 +411,18 @@ BAD_INPUT = [
     ({"train_file": "nowhere.jsonl"}, "nowhere.jsonl"),
     ({"validation_file": None}, "--do_eval needs rows, got no validation rows. Add --validation_file."),
     ({"initial_rank": "eight"}, "initial[-_]rank: invalid int value: 'eight'; --help lists the arguments"),
-    ({"initial_rank": 0}, "initial_rank must be at least 1, got 0"),
+    ({"initial_rank": 0}, "initial_rank must be at least 2, got 0"),
     ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1"),
     ({"rank_budget": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module has"),
     (
         {"lora_target_modules": ["q_proj"]},
         "--lora_target_modules q_proj fits no module of Roberta.* Its linear layers are named like 'roberta.encoder",
     ),
-    ({"model_name_or_path": "/nowhere"}, "/nowhere"),
+    ({"model_name_or_path": "/nowhere"}, "Could not load '/nowhere': it is no folder here, and .* Give a folder with"),
+    (
+        {"model_name_or_path": "roberta-base"},
+        "Could not load 'roberta-base': .* --model_name_or_path, or connect once",
+    ),
     ({"ranks": "nowhere.json"}, "nowhere.json"),
     ({"scaling": "linear"}, "scaling must be constant or paper|scaling must be one of constant, paper"),
     ({"fp16": True}, "fp16"),
@@ -396,6 +454,27 @@ def test_ranks_of_another_model_are_refused_before_anything_is_written(place, tm
     with pytest.raises(UsageError, match="the model lacks 1 of them; the first is 'model.layers.0.q_proj'.*org/llama"):
         run_glue.main(command(place, tmp_path / "o", ranks=tmp_path / "ranks.json"))
     assert not (tmp_path / "o").exists()
+
+
+def test_files_of_others_are_never_cleared(place, tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "README.md").write_text("mine")
+    for extra in ([], ["--overwrite"]):
+        with pytest.raises(UsageError, match=r"holds files that no run of this package wrote \(README.md, search\)"):
+            run_glue.main([*command(place, tmp_path), *extra])
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_ranks_file_in_its_own_output_dir_is_refused(place, finished):
+    argv = [*command(place, finished[0], ranks=finished[0] / "ranks.json"), "--overwrite"]
+    with pytest.raises(UsageError, match="lies where this run writes its own. Give another --output_dir"):
+        run_glue.main(argv)
+    assert (finished[0] / "ranks.json").exists()
+
+
+def test_resume_false_does_not_replace_a_finished_run(place, finished):
+    with pytest.raises(UsageError, match="holds a finished run"):
+        run_glue.main(command(place, finished[0], resume_from_checkpoint=False))
 
 
 def test_output_dir_on_a_file_is_refused(place, tmp_path, capsys):

@@ -19,7 +19,7 @@ from autolora_trainer.trainer import AutoLoraTrainer
 SHARED_ARGUMENTS = """
     per_device_train_batch_size gradient_accumulation_steps lr_scheduler_type lr_scheduler_kwargs warmup_steps
     weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim bf16 fp16 tf32 use_cpu seed data_seed
-    full_determinism logging_steps report_to run_name disable_tqdm log_level save_strategy save_steps save_total_limit
+    full_determinism logging_steps report_to run_name disable_tqdm log_level save_strategy save_steps
     activation_checkpointing activation_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
     dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters ddp_backend ddp_timeout
 """.split()
@@ -29,6 +29,8 @@ KEPT_COMPONENTS = "kept_components.safetensors"
 def search_arguments(run) -> AutoLoraTrainingArguments:
     """The search's arguments: its own, and those it shares with the final training."""
     shared = {name: getattr(run.training, name) for name in SHARED_ARGUMENTS}
+    if shared["save_strategy"] == "best":
+        shared["save_strategy"] = "steps"  # there is no best in a search
     own = {name: getattr(run.method, name) for name in SearchArguments.__dataclass_fields__}
     return AutoLoraTrainingArguments(
         output_dir=run.search_dir,
@@ -48,16 +50,17 @@ def search(run) -> tuple[LearnedRanks, dict]:
     Returns:
         The ranks, and the cost of the phase.
     """
+    arguments = search_arguments(run)
     checkpoint = run.resume.search_checkpoint
     cost = CostMeter(earlier=read_manifest(checkpoint)["cost"] if checkpoint else None)
     model = get_peft_model(run.base_model(), run.lora_config(r=run.method.initial_rank))
     trainer = AutoLoraTrainer(
         model=model,
-        args=search_arguments(run),
+        args=arguments,
         train_dataset=run.train_dataset,
         data_collator=run.data_collator,
         processing_class=run.tokenizer,
-        callbacks=[RankSelectionCallback(run.base_model_name), cost, CheckpointManifest(cost)],
+        callbacks=[RankSelectionCallback(run.base_model_name), cost, CheckpointManifest(cost, run.save_total_limit)],
     )
     run.say(
         f"search: {len(trainer.train_dataset)} rows in D_tr, {len(trainer.val_dataset)} in D_val, "
@@ -81,9 +84,7 @@ def search(run) -> tuple[LearnedRanks, dict]:
 
 def build(run) -> Built:
     if run.method.ranks:
-        ranks, phases = LearnedRanks.load(run.method.ranks), {}
-        if run.method.retrain_init == "search":
-            raise ValueError("--retrain_init search needs this run's own search, got --ranks. Drop one of the two.")
+        ranks, phases = run.given_ranks, {}
         run.say(f"ranks from {os.path.basename(run.method.ranks)}, no search")
     elif run.resume.search_done:
         ranks = LearnedRanks.load(run.ranks_path)

@@ -38,6 +38,6 @@ def pattern(run, model: PeftModel, ranks: dict[str, int], rule: str) -> LearnedR
         modules={name: ModuleRank(rank) for name, rank in ranks.items()},
         base_model=run.base_model_name,
         base_model_fingerprint=fingerprint(model, ranks),
-        initial_rank=run.method.initial_rank,
+        initial_rank=run.given_ranks.initial_rank if run.given_ranks else run.method.initial_rank,
         rank_rule=rule,
     )

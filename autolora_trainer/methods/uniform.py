@@ -4,7 +4,7 @@ Scale and training are the retrain's, so that only the ranks differ.
 """
 
 from autolora_trainer.methods.common import Built, component_costs, pattern, probe_adapter
-from autolora_trainer.ranks import LearnedRanks, parse_budget
+from autolora_trainer.ranks import parse_budget
 from autolora_trainer.retrain import build_adapter
 
 
@@ -32,10 +32,9 @@ def uniform_ranks(costs: dict[str, int], parameters: int) -> dict[str, int]:
 
 def pattern_size(run, costs: dict[str, int]) -> int:
     """Adapter parameters of a pattern baseline: those of `--ranks FILE`, else `--rank_budget`, else uniform rank 4."""
-    if run.method.ranks:
-        learned = LearnedRanks.load(run.method.ranks)
-        learned.check_names(costs)
-        return sum(costs[name] * rank for name, rank in learned.ranks.items())
+    if run.given_ranks:
+        run.given_ranks.check_names(costs)
+        return sum(costs[name] * rank for name, rank in run.given_ranks.ranks.items())
     return parse_budget(run.method.rank_budget or "lora:4", list(costs.values()))
 
 

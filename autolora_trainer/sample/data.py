@@ -6,8 +6,9 @@
     Although the bank praised the nurse, the plan was not endorsed.       unfavourable
 
 A label is a product of signs: the verb's (praise or condemn, in synonyms), whether the event happened (`managed to`,
-`failed to`, not), and whether a report confirms or denies it. Passives, clefts, times, places and a clause about something else, with its
-own verb and its own negation, change the words and not the label. Counting words does not solve it.
+`failed to`, not), and whether a report confirms or denies it. Passives, clefts, times, places and a clause about
+something else, with its own verb and its own negation, change the words and not the label. Counting words does not
+solve it.
 """
 
 import random
@@ -111,7 +112,8 @@ def generate(num_rows: int, seed: int) -> list[dict]:
         num_rows: how many.
         seed: the same seed gives the same rows on every machine.
     Returns:
-        Rows with `sentence`, `label` (1: favourable, 0: unfavourable), `idx` and `phenomenon` (which signs are expressed).
+        Rows with `sentence`, `label` (1: favourable, 0: unfavourable), `idx` and `phenomenon` (which signs are
+        expressed).
     Example:
         >>> [row["label"] for row in generate(4, seed=0)]
         [0, 1, 0, 1]

@@ -1,10 +1,12 @@
 """Word tables of the sample task. `data.py` combines them; nothing here depends on anything else."""
 
 NAMES = (
-    "Ana Bruno Carla Daniel Elena Felix Greta Hugo Irene Jonas Karin Leo Marta Nadia Oscar Paula Rosa Simon Tessa Viktor "
-    "Yusuf Zara Amir Mei Kofi Leila Ravi Sofia Tomas Anton"
+    "Ana Bruno Carla Daniel Elena Felix Greta Hugo Irene Jonas Karin Leo Marta Nadia Oscar Paula Rosa Simon Tessa "
+    "Viktor Yusuf Zara Amir Mei Kofi Leila Ravi Sofia Tomas Anton"
 ).split()
-JOBS = "surgeon violinist senator biologist novelist sergeant nurse teacher farmer pilot engineer banker lawyer baker".split()
+JOBS = (
+    "surgeon violinist senator biologist novelist sergeant nurse teacher farmer pilot engineer banker lawyer baker"
+).split()
 ORGANISATIONS = (
     "city council|bank|university|union|airline|court|ministry|army|church|company|parliament|committee".split("|")
 )
