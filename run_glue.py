@@ -97,6 +97,7 @@ class GlueApplication:
             config=copy.deepcopy(self.config),
             dtype="float32",
             ignore_mismatched_sizes=True,
+            attn_implementation=run.model.attn_implementation,
         )
         if run.model.base_model_id:
             model.name_or_path = model.config._name_or_path = run.model.base_model_id
@@ -148,9 +149,13 @@ def load_tokenizer(run: Run):
 # The built-in sample: its own small encoder, and rates for 2.5 million parameters instead of 125.
 SAMPLE_DEFAULTS = {
     "model_name_or_path": encoder_path(),
-    "learning_rate": 4e-3,
+    "attn_implementation": "eager",  # faster than sdpa at this size on a CPU
+    "learning_rate": 2e-3,
+    "warmup_steps": 20,
     "per_device_train_batch_size": 32,
     "num_train_epochs": 4,
+    "lora_alpha": 32,
+    "lora_dropout": 0.0,
 }
 
 

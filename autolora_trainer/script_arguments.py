@@ -59,6 +59,9 @@ class ModelArguments:
         },
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2 …. Default: the model's."}
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
     token: str | None = field(default=None, metadata={"help": "Hub token. Default: the one of `hf auth login`."})
     trust_remote_code: bool = field(
@@ -167,6 +170,8 @@ class ScriptTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self.chose_cpu = False
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is no device to copy to
         self.chose_output_dir = self.output_dir is None
         self.asked = (self.do_train, self.do_eval, self.do_predict)  # before eval_strategy turns do_eval on
         if str(self.resume_from_checkpoint).lower() in ("none", "false", ""):

@@ -120,9 +120,7 @@ def save(model, tokenizer, output: Path, record: dict) -> None:
         if name.startswith("roberta.") and not name.endswith(("position_ids", "token_type_ids"))
     }
     save_file(encoder, output / "model.safetensors", metadata={"format": "pt"})
-    config = RobertaConfig(
-        **{**model.config.to_dict(), "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    )
+    config = RobertaConfig(**model.config.to_dict())  # dropout 0: the encoder is too small to overfit its task
     config.architectures, config.dtype = ["RobertaModel"], "float32"
     config.save_pretrained(output)
     tokenizer.save_pretrained(output)

@@ -42,10 +42,10 @@ class _Event:
         self.generator = generator
         choose = generator.choice
         good, bad, objects = choose(VERBS)
-        count = generator.choices((0, 1, 2), (3, 5, 2))[0] if signs is None else signs
+        count = generator.choices((0, 1, 2), (5, 4, 1))[0] if signs is None else signs
         expressed = generator.sample(("modal", "report"), count)
-        self.happened = choose((True, False)) if "modal" in expressed else True
-        self.confirmed = choose((True, False)) if "report" in expressed else True
+        self.happened = generator.random() < 0.5 if "modal" in expressed else True
+        self.confirmed = generator.random() < 0.5 if "report" in expressed else True
         favourable = choose((True, False)) if favourable is None else favourable
         self.good_verb = favourable == (self.happened == self.confirmed)
         self.favourable = favourable
@@ -94,7 +94,7 @@ class _Event:
 
 def _sentence(generator: random.Random, event: _Event) -> str:
     text = event.statement()
-    if generator.random() < 0.5:  # a clause about something else, with a sign of its own
+    if generator.random() < 0.3:  # a clause about something else, with a sign of its own
         other = _Event(generator, signs=generator.choice((0, 1)))
         joined = f"{generator.choice(SUBORDINATORS)} {other.statement()}"
         text = f"{joined}, {text}" if generator.random() < 0.5 else f"{text}, {joined}"
