@@ -31,7 +31,7 @@ from autolora_trainer.methods.autolora import KEPT_COMPONENTS, search_arguments
 from autolora_trainer.methods.common import Built, component_costs
 from autolora_trainer.ranks import LearnedRanks, fill_budget, parse_budget
 from autolora_trainer.splits import split_train
-from autolora_trainer.trainer_utils import RandomState, RetrainTrainer, fix_loss_scale
+from autolora_trainer.trainer_utils import RandomState, RetrainTrainer, fix_loss_scale, full_precision
 from autolora_trainer.version import __version__
 
 logger = logging.getLogger("autolora_trainer")
@@ -447,7 +447,8 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
     adapter, head = count_parameters(trainer.model)
     evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
     if run.training.do_predict:
-        run.application.predict(run, trainer)
+        with full_precision(trainer.model):
+            run.application.predict(run, trainer)
     results = {
         **metrics,
         **evaluation,
@@ -498,7 +499,8 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
 def _evaluate(run: Run, trainer: Trainer) -> dict:
     evaluation = {}
     for suffix, split in run.application.evaluation_splits(run).items():
-        scores = trainer.evaluate(run.datasets[split])
+        with full_precision(trainer.model):  # the score of the adapter as it loads elsewhere: without autocast
+            scores = trainer.evaluate(run.datasets[split])
         scores["eval_samples"] = len(run.datasets[split])
         evaluation.update({key + suffix: value for key, value in scores.items() if key != "epoch"})
     if run.is_main_process:
@@ -514,10 +516,12 @@ def _evaluate_only(run: Run) -> dict:
                 f"{run.output_dir} holds no adapter to evaluate. Add --do_train, or give its --output_dir."
             )
         model = PeftModel.from_pretrained(run.base_model(), run.output_dir)
+    run.training = dataclasses.replace(run.training, bf16=False, fp16=False)  # as in a run that has just trained
     trainer = make_trainer(run, model, [])
     evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
     if run.training.do_predict:
-        run.application.predict(run, trainer)
+        with full_precision(trainer.model):
+            run.application.predict(run, trainer)
     run.say(_score_line(evaluation))
     return evaluation
 

@@ -67,13 +67,22 @@ def finished(place):
     return output, run_glue.main(command(place, output, test_file=place / "test.jsonl"))
 
 
-def accuracy(place, model):
+def evaluation_batch(place):
     tokenizer = AutoTokenizer.from_pretrained(place / "tiny-roberta")
     rows = [json.loads(line) for line in (place / "validation.jsonl").read_text().splitlines()]
     batch = tokenizer([row["sentence"] for row in rows], padding=True, return_tensors="pt")
+    return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
+
+
+def accuracy(place, model):
+    batch = evaluation_batch(place)
     with torch.no_grad():
-        predictions = model.eval()(**batch).logits.argmax(-1)
-    return (predictions == torch.tensor([row["label"] for row in rows])).float().mean().item()
+        return (model.eval()(**batch).logits.argmax(-1) == batch["labels"]).double().mean().item()
+
+
+def loss(place, model):
+    with torch.no_grad():
+        return model.eval()(**evaluation_batch(place)).loss.item()
 
 
 # ---- what a run leaves
@@ -212,6 +221,16 @@ def test_regression_reports_both_correlations(place, tmp_path):
     files = {f"{name}_file": write_rows(tmp_path / f"{name}.jsonl", rows) for name in ("train", "validation")}
     results = run_glue.main(command(place, tmp_path / "o", task_name="stsb", max_steps=2, **files))
     assert {"eval_pearsonr", "eval_spearmanr"} <= results.keys() and results["head_params"] == 16 * 17 + 17
+
+
+def test_score_of_a_bf16_run_is_that_of_the_adapter_as_it_loads(place, tmp_path):
+    results = run_glue.main(command(place, tmp_path / "o", bf16=True))
+    base = AutoModelForSequenceClassification.from_pretrained(place / "tiny-roberta")
+    model = PeftModel.from_pretrained(base, tmp_path / "o")
+    assert accuracy(place, model) == results["eval_accuracy"]
+    assert loss(place, model) == pytest.approx(results["eval_loss"], rel=1e-5)  # bf16 would be off by 1e-3
+    again = run_glue.main(command(place, tmp_path / "o", bf16=True) + ["--do_eval"])
+    assert again["eval_loss"] == pytest.approx(results["eval_loss"], rel=1e-6)
 
 
 def test_evaluation_alone_uses_the_adapter_in_output_dir(place, finished):
