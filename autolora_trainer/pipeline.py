@@ -534,7 +534,7 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def _score_line(evaluation: dict) -> str:
-    hidden = ("runtime", "per_second", "samples", "loss")
+    hidden = ("runtime", "per_second", "samples", "loss", "preparation_time")
     return ", ".join(
         f"{key} = {value:.4f}" for key, value in evaluation.items() if not any(part in key for part in hidden)
     )
