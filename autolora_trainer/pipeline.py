@@ -16,50 +16,24 @@ from dataclasses import dataclass, field
 
 import torch
 from datasets import disable_progress_bars
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from transformers import Trainer, set_seed
-from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging as transformers_logging
 
 from autolora_trainer import hub, report
 from autolora_trainer.callbacks import public_model_name
-from autolora_trainer.checkpoints import CheckpointManifest, fault, newest_checkpoint, read_manifest, write_atomically
+from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
+from autolora_trainer.checks import RUN_FILE, Resume, check_model, check_request, find_resume, is_output
 from autolora_trainer.cost import CostMeter, total_cost
 from autolora_trainer.errors import one_line, usage_errors
 from autolora_trainer.methods import METHODS
-from autolora_trainer.methods.autolora import KEPT_COMPONENTS, search_arguments
-from autolora_trainer.methods.common import Built, component_costs
-from autolora_trainer.ranks import LearnedRanks, fill_budget, parse_budget
-from autolora_trainer.splits import split_train
+from autolora_trainer.methods.autolora import KEPT_COMPONENTS
+from autolora_trainer.methods.common import Built
+from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.trainer_utils import RandomState, RetrainTrainer, fix_loss_scale, full_precision
 from autolora_trainer.version import __version__
 
 logger = logging.getLogger("autolora_trainer")
-
-RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our own files are ever cleared
-# What a run writes into output_dir: what `--overwrite`, and starting an unfinished run again, remove.
-OUTPUT_FILES = """
-    adapter_config.json adapter_model.safetensors ranks.json rank_heatmap.png rank_heatmap.svg all_results.json
-    train_results.json eval_results.json trainer_state.json cost.json README.md training_args.bin
-""".split()
-
-
-@dataclass
-class Resume:
-    """Where an interrupted run goes on: at a checkpoint of the search, or of the retrain, or between the two."""
-
-    search_checkpoint: str | None = None
-    search_done: bool = False
-    train_checkpoint: str | None = None
-
-    @property
-    def origin(self) -> dict | None:
-        """`resumed_from` of all_results.json."""
-        checkpoint = self.train_checkpoint or self.search_checkpoint
-        if checkpoint is None and not self.search_done:
-            return None
-        phase = "search" if self.search_checkpoint else "retrain"
-        return {"phase": phase, "step": read_manifest(checkpoint)["step"] if checkpoint else 0}
 
 
 @dataclass
@@ -97,6 +71,12 @@ class Run:
     @property
     def train_dataset(self):
         return self.datasets["train"]
+
+    @property
+    def hub_id(self) -> str | None:
+        """The base model's Hub id; None for a folder, whose name means nothing elsewhere."""
+        local = os.path.isdir(self.model.model_name_or_path)
+        return self.model.base_model_id or (None if local else self.model.model_name_or_path)
 
     @property
     def searches(self) -> bool:
@@ -173,10 +153,10 @@ def execute(application, model, data, method, training) -> dict:
     run.hub_token, training.hub_token = training.hub_token, None  # or it would be written into training_args.bin
     run.save_total_limit, training.save_total_limit = training.save_total_limit, None  # see CheckpointManifest
     with usage_errors():
-        _check_request(run)
-        run.resume = _find_resume(run)
+        check_request(run)
+        run.resume = find_resume(run)
         application.load_data(run)
-        _check_model(run)
+        check_model(run)
     if training.chose_cpu:
         run.say("bf16 without an accelerator: running on the CPU (use_cpu=True)")
     if not training.do_train:
@@ -247,9 +227,6 @@ def load_pretrained(auto_class, name: str, model, **arguments):
         ) from error
 
 
-# ---- checks, before anything is written
-
-
 def _set_up_logging(training) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     transformers_logging.set_verbosity(
@@ -262,157 +239,15 @@ def _set_up_logging(training) -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
-def _check_request(run: Run) -> None:
-    data, training = run.data, run.training
-    tasks = run.application.task_names
-    if data.task_name is None:
-        raise ValueError(f"--task_name is missing. Give one of {', '.join(tasks)}.")
-    data.task_name = data.task_name.lower()
-    if data.task_name not in tasks:
-        raise ValueError(f"task_name must be one of {', '.join(tasks)}, got {data.task_name!r}.")
-    for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
-        if getattr(data, name) is not None and getattr(data, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(data, name)}.")
-    if data.max_seq_length < 4:
-        raise ValueError(f"max_seq_length must be at least 4, got {data.max_seq_length}.")
-    training.do_train, training.do_eval, training.do_predict = training.asked
-    if not any(training.asked):
-        training.do_train = training.do_eval = True
-        training.do_predict = data.test_file is not None
-    if training.fp16 and run.method.method == "autolora" and not run.method.ranks:
-        raise ValueError(
-            "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
-        )
-    try:
-        for callback in get_reporting_integration_callbacks(training.report_to):
-            callback()
-    except (RuntimeError, ImportError) as error:
-        raise ValueError(f"--report_to {' '.join(training.report_to)}: {one_line(error)}") from error
-    if training.chose_output_dir:
-        training.output_dir = os.path.join("outputs", f"{data.task_name}-{run.method.method}")
-    if run.push:
-        if training.hub_model_id:
-            hub.check_repo_id(training.hub_model_id)
-        if _hub_id(run) is None:
-            raise ValueError(
-                "--push_to_hub needs the base model's Hub id, got a folder "
-                f"({os.path.basename(run.model.model_name_or_path)}). Add --base_model_id OWNER/NAME."
-            )
-    parent = training.output_dir
-    while parent and not os.path.exists(parent):
-        parent = os.path.dirname(parent)
-    if parent and not os.path.isdir(parent):
-        raise ValueError(f"output_dir {training.output_dir} lies on a file ({parent}). Give another --output_dir.")
-    if not os.access(parent or ".", os.W_OK):
-        raise ValueError(f"output_dir {training.output_dir} cannot be written. Give another --output_dir.")
-    ours = os.path.exists(os.path.join(training.output_dir, RUN_FILE))
-    present = os.listdir(training.output_dir) if os.path.isdir(training.output_dir) else []
-    foreign = [] if ours else sorted(name for name in present if _is_output(name))
-    if training.do_train and foreign:
-        raise ValueError(
-            f"{training.output_dir} holds files that no run of this package wrote ({', '.join(foreign[:3])}), and the "
-            "run would replace them. Give another --output_dir."
-        )
-    if (
-        training.do_train
-        and run.method.ranks
-        and os.path.realpath(run.method.ranks) == os.path.realpath(run.ranks_path)
-    ):
-        raise ValueError(f"--ranks {run.method.ranks} lies where this run writes its own. Give another --output_dir.")
-    finished = os.path.exists(os.path.join(training.output_dir, "all_results.json"))
-    if training.do_train and finished and not run.method.overwrite and not training.resume_from_checkpoint:
-        raise ValueError(
-            f"{training.output_dir} holds a finished run. Add --overwrite to replace it, or give another --output_dir."
-        )
-
-
-def _find_resume(run: Run) -> Resume:
-    """What `--resume_from_checkpoint` means here: a checkpoint to go on from, and the phase it belongs to."""
-    asked = run.training.resume_from_checkpoint
-    if asked in (None, "", "False", "false"):
-        return Resume()
-    if asked not in ("True", "true"):
-        reason = fault(asked)
-        if reason:
-            raise ValueError(
-                f"--resume_from_checkpoint {asked} {reason}. Give a checkpoint-N folder, or no value for the newest."
-            )
-        if os.path.basename(os.path.dirname(os.path.abspath(asked))) == "search":
-            if not run.searches:
-                raise ValueError(
-                    f"--resume_from_checkpoint {asked} belongs to a search, and this run does not search."
-                )
-            return Resume(search_checkpoint=asked)
-        return Resume(train_checkpoint=asked, search_done=os.path.exists(run.ranks_path))
-    search_done = (
-        run.searches and os.path.exists(run.ranks_path) and os.path.exists(os.path.join(run.search_dir, "cost.json"))
-    )
-    resume, passed_over = Resume(search_done=search_done), []
-    if search_done or not run.searches:
-        resume.train_checkpoint, passed_over = newest_checkpoint(run.output_dir)
-    else:
-        resume.search_checkpoint, passed_over = newest_checkpoint(run.search_dir)
-    for line in passed_over:
-        run.warn(f"passed over: {line}")
-    if resume.origin is None:
-        run.say(f"no whole checkpoint in {run.output_dir}: starting from the beginning")
-    else:
-        run.say("going on from {phase}, step {step}".format(**resume.origin))
-    return resume
-
-
-def _check_model(run: Run) -> None:
-    """Load the model: a wrong id or folder shows before anything is written, and so do modules, ranks and a budget
-    that do not fit it."""
-    base = run.load_ahead()
-    with torch.device("meta"):
-        skeleton = type(base)(base.config)
-    names = [name for name, _ in skeleton.named_modules()]
-    linear = [name for name, module in skeleton.named_modules() if isinstance(module, torch.nn.Linear)]
-    try:
-        costs = component_costs(get_peft_model(skeleton, run.lora_config(r=1)))
-    except ValueError as error:
-        given = run.method.lora_target_modules
-        what = f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"
-        raise ValueError(
-            f"{what} {'no module of ' if given else ''}{type(base).__name__} ({one_line(error).split('. ')[0]}). Its "
-            f"linear layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}; give "
-            "--lora_target_modules."
-        ) from error
-    if run.searches:
-        arguments = search_arguments(run)
-        if arguments.n_gpu > 1:
-            raise ValueError(
-                f"The search runs one process per GPU, got one process for {arguments.n_gpu} GPUs. Start it with "
-                "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
-            )
-        if run.training.do_train:
-            split_train(run.train_dataset, arguments.val_fraction)
-    if run.training.eval_strategy != "no" and "validation" not in run.datasets:
-        raise ValueError("--eval_strategy needs rows, got no validation rows. Add --validation_file.")
-    if run.method.ranks:
-        run.given_ranks = LearnedRanks.load(run.method.ranks)
-        run.given_ranks.check_names(names)
-    elif run.method.rank_budget and run.method.method == "autolora":
-        fill_budget(
-            torch.zeros(len(costs), run.method.initial_rank),
-            list(costs.values()),
-            run.method.rank_budget,
-            run.method.min_rank,
-        )
-    elif run.method.rank_budget:
-        parse_budget(run.method.rank_budget, list(costs.values()))
-
-
 def _clear_output(run: Run) -> None:
     """Make room: for a run from the beginning, or after a resume for what comes later than its checkpoint."""
     if run.is_main_process:
         os.makedirs(run.output_dir, exist_ok=True)
-        later = ["all_results.json"] if run.resume.origin else [n for n in os.listdir(run.output_dir) if _is_output(n)]
+        later = ["all_results.json"] if run.resume.origin else [n for n in os.listdir(run.output_dir) if is_output(n)]
         if run.resume.search_checkpoint:
             later += ["ranks.json", os.path.join("search", "cost.json"), os.path.join("search", KEPT_COMPONENTS)]
             later += [
-                name for name in os.listdir(run.output_dir) if name.startswith("checkpoint-") and _is_output(name)
+                name for name in os.listdir(run.output_dir) if name.startswith("checkpoint-") and is_output(name)
             ]
         for name in later:
             path = os.path.join(run.output_dir, name)
@@ -422,16 +257,6 @@ def _clear_output(run: Run) -> None:
                 os.remove(path)
         _write_json(run, RUN_FILE, {"command": _public_command(), "version": __version__})
     run.wait_for_everyone()
-
-
-def _is_output(name: str) -> bool:
-    prefix, _, number = name.partition("-")
-    return (
-        name in OUTPUT_FILES
-        or name == "search"
-        or name.startswith("predict_results_")
-        or (prefix == "checkpoint" and number.isdigit())
-    )
 
 
 def _build(run: Run) -> Built:
@@ -472,7 +297,7 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
         hub.write_model_card(
             run.output_dir,
             built.ranks,
-            base_model=_hub_id(run),
+            base_model=run.hub_id,
             metrics=evaluation,
             method=run.method.method,
             cost=cost,
@@ -550,13 +375,6 @@ def _report(run: Run, built: Built, evaluation: dict, cost: dict, adapter: int, 
 
 def _public_command() -> str:
     return hub.public_command([os.path.basename(sys.argv[0]) or "run_glue.py", *sys.argv[1:]])
-
-
-def _hub_id(run: Run) -> str | None:
-    """The base model's Hub id; None for a folder, whose name means nothing elsewhere."""
-    if run.model.base_model_id:
-        return run.model.base_model_id
-    return None if os.path.isdir(run.model.model_name_or_path) else run.model.model_name_or_path
 
 
 def _write_json(run: Run, name: str, content: dict) -> None:
