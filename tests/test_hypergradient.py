@@ -6,9 +6,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from autolora_trainer import hypergradient
 from autolora_trainer.gates import attach_gates
+from autolora_trainer.sample import encoder_path
+from autolora_trainer.sample.data import generate
 from autolora_trainer.trainer_utils import RandomState
 from tests.conftest import lora, tiny_roberta
 
@@ -205,6 +208,26 @@ def test_finite_difference_equals_exact_on_a_trained_transformer_with_replayed_d
     assert exact.implicit.norm() > 1e-6
     assert relative_error(estimate.implicit, exact.implicit) < 5e-3
     assert torch.cosine_similarity(estimate.implicit.flatten(), exact.implicit.flatten(), dim=0) > 0.9999
+
+
+def test_finite_difference_equals_exact_on_the_shipped_encoder():
+    """A pre-trained model of six blocks on rows of the sample, in a state like a trained one, with dropout."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder_path())
+    base = AutoModelForSequenceClassification.from_pretrained(encoder_path(), hidden_dropout_prob=0.1)
+    model = lora(base, rank=4, lora_dropout=0.1)
+    gates = attach_gates(model)
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    made = generate(16, seed=3)
+    batch = [
+        {
+            **tokenizer([row["sentence"] for row in part], padding=True, return_tensors="pt"),
+            "labels": torch.tensor([row["label"] for row in part]),
+        }
+        for part in (made[:8], made[8:])
+    ]
+    exact, estimate = both_estimates(model.train(), gates, weights, batch)
+    assert relative_error(estimate.implicit, exact.implicit) < 0.02
+    assert torch.cosine_similarity(estimate.implicit.flatten(), exact.implicit.flatten(), dim=0) > 0.999
 
 
 def test_fresh_dropout_masks_would_be_noise():
