@@ -76,7 +76,7 @@ def check_request(run: "Run") -> None:
     if not any(training.asked):
         training.do_train = training.do_eval = True
         training.do_predict = data.test_file is not None
-    if training.fp16 and run.method.method == "autolora" and not run.method.ranks:
+    if training.fp16 and run.searches:
         raise ValueError(
             "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
         )
@@ -126,7 +126,7 @@ def check_request(run: "Run") -> None:
 def find_resume(run: "Run") -> Resume:
     """What `--resume_from_checkpoint` means here: a checkpoint to go on from, and the phase it belongs to."""
     asked = run.training.resume_from_checkpoint
-    if asked in (None, "", "False", "false"):
+    if asked is None:
         return Resume()
     if asked not in ("True", "true"):
         reason = fault(asked)

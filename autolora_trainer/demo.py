@@ -29,7 +29,6 @@ def compare_with_uniform(application, results: dict, model, data, method, traini
         output_dir=os.path.join(output_dir, "uniform"),
         num_train_epochs=method.retrain_epochs or training.num_train_epochs,
         resume_from_checkpoint=None,
-        push_to_hub=False,
     )
     if training.process_index == 0:
         print(
@@ -39,7 +38,7 @@ def compare_with_uniform(application, results: dict, model, data, method, traini
     uniform = execute(application, model, data, uniform_method, uniform_training)
     if training.process_index != 0 or "eval_accuracy" not in results:
         return
-    majority = majority_share(output_dir, application)
+    majority = majority_share(application)
     rows = [
         {"method": "majority class", "metric": "accuracy", "score": majority},
         {"method": "uniform LoRA, same size", "metric": "accuracy", "score": uniform["eval_accuracy"]},
@@ -56,7 +55,7 @@ def compare_with_uniform(application, results: dict, model, data, method, traini
     print(f"the whole run took {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def majority_share(output_dir: str, application) -> float:
+def majority_share(application) -> float:
     """Accuracy of always answering the training set's most frequent label, on the validation rows."""
     train, validation = (application.datasets[split]["labels"] for split in ("train", "validation"))
     label = Counter(train).most_common(1)[0][0]

@@ -146,10 +146,8 @@ def execute(application, model, data, method, training) -> dict:
     """
     _set_up_logging(training)
     run = Run(model, data, method, training, application)
-    run.push, training.push_to_hub = (
-        training.push_to_hub,
-        False,
-    )  # once, at the end; Trainer pushes training_args.bin too
+    # we push once, at the end; Trainer would push at every save, and training_args.bin too
+    run.push, training.push_to_hub = training.push_to_hub, False
     run.hub_token, training.hub_token = training.hub_token, None  # or it would be written into training_args.bin
     run.save_total_limit, training.save_total_limit = training.save_total_limit, None  # see CheckpointManifest
     with usage_errors():
@@ -162,7 +160,7 @@ def execute(application, model, data, method, training) -> dict:
     if not training.do_train:
         return _evaluate_only(run)
     _clear_output(run)
-    built = _build(run)
+    built = METHODS[run.method.method](run)
     cost = CostMeter(
         earlier=read_manifest(run.resume.train_checkpoint)["cost"] if run.resume.train_checkpoint else None
     )
@@ -257,12 +255,6 @@ def _clear_output(run: Run) -> None:
                 os.remove(path)
         _write_json(run, RUN_FILE, {"command": _public_command(), "version": __version__})
     run.wait_for_everyone()
-
-
-def _build(run: Run) -> Built:
-    """Build the method's model. A `ValueError` here is still about what was given (a budget, ranks of another
-    model)."""
-    return METHODS[run.method.method](run)
 
 
 # ---- what comes out
