@@ -7,8 +7,10 @@ from transformers import TrainingArguments
 
 CONSTRAINT_CHOICES = ("softmax", "sigmoid", "none")
 HYPERGRADIENT_CHOICES = ("finite_difference", "first_order", "exact")
+FINITE_DIFFERENCE_CHOICES = ("central", "one_sided")
+GATE_SCALING_CHOICES = ("plain", "paper")
 VIRTUAL_STEP_CHOICES = ("sgd", "adamw")
-RANK_RULE_CHOICES = ("strength", "threshold", "singular", "sensitivity")
+RANK_RULE_CHOICES = ("adaptive", "strength", "threshold", "singular", "sensitivity")
 
 
 def check_choice(name, value, choices):
@@ -30,12 +32,19 @@ class SearchArguments:
         default="softmax",
         metadata={"help": "How selection logits become selection variables: softmax (Eq. 3), sigmoid or none (§5.5)."},
     )
+    gate_scaling: str = field(
+        default="plain",
+        metadata={
+            "help": "plain: gates are α over its uniform start, so the search begins as plain LoRA and learns at its "
+            "pace; paper: α itself (Eq. 2), which makes updates k times smaller."
+        },
+    )
 
     # Hypergradient (Eq. 4-5)
     hypergradient: str = field(
-        default="finite_difference",
+        default="first_order",
         metadata={
-            "help": "finite_difference (DARTS, the paper's way), first_order (eta = 0, §5.5) or exact (double "
+            "help": "first_order (eta = 0, §5.5), finite_difference (DARTS, the paper's way) or exact (double "
             "backward; small models)."
         },
     )
@@ -54,9 +63,19 @@ class SearchArguments:
         default=None,
         metadata={"help": "eta of Eq. 4. Default: the weights' current learning rate."},
     )
-    finite_difference_radius: float = field(
-        default=0.01,
-        metadata={"help": "R: the weights move by R along the direction of the difference (DARTS: 0.01)."},
+    finite_difference: str = field(
+        default="central",
+        metadata={
+            "help": "central: passes on both sides of the weights (DARTS); one_sided: the weight step's own pass is "
+            "one of the two: one pass less in fp32, none less in bf16 (not in the paper)."
+        },
+    )
+    finite_difference_radius: float | None = field(
+        default=None,
+        metadata={
+            "help": "R: the weights move by R along the direction of the difference. Default: 0.01 for central "
+            "(DARTS), 0.001 for one_sided."
+        },
     )
     selection_learning_rate: float = field(
         default=1e-2, metadata={"help": "Learning rate of the selection logits (the paper: 1e-3, §5.1)."}
@@ -67,8 +86,10 @@ class SearchArguments:
 
     # From selection variables to ranks (§4.4)
     rank_rule: str = field(
-        default="strength",
-        metadata={"help": "How ranks follow from the search: strength, threshold (§4.4), singular or sensitivity."},
+        default="adaptive",
+        metadata={
+            "help": "How ranks follow from the search: adaptive, threshold (§4.4), strength, singular or sensitivity."
+        },
     )
     threshold: float | None = field(
         default=None,
@@ -85,8 +106,11 @@ class SearchArguments:
         metadata={"help": "0 lets a module earn no rank at all and stay out of the adapter; 1 keeps every module."},
     )
     search_patience: int = field(
-        default=0,
-        metadata={"help": "Stop the search when no rank has changed for this many selection steps (0: never)."},
+        default=20,
+        metadata={
+            "help": "Stop the search when the ranks have settled: over this many selection steps no more than 5 % of "
+            "the total rank has moved (0: never stop early)."
+        },
     )
 
     def __post_init__(self):
@@ -95,6 +119,7 @@ class SearchArguments:
     def check_search(self):
         """Raise `ValueError` for a setting out of range, before anything is loaded."""
         check_choice("constraint", self.constraint, CONSTRAINT_CHOICES)
+        check_choice("gate_scaling", self.gate_scaling, GATE_SCALING_CHOICES)
         least = 2 if self.constraint == "softmax" else 1
         if self.initial_rank < least:
             reason = (
@@ -104,6 +129,7 @@ class SearchArguments:
                 f"initial_rank must be at least {least}{reason}, got {self.initial_rank}. The paper uses 8."
             )
         check_choice("hypergradient", self.hypergradient, HYPERGRADIENT_CHOICES)
+        check_choice("finite_difference", self.finite_difference, FINITE_DIFFERENCE_CHOICES)
         check_choice("virtual_step", self.virtual_step, VIRTUAL_STEP_CHOICES)
         check_choice("rank_rule", self.rank_rule, RANK_RULE_CHOICES)
         if self.hypergradient_interval < 1:
@@ -117,7 +143,7 @@ class SearchArguments:
             )
         for name in ("selection_learning_rate", "finite_difference_radius"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, got {value}.")
         if self.inner_lr is not None and not (math.isfinite(self.inner_lr) and self.inner_lr >= 0):
             raise ValueError(f"inner_lr must be zero or a positive number, got {self.inner_lr}.")

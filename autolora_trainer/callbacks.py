@@ -30,8 +30,7 @@ class RankSelectionCallback(TrainerCallback):
         self.base_model = base_model
         self.learned_ranks: LearnedRanks | None = None
         self._search = None  # the trainer: it owns the selection variables
-        self._settled_ranks: list[int] | None = None
-        self._settled_since = 0
+        self._recent: list[list[int]] = []  # the ranks after the last `search_patience` + 1 selection steps
         self.settled = False  # the search has stopped because of `search_patience`
 
     def bind(self, search) -> None:
@@ -39,10 +38,10 @@ class RankSelectionCallback(TrainerCallback):
         self._search = search
 
     def checkpoint(self) -> dict:
-        return {"ranks": self._settled_ranks, "since": self._settled_since, "settled": self.settled}
+        return {"recent": self._recent, "settled": self.settled}
 
     def restore(self, state: dict) -> None:
-        self._settled_ranks, self._settled_since, self.settled = state["ranks"], state["since"], state["settled"]
+        self._recent, self.settled = state["recent"], state["settled"]
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._interval = max(args.hypergradient_interval, math.ceil(state.max_steps / HISTORY_RECORDS))
@@ -56,10 +55,8 @@ class RankSelectionCallback(TrainerCallback):
             self._record(args, state)
         took_selection_step = (state.global_step - 1) % args.hypergradient_interval == 0
         if args.search_patience and took_selection_step:
-            ranks = self._search.current_ranks()
-            if ranks != self._settled_ranks:
-                self._settled_ranks, self._settled_since = ranks, state.global_step
-            elif state.global_step - self._settled_since >= args.search_patience * args.hypergradient_interval:
+            self._recent = [*self._recent, self._search.current_ranks()][-args.search_patience - 1 :]
+            if len(self._recent) > args.search_patience and settled(self._recent):
                 control.should_training_stop = self.settled = True
         return control
 
@@ -114,6 +111,18 @@ class RankSelectionCallback(TrainerCallback):
             writer = csv.writer(file, lineterminator="\n")
             for name, alpha in zip(gates.names, gates.selection.tolist()):
                 writer.writerow([state.global_step, name, *(f"{a:.9g}" for a in alpha)])
+
+
+def settled(recent: list[list[int]], tolerance: float = 0.05) -> bool:
+    """Whether the last of `recent` ranks differs from each of the others by at most a `tolerance` of the total rank:
+
+        max_i Σ_l |r_l(now) - r_l(i)|  <=  tolerance Σ_l r_l(now)
+
+    Ranks are integers shared out of running means: a single one flickers long after the pattern stands.
+    """
+    *earlier, now = recent
+    moved = max(sum(abs(a - b) for a, b in zip(now, ranks)) for ranks in earlier)
+    return moved <= tolerance * sum(now)
 
 
 def public_model_name(model) -> str:

@@ -73,9 +73,17 @@ class SelectionGates:
         selection: α, shape (M, k), float32, a plain leaf. The hooks read this tensor; `refresh` fills it from
             `logits`. It asks for a gradient only while a hypergradient is computed, so a weight step costs what LoRA
             costs.
+        scale: what the hooks multiply α with: 1 as in Eq. 2, or 1/α of the uniform start (k for softmax), so that a
+            search begins as plain LoRA and its weights learn as they will in the retrain.
     """
 
-    def __init__(self, layers: dict[str, LoraLayer], adapter_name: str = "default", constraint: str = "softmax"):
+    def __init__(
+        self,
+        layers: dict[str, LoraLayer],
+        adapter_name: str = "default",
+        constraint: str = "softmax",
+        gate_scaling: str = "paper",
+    ):
         self.layers = layers
         self.adapter_name = adapter_name
         self.constraint = constraint
@@ -93,6 +101,7 @@ class SelectionGates:
         start = CONSTRAINTS[constraint].initial_logit
         self.logits = nn.Parameter(torch.full((len(self.names), self.initial_rank), start, device=device))
         self.selection = selection(self.logits.detach(), constraint)
+        self.scale = 1 / self.selection[0, 0].item() if gate_scaling == "plain" else 1.0
         self._handles = [
             layer.lora_A[adapter_name].register_forward_hook(self._gate(row))
             for row, layer in enumerate(layers.values())
@@ -100,7 +109,7 @@ class SelectionGates:
 
     def _gate(self, row: int):
         def hook(module, args, output):
-            gate = self.selection[row].to(device=output.device, dtype=output.dtype)  # (k,)
+            gate = (self.scale * self.selection[row]).to(device=output.device, dtype=output.dtype)  # (k,)
             return output * gate  # (..., k)
 
         return hook
@@ -122,10 +131,10 @@ class SelectionGates:
 
     @torch.no_grad()
     def bake(self) -> None:
-        """Fold α into `lora_B` (column j times α_j) and remove the gates: the model computes the same, ungated."""
+        """Fold the gates into `lora_B` (column j times `scale` α_j) and remove them: the model computes the same."""
         for row, layer in enumerate(self.layers.values()):
             weight = layer.lora_B[self.adapter_name].weight  # (m, k)
-            weight.mul_(self.selection[row].to(weight))
+            weight.mul_((self.scale * self.selection[row]).to(weight))
         self.remove()
 
     def remove(self) -> None:
@@ -135,7 +144,9 @@ class SelectionGates:
         self._handles.clear()
 
 
-def attach_gates(model: nn.Module, constraint: str = "softmax", adapter_name: str = "default") -> SelectionGates:
+def attach_gates(
+    model: nn.Module, constraint: str = "softmax", adapter_name: str = "default", gate_scaling: str = "paper"
+) -> SelectionGates:
     """Give every rank-1 component of every LoRA layer of `model` a selection variable (Eq. 2).
 
     Args:
@@ -143,6 +154,8 @@ def attach_gates(model: nn.Module, constraint: str = "softmax", adapter_name: st
             quantized linear layer).
         constraint: see `selection`.
         adapter_name: the adapter to gate.
+        gate_scaling: `paper`: a component is multiplied by α (Eq. 2), which starts an update k times smaller than
+            LoRA's; `plain`: by α over its uniform start, so that it starts as plain LoRA.
     Returns:
         The gates, attached, with uniform α.
     Raises:
@@ -171,4 +184,4 @@ def attach_gates(model: nn.Module, constraint: str = "softmax", adapter_name: st
             raise ValueError(
                 f"The search gates linear layers, got an embedding at {name!r}. Take it out of target_modules."
             )
-    return SelectionGates(layers, adapter_name, constraint)
+    return SelectionGates(layers, adapter_name, constraint, gate_scaling)

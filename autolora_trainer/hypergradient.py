@@ -5,12 +5,14 @@ r"""Eq. 4-5: the gradient of the held-out loss by the selection variables, throu
                         ------ direct -----     ------- implicit -------
 
 with J = ∂u/∂g, which is η for the plain step and diagonal for AdamW's. `exact` computes the implicit term by
-double backward, `finite_difference` by two passes at W ± ε J v (DARTS, Liu et al. 2019, Eq. 7-8), `first_order` leaves
-it out (η = 0, §5.5).
+double backward, `finite_difference` by passes at W ± ε J v (DARTS, Liu et al. 2019, Eq. 7-8), `first_order` leaves it
+out (η = 0, §5.5).
 
 Nothing here knows a Trainer or a data set. A loss is a closure that yields the losses of the micro-batches, whose sum
 is the loss; two calls of the training loss must give the same function, so its dropout masks have to be replayed by
-the closure (with fresh masks the difference measures noise: 4 to 28 times the signal).
+the closure (with fresh masks the difference measures noise: 4 to 28 times the signal). Both losses have to be fp32:
+rounding to bf16 is as large as the difference, and in v a second derivative magnifies it (the numbers:
+`benchmarks/hypergradient.py`). Nothing here waits for the device; small tensors are lists or one flat vector.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,14 +23,19 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Losses = Callable[[], Iterable[torch.Tensor]]
-# (weights, gradients) -> (u(g), J = ∂u/∂g), two lists of tensors shaped like the weights
-VirtualStep = Callable[[list[torch.Tensor], list[torch.Tensor]], tuple[list[torch.Tensor], list[torch.Tensor]]]
+# (weights, gradients) -> (u(g), J = ∂u/∂g): a list of tensors shaped like the weights; another one, or one number
+VirtualStep = Callable[[list[torch.Tensor], list[torch.Tensor]], tuple[list[torch.Tensor], list[torch.Tensor] | float]]
 Reduce = Callable[[list[torch.Tensor]], None]
+
+# R of `finite_difference`. Central: error 3e-5 at 0.01, 2e-3 at 0.1. One-sided: its bias falls with R and its rounding
+# grows with 1/R; 0.001 is about where they meet (4e-4 to 8e-4; 5e-3 at 0.01, 7e-3 at 0.0001).
+RADIUS = {"central": 0.01, "one_sided": 0.001}
 
 
 @dataclass
 class Hypergradient:
-    """The two terms of Eq. 5, each with the shape of the selection variables, and the held-out loss at W'."""
+    """The two terms of Eq. 5, each with the shape of the selection variables, and the held-out loss where they were
+    taken."""
 
     direct: torch.Tensor
     implicit: torch.Tensor
@@ -43,7 +50,7 @@ def sgd_step(learning_rate: float) -> VirtualStep:
     """The virtual step of Eq. 4 as written: u(g) = η g."""
 
     def step(weights, gradients):
-        return torch._foreach_mul(gradients, learning_rate), [torch.full_like(w, learning_rate) for w in weights]
+        return torch._foreach_mul(gradients, learning_rate), learning_rate
 
     return step
 
@@ -61,37 +68,62 @@ def adamw_step(
     Raises:
         ValueError: if a weight is not in the optimizer.
     """
-    groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
+    groups = {parameter: index for index, group in enumerate(optimizer.param_groups) for parameter in group["params"]}
 
     def step(weights, gradients):
-        updates, jacobians = [], []
-        for weight, gradient in zip(weights, gradients):
+        members = {}  # group -> positions of its weights, which share every number but their count of steps
+        for position, weight in enumerate(weights):
             if weight not in groups:
                 raise ValueError(
                     "The virtual step needs every weight in the optimizer; one of shape "
                     f"{tuple(weight.shape)} is missing."
                 )
-            group, state = groups[weight], optimizer.state.get(weight, {})
+            members.setdefault(groups[weight], []).append(position)
+        updates, jacobians = [None] * len(weights), [None] * len(weights)
+        for index, positions in members.items():
+            part = [weights[position] for position in positions]
+            group, states = optimizer.param_groups[index], [optimizer.state.get(weight, {}) for weight in part]
             lr = group["lr"] if learning_rate is None else learning_rate
-            beta1, beta2 = group["betas"]
-            t = state["step"].double() + 1 if "step" in state else 1
-            g = gradient * clip
-            first = (1 - beta1) * g + (beta1 * state["exp_avg"] if "exp_avg" in state else 0)
-            second = (1 - beta2) * g * g + (beta2 * state["exp_avg_sq"] if "exp_avg_sq" in state else 0)
-            m_hat = first / (1 - beta1**t)
-            root = (second / (1 - beta2**t)).sqrt()
-            denominator = root + group["eps"]
-            updates.append(lr * m_hat / denominator + lr * group["weight_decay"] * weight)
-            slope = (1 - beta1) / (1 - beta1**t) / denominator
-            bend = (
-                m_hat / denominator * ((1 - beta2) / (1 - beta2**t) * g / root) / denominator
-            )  # ∂root/∂g in the middle
-            # A weight that never had a gradient (lora_A while lora_B = 0) stands on the kink g / |g|, with a slope of
-            # η / eps.
-            jacobians.append(torch.where(second > 0, lr * clip * (slope - bend), 0.0))
+            values = _adamw(group, lr, clip, part, [gradients[position] for position in positions], states)
+            for results, flat in zip((updates, jacobians), values):
+                for position, weight, value in zip(positions, part, flat.split([weight.numel() for weight in part])):
+                    results[position] = value.view_as(weight)
         return updates, jacobians
 
     return step
+
+
+def _adamw(group, lr, clip, weights, gradients, states) -> tuple[torch.Tensor, torch.Tensor]:
+    """u and J of the weights of one parameter group as flat vectors: a dozen kernels, however many modules."""
+
+    # the optimizer counts steps on the CPU or, fused, on the device: they must not be read, or moved one by one
+    no_steps = torch.zeros((), device=next((s["step"].device for s in states if "step" in s), "cpu"))
+    t = torch.stack([s.get("step", no_steps) for s in states]).double() + 1
+
+    def average(name):
+        return _flat([s[name] if name in s else torch.zeros_like(weight) for s, weight in zip(states, weights)])
+
+    def bias(beta):
+        corrections = (1 - beta**t).to(weights[0], non_blocking=True)
+        return _flat([c.expand(weight.numel()) for c, weight in zip(corrections.unbind(), weights)])
+
+    beta1, beta2 = group["betas"]
+    g, weight, first, second = _flat(gradients) * clip, _flat(weights), average("exp_avg"), average("exp_avg_sq")
+    bias1, bias2 = bias(beta1), bias(beta2)
+    first = (1 - beta1) * g + beta1 * first
+    second = (1 - beta2) * g * g + beta2 * second
+    m_hat = first / bias1
+    root = (second / bias2).sqrt()
+    denominator = root + group["eps"]
+    update = lr * m_hat / denominator + lr * group["weight_decay"] * weight
+    slope = (1 - beta1) / bias1 / denominator
+    bend = m_hat / denominator * ((1 - beta2) / bias2 * g / root) / denominator  # ∂root/∂g in the middle
+    # A weight that never had a gradient (lora_A while lora_B = 0) stands on the kink g / |g|, with a slope of η / eps.
+    return update, torch.where(second > 0, lr * clip * (slope - bend), 0.0)
+
+
+def _flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 @contextmanager
@@ -100,7 +132,7 @@ def moved(
 ) -> Iterator[None]:
     """Inside, the weights stand at W + factor · offsets; afterwards they are bit for bit what they were."""
     with torch.no_grad():
-        backup = [weight.detach().clone() for weight in weights]
+        backup = torch._foreach_mul(weights, 1.0)
         torch._foreach_add_(weights, torch._foreach_mul(offsets, factor))
     try:
         yield
@@ -112,11 +144,11 @@ def moved(
 def gradients(losses: Losses, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Sum over the micro-batches of ∇ loss by `inputs`, and of the loss; an input that a loss does not reach counts
     zero."""
-    total, value = [torch.zeros_like(x) for x in inputs], torch.zeros((), device=inputs[0].device)
+    total, value = None, None
     for loss in losses():
-        grads = torch.autograd.grad(loss, inputs, allow_unused=True)
-        total = [t if g is None else t + g for t, g in zip(total, grads)]
-        value = value + loss.detach()
+        grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
+        total = list(grads) if total is None else list(torch._foreach_add(total, grads))
+        value = loss.detach() if value is None else value + loss.detach()
     return total, value
 
 
@@ -127,6 +159,12 @@ def _asking(tensor: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         tensor.requires_grad_(False)
+
+
+def selection_gradient(losses: Losses, selection: torch.Tensor) -> torch.Tensor:
+    """∇_α of a loss at the present weights, shape (M, k). One pass, which computes no gradient of a weight."""
+    with _asking(selection):
+        return gradients(losses, [selection])[0][0]
 
 
 def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -154,14 +192,16 @@ def finite_difference(
     selection: torch.Tensor,
     train_gradient: list[torch.Tensor],
     virtual_step: VirtualStep,
-    radius: float = 0.01,
+    radius: float | None = None,
+    base: torch.Tensor | None = None,
     reduce: Reduce = _no_reduce,
 ) -> Hypergradient:
-    r"""Eq. 5 with the implicit term by central differences:
+    r"""Eq. 5 with the implicit term by differences, with u = J v and ε = R / ‖u‖:
 
-        ∇²_αW L_tr · u  ≈  (∇_α L_tr(W + ε u, α) - ∇_α L_tr(W - ε u, α)) / 2ε,   u = J v,  ε = R / ‖u‖
+        ∇²_αW L_tr · u  ≈  (∇_α L_tr(W + ε u, α) - ∇_α L_tr(W - ε u, α)) / 2ε     central, without `base`
+        ∇²_αW L_tr · u  ≈  (∇_α L_tr(W + ε u, α) - ∇_α L_tr(W, α)) / ε            one-sided (not in the paper)
 
-    Three passes, and no more memory than a training step; the error falls with R².
+    Three passes, or two, and no more memory than a training step; the error falls with R², or with R.
 
     Args:
         train_losses: closure of L_tr on the batch of the weight step, the same function at every call.
@@ -170,22 +210,28 @@ def finite_difference(
         selection: α, shape (M, k), a leaf without gradient that both losses read.
         train_gradient: ∇_W L_tr(W, α), already there from the weight step, so that pass is shared.
         virtual_step: `sgd_step(η)` or `adamw_step(optimizer)`.
-        radius: R, the distance between the base point and each of the two points.
+        radius: R, the distance between the base point and the points beside it; default: `RADIUS`.
+        base: ∇_α L_tr(W, α), shape (M, k), of the very function that `train_losses` computes: one that was rounded to
+            bf16 or had other dropout masks makes the difference noise.
         reduce: averages a list of tensors over processes in place; every process must end with the same numbers.
     Returns:
         `Hypergradient`, by α; `SelectionGates.pull_back` carries it on to β.
     """
+    radius = radius or RADIUS["central" if base is None else "one_sided"]
     with _asking(selection):
         direct, u, val_loss = _look_ahead(val_losses, weights, selection, train_gradient, virtual_step, reduce)
-        norm = _norm(u)
-        step = radius / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)  # no host synchronisation, no 0/0
-        with moved(weights, u, step):
-            (ahead,), _ = gradients(train_losses, [selection])
+    norm = _norm(u)
+    step = radius / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)  # no host synchronisation, no 0/0
+    with moved(weights, u, step):
+        ahead = selection_gradient(train_losses, selection)
+    if base is None:
         with moved(weights, u, -step):
-            (behind,), _ = gradients(train_losses, [selection])
-    difference = ahead - behind
+            base = selection_gradient(train_losses, selection)
+        step = 2 * step
+    difference = ahead - base
     reduce([difference])
-    return Hypergradient(direct, -difference / (2 * step), val_loss)
+    # u = 0 (no virtual step) has no implicit term, but a base from another pass still differs by rounding
+    return Hypergradient(direct, -torch.where(norm > 0, difference / step, 0.0), val_loss)
 
 
 def exact(
@@ -198,9 +244,8 @@ def exact(
     reduce: Reduce = _no_reduce,
 ) -> Hypergradient:
     """Eq. 5 with the implicit term by double backward; arguments as in `finite_difference`. For tests and small
-    models:
-    about 4.5 times a training step and 60 % more memory. Attention runs on PyTorch's math kernel, the only one that
-    can be differentiated twice."""
+    models: about 4.5 times a training step and 60 % more memory. Attention runs on PyTorch's math kernel, the only
+    one that can be differentiated twice."""
     with _asking(selection):
         direct, u, val_loss = _look_ahead(val_losses, weights, selection, train_gradient, virtual_step, reduce)
         mixed = torch.zeros_like(selection)
@@ -215,7 +260,7 @@ def exact(
 
 
 def first_order(val_losses: Losses, selection: torch.Tensor, reduce: Reduce = _no_reduce) -> Hypergradient:
-    """η = 0 (§5.5): the gradient of L_val(W, α) by α at the present weights, and no implicit term. One pass."""
+    """η = 0 (§5.5): `direct` is ∇_α L_val(W, α) at the present weights, and there is no implicit term. One pass."""
     with _asking(selection):
         (direct,), val_loss = gradients(val_losses, [selection])
     reduce([direct, val_loss])

@@ -26,7 +26,7 @@ from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, writ
 from autolora_trainer.checks import RUN_FILE, Resume, check_model, check_request, find_resume, is_output
 from autolora_trainer.cost import CostMeter, total_cost
 from autolora_trainer.errors import one_line, usage_errors
-from autolora_trainer.methods import METHODS
+from autolora_trainer.methods import CHECKS, METHODS, adalora
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS
 from autolora_trainer.methods.common import Built
 from autolora_trainer.ranks import LearnedRanks
@@ -155,6 +155,7 @@ def execute(application, model, data, method, training) -> dict:
         run.resume = find_resume(run)
         application.load_data(run)
         check_model(run)
+        CHECKS.get(run.method.method, lambda run: None)(run)
     if training.chose_cpu:
         run.say("bf16 without an accelerator: running on the CPU (use_cpu=True)")
     if not training.do_train:
@@ -178,12 +179,13 @@ def execute(application, model, data, method, training) -> dict:
 
 
 def make_trainer(run: Run, model: torch.nn.Module, callbacks) -> Trainer:
-    """The standard Trainer of the final training; the same for every method."""
+    """The standard Trainer of the final training; the same for every method (AdaLoRA's also allocates its ranks)."""
     arguments = run.training
     if run.method.method == "autolora" and run.method.retrain_epochs is not None:
         arguments = dataclasses.replace(arguments, num_train_epochs=run.method.retrain_epochs)
     set_seed(arguments.seed)  # the training that follows does not depend on what a search drew before it
-    trainer = RetrainTrainer(
+    trainer_class = adalora.AdaLoraTrainer if adalora.is_adalora(model) else RetrainTrainer
+    trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=run.datasets.get("train"),
@@ -344,8 +346,10 @@ def _evaluate_only(run: Run) -> dict:
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """(adapter, head): the trainable parameters inside and outside LoRA."""
+    """(adapter, head): the trainable parameters inside and outside LoRA; of AdaLoRA, those that it has kept."""
     adapter = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "lora_" in n)
+    if adalora.is_adalora(model):
+        adapter = adalora.kept_parameters(model)
     head = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n)
     return adapter, head
 

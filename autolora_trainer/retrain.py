@@ -36,7 +36,7 @@ def save_kept_components(
     tensors = {}
     for name, (a, b) in keep_components(gates, state, ranks, rule).items():
         tensors[f"A.{name}"] = a.contiguous()
-        tensors[f"B.{name}"] = (b * gates.layers[name].scaling[adapter]).contiguous()
+        tensors[f"B.{name}"] = (b * gates.scale * gates.layers[name].scaling[adapter]).contiguous()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_" not in name:
             tensors[f"head.{name}"] = parameter.detach().cpu().contiguous()

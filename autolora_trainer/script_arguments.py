@@ -24,10 +24,12 @@ PRESETS = {
     "paper": {
         "initial_rank": 8,
         "constraint": "softmax",
+        "gate_scaling": "paper",
         "rank_rule": "threshold",
         "min_rank": 1,
         "val_fraction": 0.5,
         "hypergradient": "finite_difference",
+        "finite_difference": "central",
         "hypergradient_interval": 1,
         "virtual_step": "sgd",
         "search_learning_rate": 1e-4,
@@ -98,7 +100,9 @@ class MethodArguments(SearchArguments):
     search_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the weights in the search. Default: learning_rate."}
     )
-    search_epochs: float = field(default=1.0, metadata={"help": "Epochs of the search, over D_tr."})
+    search_epochs: float = field(
+        default=2.0, metadata={"help": "Epochs of the search over D_tr, at most; search_patience ends it earlier."}
+    )
     search_max_steps: int = field(
         default=-1, metadata={"help": "Weight steps of the search, instead of search_epochs."}
     )
@@ -115,7 +119,9 @@ class MethodArguments(SearchArguments):
             "help": "constant: lora_alpha / r is the same in every module; paper: lora_alpha is, so the scale differs."
         },
     )
-    lora_r: int = field(default=4, metadata={"help": "Rank of --method lora (§5.1: 4)."})
+    lora_r: int = field(
+        default=4, metadata={"help": "Rank of --method lora (§5.1: 4), average rank of --method adalora."}
+    )
     lora_alpha: int = field(default=16, metadata={"help": "LoRA's scale is lora_alpha / r."})
     lora_dropout: float = field(default=0.1, metadata={"help": "Dropout before lora_A."})
     lora_target_modules: list[str] | None = field(
@@ -143,9 +149,10 @@ class MethodArguments(SearchArguments):
                 raise ValueError(f"{name} must be a positive number, got {value}.")
         if self.ranks is not None and self.retrain_init == "search":
             raise ValueError("--retrain_init search needs this run's own search, got --ranks. Drop one of the two.")
-        if self.ranks is not None and self.method == "lora":
+        if self.ranks is not None and self.method in ("lora", "adalora"):
             raise ValueError(
-                "--ranks is for autolora and the pattern baselines, got --method lora. Did you mean --method autolora?"
+                f"--ranks is for autolora and the pattern baselines, got --method {self.method}. Did you mean "
+                "--method autolora?"
             )
 
 

@@ -10,6 +10,7 @@ variables and their optimizer live beside the model, not in it.
 
 import dataclasses
 import json
+import math
 import os
 
 import torch
@@ -21,9 +22,16 @@ from autolora_trainer import hypergradient
 from autolora_trainer.arguments import AutoLoraTrainingArguments
 from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.gates import attach_gates
+from autolora_trainer.probe import GradientProbe
 from autolora_trainer.ranks import LearnedRanks, SearchState, select_ranks
 from autolora_trainer.splits import EndlessBatches, split_train
-from autolora_trainer.trainer_utils import RandomState, ResumeAtEndMixin, fix_loss_scale, full_precision
+from autolora_trainer.trainer_utils import (
+    RandomState,
+    ResumeAtEndMixin,
+    fix_loss_scale,
+    full_precision,
+    is_full_precision,
+)
 
 SELECTION_TENSORS = "selection.safetensors"
 SELECTION_STATE = "selection.json"
@@ -72,7 +80,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
             callbacks.append(RankSelectionCallback())
         super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks, **trainer_arguments)
         fix_loss_scale(self)
-        self.gates = attach_gates(self.model, args.constraint)
+        self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling)
         if self.gates.initial_rank != args.initial_rank:
             raise ValueError(
                 f"The adapter has rank {self.gates.initial_rank}, and the search asks for initial_rank="
@@ -99,6 +107,9 @@ class AutoLoraMixin(ResumeAtEndMixin):
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
         self._sensitivity_sum = torch.zeros_like(self.gates.selection)
         self._selection_steps = 0
+        self.probe = GradientProbe(self.gates, args.seed)
+        # of the usable selection steps t: count, Σ gain, Σ gain², Σ t, Σ t², Σ loss, Σ loss², Σ loss t
+        self._gain_sums = torch.zeros(8, dtype=torch.double, device=self.gates.selection.device)
         self._sums = self._zero_sums()
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
         self.rank_selection.bind(self)
@@ -150,7 +161,12 @@ class AutoLoraMixin(ResumeAtEndMixin):
         takes_selection_step = self.state.global_step % self.args.hypergradient_interval == 0
         if takes_selection_step:
             self._window.append((self._prepare_inputs(dict(inputs)), RandomState(self.args.device)))
-        loss = super().training_step(model, inputs, num_items_in_batch)
+            # a by-product of the backward pass, and unlike <B_j, ∂L/∂B_j> / α_j it has no pole at α_j = 0
+            self.gates.selection.requires_grad_(self._shares_base_point())
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self.gates.selection.requires_grad_(False)
         if takes_selection_step and self.accelerator.sync_gradients:
             self.outer_step(num_items_in_batch)
             self._window.clear()
@@ -159,41 +175,59 @@ class AutoLoraMixin(ResumeAtEndMixin):
     def outer_step(self, num_items_in_batch=None) -> None:
         """Step 2 of Algorithm 1: β descends the hypergradient of Eq. 5. The weights and their gradients end as they
         were."""
-        weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        train_gradient = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-        count = len(self._window)
+        self._step_selection(self._hypergradient(num_items_in_batch))
+        self.probe.collect(self._reduce)
+
+    def _hypergradient(self, num_items_in_batch) -> hypergradient.Hypergradient:
+        """Eq. 5 for the weight step whose gradient the weights hold, by the method of the arguments.
+
+        Under bf16 its passes run in fp32: rounding is as large as the difference of two passes, and in v a second
+        derivative magnifies it. Only ∇_W L_tr is that of the bf16 weight step, which says where W' is.
+        """
+        method, selection, count = self.args.hypergradient, self.gates.selection, len(self._window)
+        base, selection.grad = selection.grad, None
         val_inputs = [self._prepare_inputs(next(self._val_batches)) for _ in range(count)]
         val_items = self._get_num_items_in_batch(val_inputs, self.args.device)
 
         def val_losses():
             for inputs in val_inputs:
-                yield self._micro_loss(inputs, val_items, count)
+                self.selection_passes += 1
+                with self.probe.watching():
+                    loss = self._micro_loss(inputs, val_items, count)
+                yield loss
 
         def train_losses():  # the same function at every call: same rows, same dropout masks, no bf16 rounding
             now = RandomState(self.args.device)
-            with full_precision(self.model):
-                for inputs, random_state in self._window:
-                    random_state.restore()
-                    yield self._micro_loss(inputs, num_items_in_batch, count)
+            for inputs, random_state in self._window:
+                self.selection_passes += 1
+                random_state.restore()
+                yield self._micro_loss(inputs, num_items_in_batch, count)
             now.restore()
 
-        method = self.args.hypergradient
-        if method == "first_order":
-            result = hypergradient.first_order(val_losses, self.gates.selection, self._reduce)
-        else:
-            settings = {"radius": self.args.finite_difference_radius} if method == "finite_difference" else {}
-            result = getattr(hypergradient, method)(
-                train_losses,
-                val_losses,
-                weights,
-                self.gates.selection,
-                train_gradient,
-                self._virtual_step(train_gradient),
-                reduce=self._reduce,
-                **settings,
+        with full_precision(self.model):
+            if method == "first_order":
+                return hypergradient.first_order(val_losses, selection, self._reduce)
+            weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            train_gradient = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+            virtual_step = self._virtual_step(train_gradient)
+            losses = (train_losses, val_losses)
+            if method == "exact":
+                self.selection_passes += count  # its training pass goes backward twice
+                return hypergradient.exact(
+                    *losses, weights, selection, train_gradient, virtual_step, reduce=self._reduce
+                )
+            if self.args.finite_difference == "one_sided" and base is None:
+                base = hypergradient.selection_gradient(train_losses, selection)
+            radius = self.args.finite_difference_radius
+            return hypergradient.finite_difference(
+                *losses, weights, selection, train_gradient, virtual_step, radius, base, self._reduce
             )
-        self.selection_passes += count * {"first_order": 1, "finite_difference": 3, "exact": 3}[method]
-        self._step_selection(result)
+
+    def _shares_base_point(self) -> bool:
+        """Whether the weight step's pass is one of the two of a one-sided difference: the same function of α, with
+        the same rounding (fp32) and the same dropout masks (compiled dropout draws others)."""
+        one_sided = self.args.hypergradient == "finite_difference" and self.args.finite_difference == "one_sided"
+        return one_sided and is_full_precision(self.model) and not self.args.torch_compile
 
     def _micro_loss(self, inputs, num_items_in_batch, count):
         """The loss that `Trainer.training_step` would differentiate for one micro-batch of a window of `count`."""
@@ -221,6 +255,13 @@ class AutoLoraMixin(ResumeAtEndMixin):
         direct, gradient = self.gates.pull_back(result.direct), self.gates.pull_back(result.total)
         implicit = gradient - direct
         usable = torch.isfinite(gradient).all() & torch.isfinite(result.val_loss)
+        gain = torch.where(usable, -(self.gates.selection * result.direct).sum(), 0.0)
+        n, t, loss = (
+            usable.double(),
+            torch.full_like(gain, self._selection_steps),
+            torch.where(usable, result.val_loss, 0),
+        )
+        self._gain_sums += torch.stack([n, gain, gain**2, n * t, n * t**2, loss, loss**2, loss * t])
         self.gates.logits.grad = torch.where(usable, gradient, 0.0)  # decided on the device: no host synchronisation
         self.selection_optimizer.step()
         self.gates.logits.grad = None
@@ -259,7 +300,31 @@ class AutoLoraMixin(ResumeAtEndMixin):
 
     def search_state(self) -> SearchState:
         """What the rank rules read, as it is now."""
-        return SearchState.of(self.gates, self.sensitivity, self.args.threshold)
+        return SearchState.of(
+            self.gates,
+            self.sensitivity,
+            self.args.threshold,
+            energy=self.probe.energy,
+            evidence=self.held_out_evidence(),
+        )
+
+    def held_out_evidence(self) -> tuple[float, float]:
+        """What the held-out rows say of the search, as two t statistics over its selection steps.
+
+        Returns:
+            gain: of the mean of  -Σ_lj α_l^j ∂L_val/∂α_l^j, what the held-out loss would lose, to first order, if the
+                learned update grew; below zero where the update has learned noise, or has overshot.
+            trend: of the slope by which the held-out loss falls.
+            Both are zero before the fourth selection step.
+        """
+        n, gain, gain2, t, t2, loss, loss2, loss_t = self._gain_sums.tolist()
+        if n < 4:
+            return 0.0, 0.0
+        mean, variance = gain / n, max(gain2 / n - (gain / n) ** 2, 0.0) / (n - 1)
+        spread = max((t2 / n - (t / n) ** 2) * (loss2 / n - (loss / n) ** 2), 0.0)
+        r = (loss_t / n - t * loss / n**2) / math.sqrt(spread) if spread else 0.0
+        trend = -r * math.sqrt((n - 2) / max(1 - r * r, 1e-12))
+        return (mean / math.sqrt(variance) if variance else 0.0), trend
 
     def current_ranks(self) -> list[int]:
         """The ranks that the search would end with if it ended now, in the order of `gates.names`."""
@@ -313,6 +378,8 @@ class AutoLoraMixin(ResumeAtEndMixin):
                 "logits": self.gates.logits.detach(),
                 "sensitivity_sum": self._sensitivity_sum,
                 "sums": self._sums,
+                "energy_sum": self.probe.energy_sum,
+                "gain_sums": self._gain_sums,
             }
             tensors |= {f"optimizer.{name}": value for name, value in optimizer.items()}
             tensors = {name: value.contiguous() for name, value in tensors.items()}
@@ -322,6 +389,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
                 "val_position": self._val_batches.position,
                 "selection_steps": self._selection_steps,
                 "selection_passes": self.selection_passes,
+                "probe_count": self.probe.count,
                 "callback": self.rank_selection.checkpoint(),
             }
             with open(os.path.join(output_dir, SELECTION_STATE), "w", encoding="utf-8") as file:
@@ -349,6 +417,8 @@ class AutoLoraMixin(ResumeAtEndMixin):
                 optimizer["step"] = optimizer["step"].cpu()  # where AdamW keeps it
             self.selection_optimizer.state[self.gates.logits] = optimizer
         self._sensitivity_sum, self._sums = tensors["sensitivity_sum"], tensors["sums"]
+        self.probe.energy_sum, self.probe.count = tensors["energy_sum"], state["probe_count"]
+        self._gain_sums = tensors["gain_sums"]
         self._val_batches.position = state["val_position"]
         self._selection_steps, self.selection_passes = state["selection_steps"], state["selection_passes"]
         self.rank_selection.restore(state["callback"])

@@ -2,18 +2,21 @@
 float64."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from autolora_trainer import hypergradient
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, hypergradient
 from autolora_trainer.gates import attach_gates
 from autolora_trainer.sample import encoder_path
 from autolora_trainer.sample.data import generate
-from autolora_trainer.trainer_utils import RandomState
-from tests.conftest import lora, tiny_roberta
+from autolora_trainer.trainer_utils import RandomState, full_precision, is_full_precision
+from tests.conftest import lora, rows, tiny_roberta
 
 
 class TwoLayers(nn.Module):
@@ -251,14 +254,14 @@ def test_direct_gradient_is_zero_while_lora_B_is_zero():
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.zero_()
-    assert hypergradient.first_order(replayed(model, batch[1], 2), gates.selection).direct.abs().max() == 0
+    assert hypergradient.selection_gradient(replayed(model, batch[1], 2), gates.selection).abs().max() == 0
 
 
 def test_selection_gradient_is_a_by_product_of_the_weight_gradient():
     """∂L/∂α_j = <B_j, ∂L/∂B_j> / α_j, as the loss depends on α_j only through α_j B_j."""
     model, gates, weights, batch = transformer(0.1)
     loss = replayed(model, batch[0], 1)
-    direct = hypergradient.first_order(loss, gates.selection).direct
+    direct = hypergradient.selection_gradient(loss, gates.selection)
     layers = [layer.lora_B["default"].weight for layer in gates.layers.values()]
     grads, _ = hypergradient.gradients(loss, layers)
     by_product = torch.stack([(b * g).sum(dim=0) for b, g in zip(layers, grads)]) / gates.selection
@@ -270,3 +273,230 @@ def test_random_state_replays_dropout():
     first = torch.rand(4)
     state.restore()
     assert torch.equal(first, torch.rand(4))
+
+
+# ---- what the trainer computes, against exact double backward with everything in fp32
+
+
+class Compared(AutoLoraTrainer):
+    """Keeps, at the selection step after `after` weight steps, what the trainer computed and the truth."""
+
+    after, zeroed = 12, False
+
+    def training_step(self, *args, **kwargs):
+        if self.zeroed and self.state.global_step == self.after:
+            with torch.no_grad():
+                self.gates.logits[0, 1] = 0
+            self.gates.refresh()
+        return super().training_step(*args, **kwargs)
+
+    def outer_step(self, num_items_in_batch=None):
+        if self.state.global_step != self.after:
+            return super().outer_step(num_items_in_batch)
+        now, position, count = RandomState(self.args.device), self._val_batches.position, len(self._window)
+        batches = [self._prepare_inputs(next(self._val_batches)) for _ in range(count)]
+        self._val_batches.position = position
+        weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        before = [(weight.detach().clone(), weight.grad.clone()) for weight in weights]
+
+        def val(precision=full_precision):
+            def losses():
+                now.restore()
+                with precision(self.model):
+                    yield from (self._micro_loss(inputs, None, count) for inputs in batches)
+
+            return losses
+
+        def train(fresh=False):
+            def losses():
+                with full_precision(self.model):
+                    for inputs, random_state in self._window:
+                        if not fresh:
+                            random_state.restore()
+                        yield self._micro_loss(inputs, num_items_in_batch, count)
+
+            return losses
+
+        gradient, _ = hypergradient.gradients(train(), weights)
+        rest = (weights, self.gates.selection, gradient, self._virtual_step(gradient))
+        self.truth = hypergradient.exact(train(), val(), *rest)
+        self.held_out_in_bf16 = hypergradient.finite_difference(train(), val(nullcontext), *rest)
+        self.with_fresh_masks = hypergradient.finite_difference(train(fresh=True), val(), *rest)
+        now.restore()
+        passes = self.selection_passes
+        super().outer_step(num_items_in_batch)
+        self.passes = (self.selection_passes - passes) / count
+        self.unchanged = all(torch.equal(w, b) and torch.equal(w.grad, g) for w, (b, g) in zip(weights, before))
+
+    def _step_selection(self, result):
+        self.computed = result
+        super()._step_selection(result)
+
+
+def compared(folder, dropout=0.1, accumulation=2, zeroed=False, **settings):
+    torch.manual_seed(0)
+    model = tiny_roberta(
+        hidden_size=32,
+        intermediate_size=64,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    arguments = AutoLoraTrainingArguments(
+        output_dir=str(folder),
+        max_steps=Compared.after + 1,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=5e-3,
+        initial_rank=4,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        hypergradient_interval=4,
+        **{"hypergradient": "finite_difference", **settings},
+    )
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], lora_alpha=16, lora_dropout=dropout)
+    trainer = Compared(model, arguments, train_dataset=rows(256), peft_config=config)
+    trainer.zeroed = zeroed
+    trainer.train()
+    return trainer
+
+
+def errors(trainer, result):
+    """(cosine, relative error) of the implicit term alone and of the whole, by α and by β; the worst of each."""
+    pairs = [
+        (change(value), change(truth))
+        for change in (torch.clone, trainer.gates.pull_back)
+        for value, truth in ((result.implicit, trainer.truth.implicit), (result.total, trainer.truth.total))
+    ]
+    cosines = [(a / a.norm() * b / b.norm()).sum().item() for a, b in pairs]
+    return min(cosines), max(relative_error(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("virtual_step", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "difference, bf16, passes", [("central", True, 3), ("one_sided", True, 3), ("one_sided", False, 2)]
+)
+def test_trainer_computes_the_hypergradient(tmp_path, virtual_step, difference, bf16, passes):
+    """bf16, dropout, two micro-batches, a trained state: the worst case that a search meets."""
+    trainer = compared(tmp_path, virtual_step=virtual_step, finite_difference=difference, bf16=bf16)
+    cosine, error = errors(trainer, trainer.computed)
+    assert cosine > 0.999 and error < 0.03
+    assert trainer.passes == passes
+    assert trainer.unchanged
+    assert errors(trainer, trainer.with_fresh_masks)[1] > 1
+    if bf16 and difference == "central" and virtual_step == "sgd":  # where only v can be wrong
+        assert error < errors(trainer, trainer.held_out_in_bf16)[1] / 10
+
+
+def test_one_sided_difference_survives_selection_variables_of_zero_and_activation_checkpoints(tmp_path):
+    """Its base point is no quotient by α_j; checkpointed activations are computed anew with the same α."""
+    for settings in ({}, {"activation_checkpointing": True}):
+        trainer = compared(tmp_path, finite_difference="one_sided", constraint="none", zeroed=True, **settings)
+        assert trainer.gates.selection[0, 1].abs() < 0.1  # it was zero before its last step
+        cosine, error = errors(trainer, trainer.computed)
+        assert cosine > 0.999 and error < 0.03 and trainer.passes == 2
+
+
+def test_first_order_and_exact_take_the_passes_they_say(tmp_path):
+    for method, passes in {"first_order": 1, "exact": 3}.items():
+        trainer = compared(tmp_path, hypergradient=method)
+        assert trainer.passes == passes and trainer.unchanged
+        if method == "exact":
+            assert errors(trainer, trainer.computed)[1] < 1e-5
+
+
+def test_weight_step_shares_its_base_point_only_where_it_is_the_same_function(tmp_path, monkeypatch):
+    monkeypatch.setattr(Compared, "after", 4)
+    shares = lambda **settings: compared(tmp_path, **settings)._shares_base_point()
+    assert shares(finite_difference="one_sided")
+    assert not shares(finite_difference="one_sided", bf16=True)
+    assert not shares() and not shares(finite_difference="one_sided", hypergradient="first_order")
+
+
+def test_full_precision_turns_tf32_off_and_on_again():
+    model = nn.Linear(2, 2)
+    assert is_full_precision(model)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        assert not is_full_precision(model)
+        with full_precision(model):
+            assert is_full_precision(model)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+# ---- what a selection step costs beside its passes
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that ran; views are none."""
+
+    def __enter__(self):
+        self.names = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        if name not in ("view", "expand", "detach", "unbind", "split", "split_with_sizes", "select"):
+            self.names.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_nothing_waits_for_the_device(one_sided):
+    """`.item()`, `bool(tensor)` and copies to the CPU would stop a GPU at every step."""
+    model = TwoLayers()
+    step = hypergradient.adamw_step(warm_adamw(model), clip=torch.tensor(0.3))
+    gradient = model.train_gradient()
+    base = hypergradient.selection_gradient(model.closures()[0], model.selection) if one_sided else None
+    with Operations() as operations:
+        hypergradient.finite_difference(*model.closures(), model.weights, model.selection, gradient, step, base=base)
+    assert not {"_local_scalar_dense", "is_nonzero", "nonzero", "equal"} & set(operations.names)
+
+
+def test_adamw_step_is_one_calculation_however_many_weights_there_are():
+    counts = []
+    for modules in (2, 20):
+        weights = [nn.Parameter(torch.randn(3, 4)) for _ in range(modules)]
+        optimizer = torch.optim.AdamW(weights)
+        gradients = [torch.randn_like(weight) for weight in weights]
+        for weight, gradient in zip(weights, gradients):
+            weight.grad = gradient
+        optimizer.step()
+        with Operations() as operations, torch.no_grad():
+            hypergradient.adamw_step(optimizer)(weights, gradients)
+        counts.append(len(operations.names))
+    assert counts[0] == counts[1]
+
+
+def test_adamw_step_with_groups_late_weights_and_a_fused_optimizer():
+    """Every weight has its own group, count of steps and averages, or none yet; the truth is AdamW's own step and, for
+    J, the derivative of the formula by autograd."""
+    for fused in (False, True):
+        weights = [nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in [(3, 2), (4,), (2, 2), (5,)]]
+        groups = [
+            {"params": [weights[0], weights[2]], "weight_decay": 0.1, "lr": 0.02},
+            {"params": [weights[3], weights[1]], "betas": (0.8, 0.99), "lr": 0.01, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, fused=fused)
+        for step in range(4):
+            for weight in weights[: 2 if step < 2 else 3]:  # the third comes late, the fourth never
+                weight.grad = torch.randn_like(weight)
+            optimizer.step()
+        gradients = [torch.randn_like(weight) for weight in weights]
+        take_step = hypergradient.adamw_step(optimizer)
+        with torch.no_grad():
+            updates, jacobians = take_step(weights, gradients)
+        asked = [gradient.clone().requires_grad_() for gradient in gradients]
+        slopes = torch.autograd.grad(sum(u.sum() for u in take_step(weights, asked)[0]), asked)
+        for jacobian, slope in zip(jacobians, slopes):
+            torch.testing.assert_close(jacobian, slope, rtol=1e-9, atol=1e-14)
+        expected = [weight.detach() - update for weight, update in zip(weights, updates)]
+        for weight, gradient in zip(weights, gradients):
+            weight.grad = gradient
+        optimizer.step()
+        for weight, value in zip(weights, expected):
+            torch.testing.assert_close(weight.detach(), value, rtol=0, atol=1e-14)

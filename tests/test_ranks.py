@@ -20,6 +20,7 @@ from autolora_trainer.ranks import (
     parse_budget,
     rank_from_selection,
     select_ranks,
+    spectral_cut,
     verify_ranks,
 )
 from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
@@ -75,6 +76,50 @@ def test_sensitivity_shares_components_out_in_proportion():
     searched = state([[0.25] * 4] * 2, sensitivity=[[3.0] * 4, [1.0] * 4])
     assert select_ranks(searched, "sensitivity") == [3, 1]
     assert select_ranks(searched, "sensitivity", budget=11 * 8) == [4, 4]
+
+
+def test_adaptive_counts_where_the_update_has_a_definite_rank():
+    """Two groups of singular values a factor of ten apart: the upper one is the rank, whatever the energies."""
+    searched = state([[0.25] * 4] * 3, [[4.0, 3.0, 0.2, 0.1], [0.1, 0.1, 0.2, 0.1], [2.0, 4.0, 3.0, 0.1]])
+    searched.energy = torch.tensor([1.0, 9.0, 3.0])
+    assert select_ranks(searched, "adaptive", min_rank=0) == [2, 0, 3]
+    assert select_ranks(searched, "adaptive", min_rank=1) == [2, 1, 3]
+    assert select_ranks(searched, "adaptive", budget=11 * 3, min_rank=0) == [1, 0, 2]  # by energy, among those
+    assert select_ranks(searched, "adaptive", budget=11 * 7, min_rank=0) == [2, 2, 3]  # and only then the others
+
+
+def test_adaptive_shares_out_by_energy_where_it_has_none():
+    norms = [[1.0, 0.9, 0.8, 0.7], [1.1, 1.0, 0.75, 0.65]]
+    searched = state([[0.25] * 4] * 2, norms)
+    searched.energy = torch.tensor([1.0, 3.0])
+    assert select_ranks(searched, "adaptive", min_rank=0) == [1, 3]
+    assert select_ranks(searched, "adaptive", budget=11 * 6, min_rank=0) == [2, 4]
+    searched.energy = None  # nothing was measured: no preference
+    assert select_ranks(searched, "adaptive") == [2, 2]
+
+
+def test_adaptive_prefers_nothing_where_the_update_has_learned_noise():
+    searched = state([[0.25] * 4] * 2, [[9.0, 9.0, 9.0, 9.0], [0.1, 0.1, 0.1, 0.1]])
+    searched.energy, searched.evidence = torch.tensor([1.0, 3.0]), (-2.5, 0.0)
+    assert select_ranks(searched, "adaptive", min_rank=0) == [2, 2]
+    searched.evidence = (-2.5, 3.0)  # overshot, but the held-out loss has fallen
+    assert select_ranks(searched, "adaptive", min_rank=0) == [4, 0]
+
+
+def test_spectral_cut_is_between_two_groups_and_sees_none_in_one():
+    cut, gap = spectral_cut(torch.tensor([[5.0, 4.0], [0.4, 0.5]]))
+    assert 0.5 < cut < 4.0 and gap == pytest.approx(8.0)
+    assert spectral_cut(torch.linspace(1.0, 2.0, 40))[1] < 1.1
+    assert spectral_cut(torch.tensor([1.0, 1e-9]))[1] == pytest.approx(100.0)  # what is null is a hundredth
+
+
+def test_singular_values_are_those_of_the_gated_update():
+    searched = state([[0.4, 0.3, 0.2, 0.1], [0.25] * 4])
+    for index in range(2):
+        searched.lora_A[index], searched.lora_B[index] = torch.randn(4, 5), torch.randn(6, 4)
+        update = (searched.lora_B[index] * searched.selection[index]) @ searched.lora_A[index]
+        values = RANK_RULES["singular"].scores(searched)[index]
+        torch.testing.assert_close(values, torch.linalg.svdvals(update)[:4], rtol=1e-5, atol=1e-6)
 
 
 def test_scores_that_are_no_numbers_stop_the_rule():

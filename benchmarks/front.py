@@ -1,0 +1,267 @@
+"""Scores at equal parameters, and the front of score against parameters, through the real scripts.
+
+    python benchmarks/front.py plan.yaml --data DATA --model FOLDER --output benchmarks/results/front.jsonl
+    python benchmarks/front.py plan.yaml … --worker 0/2 & python benchmarks/front.py plan.yaml … --worker 1/2
+    python benchmarks/front.py plan.yaml --output benchmarks/results/front.jsonl --report
+
+A plan (see `benchmarks/plans/front.yaml`) names tasks, seeds, methods and budgets. A trial is one run of `run_glue.py`
+in this process, exactly as its row's command says; a finished trial is skipped, an interrupted one starts again. The
+post-hoc SVD cut needs no training of its own: the adapter of uniform rank k is cut to every budget by its largest
+singular values over all modules, and evaluated as it is.
+
+Every row: task, method, budget (the uniform rank of the same size), seed, settings, score, adapter_params,
+wall_seconds, passes, versions, command.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+
+import torch
+import yaml
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import run_glue  # noqa: E402
+from autolora_trainer.gates import lora_layers  # noqa: E402
+from autolora_trainer.ranks import LearnedRanks, ModuleRank, fill_budget  # noqa: E402
+from autolora_trainer.retrain import build_adapter, load_kept_components  # noqa: E402
+from benchmarks.significance import bootstrap_interval, markdown, paired_differences, smallest_detectable  # noqa: E402
+
+METRICS = {"cola": "eval_matthews_correlation", "stsb": "eval_spearmanr"}
+
+
+def trials(plan: dict):
+    """Every (task, seed, method, budget) of the plan: group by group, and in it seed by seed, so that early rows
+    already compare."""
+    for group in plan["groups"]:
+        for seed in range(group["seeds"]):
+            for task in plan["tasks"]:
+                for method in group["methods"]:
+                    for budget in group["budgets"]:
+                        yield {"task": task, "seed": seed, "method": method, "budget": budget}
+
+
+def arguments(plan: dict, trial: dict) -> list[str]:
+    """The arguments of run_glue.py for a trial, without what depends on the machine."""
+    settings = {**plan["settings"], **plan.get("task_settings", {}).get(trial["task"], {})}
+    settings |= plan["methods"].get(trial["method"], {})
+    typed = [f"--{name}={value}" for name, value in settings.items()]
+    return typed + [f"--task_name={trial['task']}", f"--seed={trial['seed']}", f"--rank_budget=lora:{trial['budget']}"]
+
+
+def key(row: dict) -> tuple:
+    return row["task"], row["seed"], row["method"], row["budget"], tuple(row["settings"])
+
+
+def finished(path: str) -> dict[tuple, dict]:
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return {key(row): row for row in map(json.loads, file)}
+
+
+def append(path: str, row: dict) -> None:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def places(options, task: str) -> list[str]:
+    files = {name: os.path.join(options.data, task, f"{name}.jsonl") for name in ("train", "validation")}
+    return [f"--model_name_or_path={options.model}"] + [f"--{name}_file={path}" for name, path in files.items()]
+
+
+def run(options, typed: list[str], folder: str) -> dict:
+    """One run of the script; its results and its cost."""
+    with open(os.devnull, "w") as nowhere:
+        out, sys.stdout = sys.stdout, nowhere
+        try:
+            results = run_glue.main([*typed, f"--output_dir={folder}"])
+        finally:
+            sys.stdout = out
+    return results
+
+
+def row_of(trial: dict, settings: list[str], results: dict, folder: str) -> dict:
+    with open(os.path.join(folder, "cost.json"), encoding="utf-8") as file:
+        cost = json.load(file)
+    ranks_path = os.path.join(folder, "ranks.json")
+    return {
+        **trial,
+        "score": round(100 * results[METRICS.get(trial["task"], "eval_accuracy")], 3),
+        "eval_loss": round(results["eval_loss"], 5),
+        "adapter_params": results["adapter_params"],
+        "ranks": list(LearnedRanks.load(ranks_path).ranks.values()) if os.path.exists(ranks_path) else None,
+        "wall_seconds": cost["total"]["wall_seconds"],
+        "search_seconds": cost.get("search", {}).get("wall_seconds", 0.0),
+        "passes": cost["total"]["passes"],
+        "settings": settings,
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        "command": "python run_glue.py --method "
+        + " ".join([trial["method"], *settings])
+        + " --model_name_or_path MODEL --train_file $DATA/{0}/train.jsonl --validation_file "
+        "$DATA/{0}/validation.jsonl".format(trial["task"]),
+    }
+
+
+@torch.no_grad()
+def cut_by_singular_values(model, budget: str, learned: LearnedRanks) -> tuple[LearnedRanks, dict]:
+    """Post-hoc cut of a trained adapter: of all singular values of all its updates, those that the budget can pay.
+
+    Returns:
+        The ranks, and the tensors in the form of `retrain.save_kept_components`.
+    """
+    layers = lora_layers(model)
+    factors, values = {}, []
+    for name, layer in layers.items():
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight * layer.scaling["default"]
+        q_b, r_b = torch.linalg.qr(b)
+        q_a, r_a = torch.linalg.qr(a.T)
+        u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+        factors[name] = (q_b @ u, s, vh @ q_a.T)
+        values.append(s)
+    costs = [u.shape[0] + vh.shape[1] for u, _, vh in factors.values()]
+    ranks = fill_budget(torch.stack(values), costs, budget, min_rank=0)
+    tensors = {}
+    for (name, (u, s, vh)), rank in zip(factors.items(), ranks):
+        if rank:
+            root = s[:rank].sqrt()
+            tensors[f"A.{name}"], tensors[f"B.{name}"] = root[:, None] * vh[:rank], u[:, :rank] * root
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            tensors[f"head.{name}"] = parameter.detach().clone()
+    pattern = {name: ModuleRank(rank) for name, rank in zip(factors, ranks)}
+    return LearnedRanks(pattern, initial_rank=learned.initial_rank, rank_rule="svd_cut"), tensors
+
+
+def svd_cuts(options, plan, trial, folder, results, rows) -> None:
+    """From the uniform adapter of the largest rank in `folder`: one evaluated cut for every budget of the plan."""
+    from peft import AutoPeftModelForSequenceClassification, LoraConfig
+    from safetensors.torch import save_file
+    from transformers import AutoModelForSequenceClassification
+
+    with open(os.path.join(folder, "cost.json"), encoding="utf-8") as file:
+        cost = file.read()
+    for budget in plan["svd_cut"]["budgets"]:
+        cut = {**trial, "method": "svd_cut", "budget": budget}
+        settings = arguments(plan, {**trial, "method": "uniform"})
+        if key({**cut, "settings": settings}) in rows:
+            continue
+        model = AutoPeftModelForSequenceClassification.from_pretrained(
+            folder, num_labels=3 if trial["task"] == "mnli" else 2
+        )
+        learned = LearnedRanks.load(os.path.join(folder, "ranks.json"))
+        ranks, tensors = cut_by_singular_values(model, f"lora:{budget}", learned)
+        base = AutoModelForSequenceClassification.from_pretrained(
+            options.model, num_labels=3 if trial["task"] == "mnli" else 2
+        )
+        alpha = plan["settings"].get("lora_alpha", 16)
+        small = build_adapter(base, ranks, LoraConfig(task_type="SEQ_CLS", lora_alpha=alpha))
+        target = os.path.join(folder, f"cut-{budget}")
+        os.makedirs(target)
+        save_file({n: t.contiguous() for n, t in tensors.items()}, os.path.join(target, "cut.safetensors"))
+        load_kept_components(os.path.join(target, "cut.safetensors"), small)
+        small.save_pretrained(target)
+        typed = [a for a in settings if not a.startswith("--rank_budget")]
+        scores = run(options, [*typed, "--do_eval", "--method=lora", *places(options, trial["task"])], target)
+        ranks.save(os.path.join(target, "ranks.json"))
+        with open(os.path.join(target, "cost.json"), "w", encoding="utf-8") as file:
+            file.write(cost)
+        adapter = sum(t.numel() for n, t in tensors.items() if n[:2] in ("A.", "B."))
+        row = row_of(cut, settings, {**scores, "adapter_params": adapter}, target)
+        row["command"] = (
+            row["command"].replace("--method svd_cut", "--method uniform") + f" # then cut to lora:{budget}"
+        )
+        append(options.output, row)
+
+
+def work(options, plan: dict) -> None:
+    index, count = (int(part) for part in options.worker.split("/"))
+    for number, trial in enumerate(trials(plan)):
+        settings = arguments(plan, trial)
+        rows = finished(options.output)
+        if number % count != index or key({**trial, "settings": settings}) in rows:
+            continue
+        started = time.perf_counter()
+        folder = os.path.join(options.scratch or tempfile.mkdtemp(), "trial")
+        shutil.rmtree(folder, ignore_errors=True)
+        results = run(options, [f"--method={trial['method']}", *settings, *places(options, trial["task"])], folder)
+        cut = plan.get("svd_cut")
+        if cut and trial["method"] == "uniform" and trial["budget"] == cut["from"]:
+            svd_cuts(options, plan, trial, folder, results, rows)
+        row = row_of(trial, settings, results, folder)
+        append(options.output, row)
+        print(*trial.values(), row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
+
+
+LABELS = {"autolora": "AutoLoRA", "uniform": "uniform", "random": "random pattern", "svd_cut": "post-hoc SVD cut"}
+
+
+def report(rows: list[dict], plan: dict) -> str:
+    """Means per task, then differences paired by task and seed, with bootstrap intervals."""
+    budgets = sorted({row["budget"] for row in rows})
+    methods = dict.fromkeys(["uniform", "random", "svd_cut", *plan["methods"]])
+    methods = [name for name in methods if any(row["method"] == name for row in rows)]
+    largest, body = max(budgets), []
+    for budget in budgets:
+        for method in methods:
+            own = [r for r in rows if r["method"] == method and r["budget"] == budget]
+            if not own:
+                continue
+            cells = [f"{LABELS.get(method, method)}, rank {budget} on average", f"{own[0]['adapter_params']:,}"]
+            for task in plan["tasks"]:
+                scores = [r["score"] for r in own if r["task"] == task]
+                cells.append(f"{sum(scores) / len(scores):.2f} ({len(scores)})" if scores else "")
+            body.append(cells)
+    text = "Mean score (seeds) on the dev split:\n\n"
+    text += markdown(["method", "adapter parameters", *(task.upper() for task in plan["tasks"])], body) + "\n\n"
+    body = []
+    for budget in budgets:
+        for method in methods:
+            for reference, size in (("uniform", budget), ("uniform", largest)):
+                if (method, budget) == (reference, size) or (size == largest and budget == largest):
+                    continue
+                values = paired_differences(rows, method, reference, budget, size)
+                if len(values) > 1 and not (method == "uniform" and size == budget):
+                    low, high = bootstrap_interval(values)
+                    body.append(
+                        [
+                            f"{LABELS.get(method, method)}, rank {budget} - uniform, rank {size}",
+                            len(values),
+                            f"{values.mean():+.2f}",
+                            f"{low:+.2f} to {high:+.2f}",
+                            f"{smallest_detectable(values):.2f}",
+                        ]
+                    )
+    text += "Differences paired by task and seed, in points; the last column is what 80 % power would need:\n\n"
+    return text + markdown(["difference", "pairs", "mean", "95 % interval", "smallest detectable"], body) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", help="YAML file with tasks, settings, methods and groups")
+    parser.add_argument("--data", help="folder with a folder per task: train.jsonl, validation.jsonl")
+    parser.add_argument("--model", help="folder of the base model")
+    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
+    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th trial from the I-th")
+    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
+    parser.add_argument("--report", action="store_true", help="write the table beside --output, and run nothing")
+    options = parser.parse_args()
+    with open(options.plan, encoding="utf-8") as file:
+        plan = yaml.safe_load(file)
+    if options.report:
+        text = report(list(finished(options.output).values()), plan)
+        with open(os.path.splitext(options.output)[0] + ".md", "w", encoding="utf-8") as file:
+            file.write(text)
+        print(text)
+    else:
+        work(options, plan)
+
+
+if __name__ == "__main__":
+    main()

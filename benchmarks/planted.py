@@ -1,0 +1,339 @@
+"""Does the search find ranks that are known? Frozen models whose teachers differ by updates of planted rank.
+
+    python benchmarks/planted.py --problems linear transformer --seeds 20 --output outputs/planted
+
+A problem is a frozen model W_l, a teacher with weights W_l + U_l, and rows (x, teacher(x) + noise). Rank of U_l: drawn
+for every module and seed. The student is the frozen model under LoRA; its search runs at the package's defaults, and
+only the number of steps, the batch size and the weights' learning rate are the problem's own. Every rule of
+`RANK_RULES` then reads the same final state. The folder receives `planted.jsonl`, a row per search, and `planted.md`.
+
+* `linear`: eight linear layers side by side, 16 to 24 wide, each with its own inputs and outputs.
+* `transformer`: a post-norm encoder (RoBERTa from a config) with U_l at query and value. The loss compares the hidden
+  states of every layer: the states of layer l are the first that U_l changes, so every update shows where nothing
+  later mixes with it. Weights are drawn so large that attention is far from uniform (see `_encoder`).
+* `control-*`: no update anywhere, targets are the frozen model's own plus noise. No module may be preferred beyond
+  chance: `preference_p`.
+
+Suffixes: `-unequal` spreads singular values over a factor of 4 in a module and modules over a factor of 2; `-noise`
+adds to the targets noise of the same root mean square as what the updates change.
+"""
+
+import argparse
+import copy
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import RobertaConfig, RobertaModel
+from transformers.utils import logging
+
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
+from autolora_trainer.ranks import RANK_RULES, select_ranks
+
+LINEAR_LEVELS = (0, 1, 2, 4, 6)
+TRANSFORMER_LEVELS = (0, 1, 2, 6)
+WIDTHS = (16, 16, 20, 20, 20, 24, 24, 24)  # of the layers of `linear`
+LAYERS, HIDDEN, HEADS, LENGTH, VOCABULARY = 4, 32, 4, 12, 256  # of `transformer`
+
+
+class Rows(Dataset):
+    """Tensors of one length as rows, each a dict."""
+
+    def __init__(self, **columns: torch.Tensor):
+        self.columns = columns
+
+    def __len__(self):
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, index):
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+@dataclass
+class Problem:
+    """A frozen model, rows made by its teacher, the true rank of every module, and the settings that fit it."""
+
+    model: nn.Module
+    rows: Rows
+    ranks: dict[str, int]
+    learning_rate: float
+    max_steps: int
+    per_device_train_batch_size: int = 32
+    lora_alpha: int = 8  # over k = 8: an update has the scale 1
+
+
+class SideBySide(nn.Module):
+    """Linear layers of several widths n_l; layer l maps the first n_l of x[:, l], shape (rows, layers, widest)."""
+
+    input_name = "x"
+
+    def __init__(self, widths=WIDTHS):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(n, n, bias=False) for n in widths)
+
+    def forward(self, x, labels=None):
+        outputs = [layer(x[:, i, : layer.in_features]) for i, layer in enumerate(self.layers)]  # (rows, n_l)
+        widest = x.shape[-1]
+        output = torch.stack([nn.functional.pad(y, (0, widest - y.shape[-1])) for y in outputs], dim=1)
+        loss = None if labels is None else ((output - labels) ** 2).mean()
+        return {"loss": loss, "logits": output}
+
+
+class AllStates(nn.Module):
+    """An encoder whose output is the hidden states of all its layers, (rows, layers, length, hidden)."""
+
+    input_name = "input_ids"
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = _encoder()
+
+    def forward(self, input_ids, labels=None):
+        states = self.encoder(input_ids, output_hidden_states=True).hidden_states[1:]
+        output = torch.stack(states, dim=1)
+        loss = None if labels is None else ((output - labels) ** 2).mean()
+        return {"loss": loss, "logits": output}
+
+
+def _encoder() -> RobertaModel:
+    """Random weights of variance 1/n keep the scale of what they read (post-norm states have variance 1). Keys twice
+    as large give attention logits a standard deviation of about 2, so what a query asks for matters. Branches enter
+    the residual stream at half their size: attention averages, and at full size the tokens of a sequence become so
+    alike in deep layers that some directions of an update there would hardly show."""
+    config = RobertaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=HIDDEN,
+        max_position_embeddings=LENGTH + 2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    encoder = RobertaModel(config, add_pooling_layer=False)
+    with torch.no_grad():
+        for name, module in encoder.named_modules():
+            if isinstance(module, nn.Linear):
+                factor = 2 if name.endswith("key") else 0.5 if name.endswith("output.dense") else 1
+                module.weight.normal_(0, factor / module.in_features**0.5)
+            elif isinstance(module, nn.Embedding):
+                module.weight.normal_(0, 0 if name.endswith("token_type_embeddings") else 1)  # all of one type
+    return encoder
+
+
+def planted_update(rank: int, rows: int, columns: int, strength: str) -> torch.Tensor:
+    """U = Q_1 diag(s) Q_2^T, shape (rows, columns), Q random and orthonormal. `equal`: s_j = 1. `unequal`: s spread
+    evenly in the logarithm over a factor of 4, all times a factor of the module, log-uniform between 1/sqrt(2) and
+    sqrt(2)."""
+    left = torch.linalg.qr(torch.randn(rows, max(rank, 1))).Q[:, :rank]
+    right = torch.linalg.qr(torch.randn(columns, max(rank, 1))).Q[:, :rank]
+    values = torch.ones(rank)
+    if strength == "unequal":
+        scale = 2 ** (torch.rand(()) - 0.5)
+        values = scale * (2 ** torch.linspace(1, -1, rank) if rank > 1 else 4 ** (torch.rand(rank) - 0.5))
+    return left * values @ right.T
+
+
+def draw_ranks(names: list[str], levels: tuple[int, ...]) -> dict[str, int]:
+    """A level for every module, independent and uniform; drawn again if all modules came out alike."""
+    while True:
+        drawn = [levels[i] for i in torch.randint(len(levels), (len(names),)).tolist()]
+        if len(set(drawn)) > 1:
+            return dict(zip(names, drawn))
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    return torch.cat([model(part)["logits"] for part in inputs.split(128)])
+
+
+def plant(model, inputs, levels, strength, noise, names, **settings) -> Problem:
+    """The problem of `model` with updates drawn from `levels`; none if `levels` is empty. `noise`: root mean square,
+    relative to what the updates change, or for the control relative to the outputs."""
+    ranks = draw_ranks(names, levels) if levels else dict.fromkeys(names, 0)
+    teacher, base = copy.deepcopy(model), outputs(model, inputs)
+    for name, rank in ranks.items():
+        weight = teacher.get_submodule(name).weight
+        weight.data += planted_update(rank, *weight.shape, strength)
+    targets = outputs(teacher, inputs)
+    reference = (targets - base if levels else base).square().mean().sqrt()
+    targets += noise * reference * torch.randn(targets.shape)
+    return Problem(model, Rows(**{model.input_name: inputs, "labels": targets}), ranks, **settings)
+
+
+def linear(seed: int, strength: str = "equal", noise: float = 0.0, levels=LINEAR_LEVELS) -> Problem:
+    torch.manual_seed(seed)
+    model = SideBySide()
+    inputs = torch.randn(1024, len(WIDTHS), max(WIDTHS))
+    names = [f"layers.{i}" for i in range(len(WIDTHS))]
+    return plant(model, inputs, levels, strength, noise, names, learning_rate=2e-2, max_steps=300)
+
+
+def transformer(seed: int, strength: str = "equal", noise: float = 0.0, levels=TRANSFORMER_LEVELS) -> Problem:
+    torch.manual_seed(seed)
+    model = AllStates()
+    inputs = torch.randint(3, VOCABULARY, (1024, LENGTH))
+    kinds = ("query", "value")
+    names = [f"encoder.encoder.layer.{i}.attention.self.{kind}" for i in range(LAYERS) for kind in kinds]
+    return plant(model, inputs, levels, strength, noise, names, learning_rate=1e-2, max_steps=200)
+
+
+PROBLEMS = {
+    "linear": lambda seed: linear(seed),
+    "linear-unequal": lambda seed: linear(seed, "unequal"),
+    "linear-noise": lambda seed: linear(seed, noise=1.0),
+    "transformer": lambda seed: transformer(seed),
+    "transformer-unequal": lambda seed: transformer(seed, "unequal"),
+    "transformer-noise": lambda seed: transformer(seed, noise=1.0),
+    "control-linear": lambda seed: linear(seed, noise=0.5, levels=()),
+    "control-transformer": lambda seed: transformer(seed, noise=0.5, levels=()),
+}
+
+
+def searcher(problem: Problem, folder, seed: int = 0, trainer_class=AutoLoraTrainer, **changes):
+    """The trainer of the search, at the package's defaults but for `changes` and what is the problem's own. min_rank 0
+    lets a module without update say so."""
+    settings = dict(
+        max_steps=problem.max_steps,
+        learning_rate=problem.learning_rate,
+        per_device_train_batch_size=problem.per_device_train_batch_size,
+        min_rank=0,
+        seed=seed,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+    )
+    lora_alpha = changes.pop("lora_alpha", problem.lora_alpha)
+    args = AutoLoraTrainingArguments(str(folder), **{**settings, **changes})
+    torch.manual_seed(seed)
+    config = LoraConfig(target_modules=list(problem.ranks), lora_alpha=lora_alpha)
+    return trainer_class(problem.model, args, train_dataset=problem.rows, peft_config=config)
+
+
+# ---- what is counted
+
+
+def average_ranks(values: list[float]) -> torch.Tensor:
+    """Positions of the values in their order, ties sharing the mean of theirs."""
+    x = torch.tensor(values, dtype=torch.double)
+    return (x[:, None] > x).sum(1) + ((x[:, None] == x).sum(1) - 1) / 2
+
+
+def spearman(true: list[float], learned: list[float]) -> float:
+    """Spearman's rank correlation; 0 where one of the two is constant."""
+    x, y = (ranks - ranks.mean() for ranks in map(average_ranks, (true, learned)))
+    scale = (x.norm() * y.norm()).item()
+    return (x @ y).item() / scale if scale else 0.0
+
+
+def preference_p(ranks: list[list[int]], draws: int = 2000) -> float:
+    """Friedman's test of "no module is preferred", by permutation: the statistic is the spread of the modules' mean
+    positions over the seeds, against its values when each seed's ranks are permuted over the modules. With one seed
+    every permutation is as likely as the data, so p is then 1."""
+    positions = torch.stack([average_ranks(row) for row in ranks])  # (seeds, modules)
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.rand(draws, *positions.shape, generator=generator).argsort(dim=-1)
+    shuffled = positions.expand(draws, -1, -1).gather(-1, orders)  # (draws, seeds, modules)
+    extreme = (shuffled.mean(1).var(dim=-1) >= positions.mean(0).var() - 1e-9).sum().item()
+    return (1 + extreme) / (1 + draws)
+
+
+def search(name: str, seed: int, **changes) -> dict:
+    """One search: true ranks, the ranks by every rule, and by the default one (what the trainer itself returned)."""
+    problem = PROBLEMS[name](seed)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = searcher(problem, folder, seed, **changes)
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+    state, default = trainer.search_state(), trainer.args.rank_rule
+    learned = {rule: select_ranks(state, rule, min_rank=0) for rule in RANK_RULES}
+    learned["default"] = list(trainer.learned_ranks.ranks.values())
+    return {
+        "problem": name,
+        "seed": seed,
+        "default_rule": default,
+        "steps": trainer.state.global_step,
+        "seconds": round(seconds, 2),
+        "true": list(problem.ranks.values()),
+        "learned": learned,
+    }
+
+
+def summarize(rows: list[dict]) -> list[dict]:
+    """A line per problem and rule: mean Spearman and share of exact ranks, or the control's p; mean rank per level."""
+    lines = []
+    for name in dict.fromkeys(row["problem"] for row in rows):
+        searches = [row for row in rows if row["problem"] == name]
+        for rule in searches[0]["learned"]:
+            pairs = [(row["true"], row["learned"][rule]) for row in searches]
+            flat = [(t, r) for true, learned in pairs for t, r in zip(true, learned)]
+            levels = {
+                level: sum(r for t, r in flat if t == level) / sum(t == level for t, _ in flat)
+                for level in sorted({t for t, _ in flat})
+            }
+            control = set(levels) == {0}
+            lines.append(
+                {
+                    "problem": name,
+                    "rule": rule,
+                    "searches": len(searches),
+                    "spearman": None if control else sum(spearman(*pair) for pair in pairs) / len(pairs),
+                    "exact": sum(t == r for t, r in flat) / len(flat),
+                    "levels": levels,
+                    "p": preference_p([learned for _, learned in pairs]) if control else None,
+                    "seconds": sum(row["seconds"] for row in searches) / len(searches),
+                }
+            )
+    return lines
+
+
+def markdown(lines: list[dict], default: str) -> str:
+    """The table of `summarize`."""
+    head = ["problem", "rule", "searches", "Spearman", "exact", "mean learned rank at true rank", "p (control)"]
+    table = [head, ["---", "---", *["---:"] * 3, "---", "---:"]]
+    for line in lines:
+        rule = f"**default: {default}**" if line["rule"] == "default" else line["rule"]
+        levels = ", ".join(f"{level}: {mean:.1f}" for level, mean in line["levels"].items())
+        number = lambda value, form: "" if value is None else format(value, form)
+        cells = [line["problem"], rule, line["searches"], number(line["spearman"], ".3f"), f"{line['exact']:.0%}"]
+        table.append([*cells, levels, number(line["p"], ".3f")])
+    return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--output", type=Path, required=True, help="folder of planted.jsonl and planted.md")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    logging.set_verbosity_error()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with open(arguments.output / "planted.jsonl", "w", encoding="utf-8") as file:
+        for name in arguments.problems:
+            for seed in range(arguments.seeds):
+                rows.append(search(name, seed))
+                file.write(json.dumps(rows[-1]) + "\n")
+                file.flush()
+    table = markdown(summarize(rows), rows[0]["default_rule"])
+    (arguments.output / "planted.md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
