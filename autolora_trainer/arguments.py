@@ -12,6 +12,8 @@ GATE_SCALING_CHOICES = ("plain", "paper")
 VIRTUAL_STEP_CHOICES = ("sgd", "adamw")
 RANK_RULE_CHOICES = ("adaptive", "strength", "threshold", "singular", "sensitivity")
 
+SEARCH_STEPS = 80  # weight steps of the scripts' search: by then ranks agree between seeds (`benchmarks/ranks.py`)
+
 
 def check_choice(name, value, choices):
     """Raise `ValueError` unless `value` is one of `choices`; the sentence names all three."""
@@ -106,7 +108,7 @@ class SearchArguments:
         metadata={"help": "0 lets a module earn no rank at all and stay out of the adapter; 1 keeps every module."},
     )
     search_patience: int = field(
-        default=20,
+        default=15,
         metadata={
             "help": "Stop the search when the ranks have settled: over this many selection steps no more than 5 % of "
             "the total rank has moved (0: never stop early)."

@@ -13,7 +13,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from autolora_trainer.arguments import SearchArguments, check_choice
+from autolora_trainer.arguments import SEARCH_STEPS, SearchArguments, check_choice
 from autolora_trainer.errors import UsageError, usage_errors
 from autolora_trainer.methods import METHODS
 
@@ -35,6 +35,7 @@ PRESETS = {
         "search_learning_rate": 1e-4,
         "selection_learning_rate": 1e-3,
         "search_patience": 0,
+        "search_epochs": 1.0,
         "scaling": "paper",
         "retrain_init": "scratch",
         "learning_rate": 1e-4,
@@ -100,11 +101,12 @@ class MethodArguments(SearchArguments):
     search_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the weights in the search. Default: learning_rate."}
     )
-    search_epochs: float = field(
-        default=2.0, metadata={"help": "Epochs of the search over D_tr, at most; search_patience ends it earlier."}
+    search_epochs: float | None = field(
+        default=None, metadata={"help": f"Epochs of the search over D_tr. Default: {SEARCH_STEPS} weight steps."}
     )
     search_max_steps: int = field(
-        default=-1, metadata={"help": "Weight steps of the search, instead of search_epochs."}
+        default=-1,
+        metadata={"help": "Weight steps of the search, at most, instead of search_epochs; see search_patience."},
     )
     retrain_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of the retrain of autolora. Default: num_train_epochs."}

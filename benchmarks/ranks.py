@@ -6,8 +6,8 @@
 
 For every task and seed one search through the real `AutoLoraTrainer` at the package's defaults, on the same 2,000
 rows
-(the seed changes the split, the order, the LoRA factors and the head), and one on shuffled labels. The table gives, for
-every rank rule read from the same searches, the mean Spearman correlation between seeds, over all modules and within
+(the seed changes the split, the order, the LoRA factors and the head), and one on shuffled labels. The table gives,
+for every rank rule read from the same searches, the mean Spearman correlation between seeds, over all modules and within
 the query and within the value modules, and beside it the controls that a rule has to pass which knows more than the
 architecture: agreement between different tasks and with shuffled labels has to be lower. A pattern that is the same
 everywhere (value over query, deeper over shallower) agrees with itself perfectly, and between tasks too: it fails.
@@ -31,8 +31,8 @@ from transformers.utils import logging
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa: E402
+from autolora_trainer.arguments import SEARCH_STEPS  # noqa: E402
 from autolora_trainer.ranks import RANK_RULES, select_ranks  # noqa: E402
-from autolora_trainer.script_arguments import MethodArguments  # noqa: E402
 from autolora_trainer.tasks import glue  # noqa: E402
 from benchmarks.significance import cross_agreement, markdown, rank_agreement  # noqa: E402
 
@@ -66,7 +66,7 @@ def search(options, task: str, seed: int, shuffled: bool) -> dict:
     settings = {
         "learning_rate": options.learning_rate,
         "per_device_train_batch_size": 16,
-        "num_train_epochs": MethodArguments.__dataclass_fields__["search_epochs"].default,
+        "max_steps": SEARCH_STEPS,
         "train_sampling_strategy": "group_by_length",
         **json.loads(options.settings),
     }

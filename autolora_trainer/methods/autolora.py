@@ -5,7 +5,7 @@ import os
 
 from peft import get_peft_model
 
-from autolora_trainer.arguments import AutoLoraTrainingArguments, SearchArguments
+from autolora_trainer.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, SearchArguments
 from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
 from autolora_trainer.cost import CostMeter
@@ -17,7 +17,8 @@ from autolora_trainer.trainer import AutoLoraTrainer
 # Arguments of the final training that the search takes over (CONTRACT: rate, batch size, accumulation and schedule,
 # and everything about the machine).
 SHARED_ARGUMENTS = """
-    per_device_train_batch_size gradient_accumulation_steps lr_scheduler_type lr_scheduler_kwargs warmup_steps
+    per_device_train_batch_size train_sampling_strategy gradient_accumulation_steps lr_scheduler_type
+    lr_scheduler_kwargs warmup_steps
     weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim bf16 fp16 tf32 use_cpu seed data_seed
     full_determinism logging_steps report_to run_name disable_tqdm log_level save_strategy save_steps
     activation_checkpointing activation_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
@@ -31,12 +32,15 @@ def search_arguments(run) -> AutoLoraTrainingArguments:
     shared = {name: getattr(run.training, name) for name in SHARED_ARGUMENTS}
     if shared["save_strategy"] == "best":
         shared["save_strategy"] = "steps"  # there is no best in a search
+    epochs, steps = run.method.search_epochs, run.method.search_max_steps
+    if epochs is None and steps < 0:
+        epochs, steps = 1.0, SEARCH_STEPS
     own = {name: getattr(run.method, name) for name in SearchArguments.__dataclass_fields__}
     return AutoLoraTrainingArguments(
         output_dir=run.search_dir,
         learning_rate=run.method.search_learning_rate or run.training.learning_rate,
-        num_train_epochs=run.method.search_epochs,
-        max_steps=run.method.search_max_steps,
+        num_train_epochs=epochs or 1.0,
+        max_steps=steps,
         logging_nan_inf_filter=False,  # a loss that is no number shows as such
         remove_unused_columns=run.training.remove_unused_columns,
         **shared,
