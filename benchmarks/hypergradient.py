@@ -346,7 +346,10 @@ def main(argv=None):
     rows, text = {"accuracy": accuracy, "ranks": ranks}[options.section](options)
     path = os.path.join(options.output, options.section)
     with open(path + ".json", "w", encoding="utf-8") as file:
-        json.dump({"options": vars(options), "seconds": time.perf_counter() - start, "rows": rows}, file, indent=1)
+        named = {**vars(options), "output": "OUT"}  # folders of this machine mean nothing elsewhere
+        for name in ("model", "train_file"):
+            named[name] = os.path.basename(os.path.normpath(named[name])) if named[name] else named[name]
+        json.dump({"options": named, "seconds": time.perf_counter() - start, "rows": rows}, file, indent=1)
     with open(path + ".md", "w", encoding="utf-8") as file:
         file.write(text)
     print(text)

@@ -2,16 +2,15 @@
 
     python benchmarks/ranks.py --data DATA --model FOLDER --output benchmarks/results/ranks
     python benchmarks/ranks.py --data DATA --model FOLDER --tasks sst2 --worker 0/2 …     # beside a worker 1/2
-    python benchmarks/ranks.py --output benchmarks/results/ranks --report             # the tables again
+    python benchmarks/ranks.py --output benchmarks/results/ranks --report                 # the tables again
 
 For every task and seed one search through the real `AutoLoraTrainer` at the package's defaults, on the same 2,000
-rows
-(the seed changes the split, the order, the LoRA factors and the head), and one on shuffled labels. The table gives,
-for every rank rule read from the same searches, the mean Spearman correlation between seeds, over all modules and within
-the query and within the value modules, and beside it the controls that a rule has to pass which knows more than the
-architecture: agreement between different tasks and with shuffled labels has to be lower. A pattern that is the same
-everywhere (value over query, deeper over shallower) agrees with itself perfectly, and between tasks too: it fails.
-Planted problems are in `benchmarks/planted.py`.
+rows; the seed changes the split, the order, the LoRA factors and the head. Some more searches see shuffled labels. The table
+gives, for every rank rule read from the same searches, the mean Spearman correlation between seeds, over all modules
+and within the query and within the value modules. Beside it stand the controls that a rule has to pass which knows more
+than the architecture: agreement between different tasks and with shuffled labels has to be lower. A pattern that is
+the same everywhere (value over query, deeper over shallower) agrees with itself perfectly, but between tasks too: it
+fails. Planted problems are in `benchmarks/planted.py`.
 """
 
 import argparse

@@ -31,6 +31,18 @@ def randomize(gates):
     gates.refresh()
 
 
+def test_plain_scaling_starts_as_plain_lora_and_bakes_to_what_it_computed(model):
+    with torch.no_grad():
+        plain = model(IDS).logits
+        gates = attach_gates(model, gate_scaling="plain")
+        torch.testing.assert_close(model(IDS).logits, plain, rtol=1e-5, atol=1e-6)
+        randomize(gates)
+        gated = model(IDS).logits
+        assert not torch.allclose(gated, plain)
+        gates.bake()
+        torch.testing.assert_close(model(IDS).logits, gated, rtol=1e-5, atol=1e-6)
+
+
 def test_uniform_logits_give_one_over_k(model):
     gates = attach_gates(model)
     assert torch.equal(gates.selection, torch.full_like(gates.selection, 1 / 4))

@@ -49,7 +49,9 @@ def command(place, output, **changes):
         "num_train_epochs": 2,
         "per_device_train_batch_size": 4,
         "initial_rank": 4,
+        "hypergradient": "finite_difference",
         "hypergradient_interval": 2,
+        "search_epochs": 1,
         "use_cpu": True,
         "save_strategy": "no",
     }
@@ -170,6 +172,19 @@ def test_ranks_file_skips_the_search_and_uniform_matches_its_size(place, finishe
     assert "search" not in json.loads((tmp_path / "uniform" / "cost.json").read_text())
 
 
+def test_random_ranks_match_the_size_and_differ_between_seeds(place, finished, tmp_path):
+    ranks = finished[0] / "ranks.json"
+    patterns = []
+    for seed in (1, 2, 3):
+        output = tmp_path / str(seed)
+        results = run_glue.main(
+            command(place, output, method="random", ranks=ranks, seed=seed, min_rank=0, max_steps=1)
+        )
+        assert results["adapter_params"] == finished[1]["adapter_params"]
+        patterns.append(LearnedRanks.load(output / "ranks.json").ranks)
+    assert any(pattern != patterns[0] for pattern in patterns)
+
+
 def test_uniform_without_a_size_has_rank_4_and_takes_a_budget(place, tmp_path):
     plain = run_glue.main(command(place, tmp_path / "a", method="uniform", max_steps=1))
     assert plain["adapter_params"] == 4 * 4 * 32
@@ -197,6 +212,20 @@ def test_max_steps_cuts_only_the_final_training(place, tmp_path):
     run_glue.main(command(place, tmp_path / "p", search_max_steps=3, retrain_epochs=1))
     cost = json.loads((tmp_path / "p" / "cost.json").read_text())
     assert cost["search"]["passes"] == 3 + 2 * 3 and cost["retrain"]["passes"] == 10
+
+
+def test_search_has_80_steps_unless_told_otherwise(place):
+    from autolora_trainer.methods.autolora import search_arguments
+    from autolora_trainer.pipeline import Run
+
+    for changes, steps, epochs in (
+        ({"search_epochs": None}, 80, 1),
+        ({"search_epochs": 3}, -1, 3),
+        ({"search_epochs": None, "search_max_steps": 7}, 7, 1),
+    ):
+        parsed = parse_arguments(command(place, place / "never", **changes))
+        arguments = search_arguments(Run(*parsed, run_glue.GlueApplication()))
+        assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
 
 
 def test_budget_and_rank_zero_reach_the_adapter(place, tmp_path):
@@ -426,7 +455,7 @@ def test_finished_run_is_refused_and_overwrite_replaces_only_its_own_files(place
 BAD_INPUT = [
     ({"task_name": "mrcp"}, "task_name must be one of .*, got 'mrcp'"),
     ({"task_name": None}, "--task_name is missing. Give one of cola"),
-    ({"method": "loar"}, "method must be one of autolora, lora, uniform, got 'loar'"),
+    ({"method": "loar"}, "method must be one of autolora, lora, adalora, uniform, random, got 'loar'"),
     ({"train_file": "nowhere.jsonl"}, "nowhere.jsonl"),
     ({"validation_file": None}, "--do_eval needs rows, got no validation rows. Add --validation_file."),
     ({"initial_rank": "eight"}, "initial[-_]rank: invalid int value: 'eight'; --help lists the arguments"),
