@@ -18,6 +18,7 @@ import run_glue
 from autolora_trainer import AutoLoraTrainer, LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.gates import lora_layers
+from autolora_trainer.methods import autolora
 from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import PRESETS, parse_arguments
@@ -215,7 +216,6 @@ def test_max_steps_cuts_only_the_final_training(place, tmp_path):
 
 
 def test_search_has_80_steps_unless_told_otherwise(place):
-    from autolora_trainer.methods.autolora import search_arguments
     from autolora_trainer.pipeline import Run
 
     for changes, steps, epochs in (
@@ -224,8 +224,15 @@ def test_search_has_80_steps_unless_told_otherwise(place):
         ({"search_epochs": None, "search_max_steps": 7}, 7, 1),
     ):
         parsed = parse_arguments(command(place, place / "never", **changes))
-        arguments = search_arguments(Run(*parsed, run_glue.GlueApplication()))
+        arguments = autolora.search_arguments(Run(*parsed, run_glue.GlueApplication()))
         assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
+
+
+@pytest.mark.parametrize("trend, says", [(0.3, True), (2.5, False)])
+def test_search_whose_held_out_loss_did_not_fall_says_so(place, tmp_path, caplog, monkeypatch, trend, says):
+    monkeypatch.setattr(autolora.AutoLoraTrainer, "held_out_evidence", lambda self: (0.0, trend))
+    run_glue.main(command(place, tmp_path / "o", max_steps=1))
+    assert ("the held-out loss did not fall during the search (t = 0.3)" in caplog.text) == says
 
 
 def test_budget_and_rank_zero_reach_the_adapter(place, tmp_path):

@@ -10,7 +10,7 @@ from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
 from autolora_trainer.cost import CostMeter
 from autolora_trainer.methods.common import Built
-from autolora_trainer.ranks import LearnedRanks, fingerprint
+from autolora_trainer.ranks import EVIDENCE, LearnedRanks, fingerprint
 from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
 from autolora_trainer.trainer import AutoLoraTrainer
 
@@ -72,6 +72,12 @@ def search(run) -> tuple[LearnedRanks, dict]:
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     ranks = trainer.learned_ranks
+    _, trend = trainer.held_out_evidence()
+    if trend < EVIDENCE:
+        run.warn(
+            f"the held-out loss did not fall during the search (t = {trend:.1f}), so these ranks say more about the "
+            "architecture than about the task. Raise --search_max_steps or --search_learning_rate to learn longer."
+        )
     figures = cost.stop()
     if run.is_main_process:
         os.makedirs(run.search_dir, exist_ok=True)
