@@ -12,7 +12,9 @@ COST = {"search": {"wall_seconds": 10.0}, "retrain": {"wall_seconds": 40.0}}
 def test_sample_needs_nothing_but_its_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     argv = "--task_name sample --method autolora --use_cpu --max_train_samples 96 --max_eval_samples 64"
-    results = run_glue.main([*argv.split(), "--max_steps", "2", "--hypergradient_interval", "1"])
+    results = run_glue.main(
+        [*argv.split(), "--max_steps", "2", "--search_max_steps", "3", "--hypergradient_interval", "1"]
+    )
     output = capsys.readouterr().out
     ranks = LearnedRanks.load(tmp_path / "outputs" / "sample-autolora" / "ranks.json")
     assert len(ranks.modules) == 12 and results["adapter_params"] == 320 * ranks.total_rank
