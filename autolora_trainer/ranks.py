@@ -6,11 +6,10 @@ scores until the next would exceed it, which is monotone in the budget.
 
 The default rule, `adaptive`, asks three questions in turn. Do the held-out rows want the learned update at all? If
 they want it smaller and their loss does not fall, it has learned noise, there is nothing to prefer, and ranks are
-uniform. Does the update have a definite rank? If its singular
-values fall into two groups with a gap between them, the upper group is counted (planted problems: exact). If not, as
-on every real task seen, rank is only a matter of how to share a budget, and it is shared in proportion to the held-out
-gradient of the modules, which is what agrees between seeds and differs between tasks. The measurements behind it are
-in `benchmarks/README.md`.
+uniform. Does the update have a definite rank? If its singular values fall into two groups with a gap between them,
+the upper group is counted. If not, as on every real task seen, rank is only a matter of how to share a budget, and it
+is shared in proportion to the held-out gradient of the modules, which agrees between seeds. What that was measured to
+be worth, and where it only shows the architecture, is in `benchmarks/README.md`.
 """
 
 import dataclasses
@@ -447,6 +446,15 @@ def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks, adapter_name: str 
             )
 
 
+def thin_svd(b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """SVD of the update B A from its factors (m, k) and (k, n), by two thin QR factorizations: U (m, k), σ (k,)
+    falling, V^T (k, n)."""
+    q_b, r_b = torch.linalg.qr(b)
+    q_a, r_a = torch.linalg.qr(a.T)
+    u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+    return q_b @ u, s, vh @ q_a.T
+
+
 @torch.no_grad()
 def keep_components(
     gates: SelectionGates, state: SearchState, ranks: list[int], rule: str
@@ -466,11 +474,9 @@ def keep_components(
             continue
         a, b = state.lora_A[row], state.lora_B[row] * state.selection[row]  # (k, n), (m, k)
         if rule in ("singular", "adaptive"):
-            q_b, r_b = torch.linalg.qr(b)
-            q_a, r_a = torch.linalg.qr(a.T)
-            u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+            u, s, vh = thin_svd(b, a)
             root = s[:rank].sqrt()
-            kept[name] = ((root[:, None] * (vh[:rank] @ q_a.T)), (q_b @ u[:, :rank]) * root)
+            kept[name] = (root[:, None] * vh[:rank], u[:, :rank] * root)
         else:
             chosen = scores[row].argsort(descending=True)[:rank].sort().values
             kept[name] = (a[chosen], b[:, chosen])

@@ -109,7 +109,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
         self._selection_steps = 0
         self.probe = GradientProbe(self.gates, args.seed)
         # of the usable selection steps t: count, Σ gain, Σ gain², Σ t, Σ t², Σ loss, Σ loss², Σ loss t
-        self._gain_sums = torch.zeros(8, dtype=torch.double, device=self.gates.selection.device)
+        self._evidence_sums = torch.zeros(8, dtype=torch.double, device=self.gates.selection.device)
         self._sums = self._zero_sums()
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
         self.rank_selection.bind(self)
@@ -261,7 +261,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
             torch.full_like(gain, self._selection_steps),
             torch.where(usable, result.val_loss, 0),
         )
-        self._gain_sums += torch.stack([n, gain, gain**2, n * t, n * t**2, loss, loss**2, loss * t])
+        self._evidence_sums += torch.stack([n, gain, gain**2, n * t, n * t**2, loss, loss**2, loss * t])
         self.gates.logits.grad = torch.where(usable, gradient, 0.0)  # decided on the device: no host synchronisation
         self.selection_optimizer.step()
         self.gates.logits.grad = None
@@ -317,7 +317,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
             trend: of the slope by which the held-out loss falls.
             Both are zero before the fourth selection step.
         """
-        n, gain, gain2, t, t2, loss, loss2, loss_t = self._gain_sums.tolist()
+        n, gain, gain2, t, t2, loss, loss2, loss_t = self._evidence_sums.tolist()
         if n < 4:
             return 0.0, 0.0
         mean, variance = gain / n, max(gain2 / n - (gain / n) ** 2, 0.0) / (n - 1)
@@ -379,7 +379,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
                 "sensitivity_sum": self._sensitivity_sum,
                 "sums": self._sums,
                 "energy_sum": self.probe.energy_sum,
-                "gain_sums": self._gain_sums,
+                "evidence_sums": self._evidence_sums,
             }
             tensors |= {f"optimizer.{name}": value for name, value in optimizer.items()}
             tensors = {name: value.contiguous() for name, value in tensors.items()}
@@ -418,7 +418,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
             self.selection_optimizer.state[self.gates.logits] = optimizer
         self._sensitivity_sum, self._sums = tensors["sensitivity_sum"], tensors["sums"]
         self.probe.energy_sum, self.probe.count = tensors["energy_sum"], state["probe_count"]
-        self._gain_sums = tensors["gain_sums"]
+        self._evidence_sums = tensors["evidence_sums"]
         self._val_batches.position = state["val_position"]
         self._selection_steps, self.selection_passes = state["selection_steps"], state["selection_passes"]
         self.rank_selection.restore(state["callback"])

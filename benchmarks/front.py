@@ -28,7 +28,7 @@ import yaml
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import run_glue  # noqa: E402
 from autolora_trainer.gates import lora_layers  # noqa: E402
-from autolora_trainer.ranks import LearnedRanks, ModuleRank, fill_budget  # noqa: E402
+from autolora_trainer.ranks import LearnedRanks, ModuleRank, fill_budget, thin_svd  # noqa: E402
 from autolora_trainer.retrain import build_adapter, load_kept_components  # noqa: E402
 from benchmarks.significance import bootstrap_interval, markdown, paired_differences, smallest_detectable  # noqa: E402
 
@@ -120,11 +120,8 @@ def cut_by_singular_values(model, budget: str, learned: LearnedRanks) -> tuple[L
     factors, values = {}, []
     for name, layer in layers.items():
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight * layer.scaling["default"]
-        q_b, r_b = torch.linalg.qr(b)
-        q_a, r_a = torch.linalg.qr(a.T)
-        u, s, vh = torch.linalg.svd(r_b @ r_a.T)
-        factors[name] = (q_b @ u, s, vh @ q_a.T)
-        values.append(s)
+        factors[name] = thin_svd(b, a)
+        values.append(factors[name][1])
     costs = [u.shape[0] + vh.shape[1] for u, _, vh in factors.values()]
     ranks = fill_budget(torch.stack(values), costs, budget, min_rank=0)
     tensors = {}

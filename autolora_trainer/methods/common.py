@@ -1,12 +1,14 @@
 """What methods share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from peft import PeftModel, get_peft_model
 
 from autolora_trainer.gates import lora_layers
-from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint
+from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint, parse_budget
+from autolora_trainer.retrain import build_adapter
 
 
 @dataclass
@@ -32,12 +34,30 @@ def component_costs(model: PeftModel) -> dict[str, int]:
     }
 
 
-def pattern(run, model: PeftModel, ranks: dict[str, int], rule: str) -> LearnedRanks:
-    """Ranks that no search made, in the form of those that one did."""
-    return LearnedRanks(
+def pattern_size(run, costs: dict[str, int]) -> int:
+    """Adapter parameters of a pattern baseline: those of `--ranks FILE`, else `--rank_budget`, else uniform rank 4."""
+    if run.given_ranks:
+        run.given_ranks.check_names(costs)
+        return sum(costs[name] * rank for name, rank in run.given_ranks.ranks.items())
+    return parse_budget(run.method.rank_budget or "lora:4", list(costs.values()))
+
+
+def build_pattern(run, rule: str, share_out: Callable[[dict[str, int], int], dict[str, int]]) -> Built:
+    """An adapter whose ranks no search made, in the form of one that a search did.
+
+    Args:
+        run: `pipeline.Run`.
+        rule: the name of the pattern, for `ranks.json`.
+        share_out: ({module: parameters of one component}, adapter parameters to spend) -> {module: rank}.
+    """
+    probe = probe_adapter(run)
+    costs = component_costs(probe)
+    ranks = share_out(costs, pattern_size(run, costs))
+    learned = LearnedRanks(
         modules={name: ModuleRank(rank) for name, rank in ranks.items()},
         base_model=run.base_model_name,
-        base_model_fingerprint=fingerprint(model, ranks),
+        base_model_fingerprint=fingerprint(probe, ranks),
         initial_rank=run.given_ranks.initial_rank if run.given_ranks else run.method.initial_rank,
         rank_rule=rule,
     )
+    return Built(build_adapter(run.base_model(), learned, run.lora_config(), run.method.scaling), learned)

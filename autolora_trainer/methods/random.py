@@ -1,11 +1,11 @@
 """Random ranks at a given size: what a learned pattern has to beat before its ranks can be said to mean anything."""
 
+from functools import partial
+
 import torch
 
-from autolora_trainer.methods.common import Built, component_costs, pattern, probe_adapter
-from autolora_trainer.methods.uniform import pattern_size
+from autolora_trainer.methods.common import Built, build_pattern
 from autolora_trainer.ranks import fill_budget
-from autolora_trainer.retrain import build_adapter
 
 
 def random_ranks(costs: dict[str, int], parameters: int, capacity: int, min_rank: int, seed: int) -> dict[str, int]:
@@ -26,9 +26,6 @@ def random_ranks(costs: dict[str, int], parameters: int, capacity: int, min_rank
 
 
 def build(run) -> Built:
-    probe = probe_adapter(run)
-    costs = component_costs(probe)
     capacity = max([run.method.initial_rank, *(run.given_ranks.ranks.values() if run.given_ranks else ())])
-    drawn = random_ranks(costs, pattern_size(run, costs), capacity, run.method.min_rank, run.training.seed)
-    ranks = pattern(run, probe, drawn, "random")
-    return Built(build_adapter(run.base_model(), ranks, run.lora_config(), run.method.scaling), ranks)
+    settings = {"capacity": capacity, "min_rank": run.method.min_rank, "seed": run.training.seed}
+    return build_pattern(run, "random", partial(random_ranks, **settings))

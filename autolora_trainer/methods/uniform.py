@@ -3,9 +3,7 @@
 Scale and training are the retrain's, so that only the ranks differ.
 """
 
-from autolora_trainer.methods.common import Built, component_costs, pattern, probe_adapter
-from autolora_trainer.ranks import parse_budget
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer.methods.common import Built, build_pattern
 
 
 def uniform_ranks(costs: dict[str, int], parameters: int) -> dict[str, int]:
@@ -30,16 +28,5 @@ def uniform_ranks(costs: dict[str, int], parameters: int) -> dict[str, int]:
     return ranks
 
 
-def pattern_size(run, costs: dict[str, int]) -> int:
-    """Adapter parameters of a pattern baseline: those of `--ranks FILE`, else `--rank_budget`, else uniform rank 4."""
-    if run.given_ranks:
-        run.given_ranks.check_names(costs)
-        return sum(costs[name] * rank for name, rank in run.given_ranks.ranks.items())
-    return parse_budget(run.method.rank_budget or "lora:4", list(costs.values()))
-
-
 def build(run) -> Built:
-    probe = probe_adapter(run)
-    costs = component_costs(probe)
-    ranks = pattern(run, probe, uniform_ranks(costs, pattern_size(run, costs)), "uniform")
-    return Built(build_adapter(run.base_model(), ranks, run.lora_config(), run.method.scaling), ranks)
+    return build_pattern(run, "uniform", uniform_ranks)
