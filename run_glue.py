@@ -8,78 +8,52 @@ Search, ranks, retrain, evaluation and files are `autolora_trainer.pipeline`; he
 sequence classification. `--help` lists every argument; what a run writes is described in README.md.
 """
 
-import copy
 import os
 import sys
 import time
 
 import numpy as np
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from autolora_trainer import demo
+from autolora_trainer.application import Application
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.pipeline import Run, execute, load_pretrained
+from autolora_trainer.pipeline import Run, execute
 from autolora_trainer.sample import encoder_path, load_sample
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.tasks import glue
 from autolora_trainer.tasks.metrics import compute_metrics
 
 
-class GlueApplication:
+class GlueApplication(Application):
     """Sequence classification and regression as in GLUE (§5.2)."""
 
     task_type = "SEQ_CLS"
     task_names = list(glue.GLUE_TASKS)
+    auto_class = AutoModelForSequenceClassification
 
-    def load_data(self, run: Run) -> None:
-        """Read, check, cut and tokenize the rows; they come from files, from the Hub, or from the built-in sample."""
-        self.datasets = run.datasets
+    def load_rows(self, run: Run):
         self.task = glue.GLUE_TASKS[run.data.task_name]
-        rows = self._load_rows(run)
-        self._check_splits(run, rows)
-        run.tokenizer = load_tokenizer(run)
-        self.config = self._load_config(run)
-        limits = {
-            "train": run.data.max_train_samples,
-            "validation": run.data.max_eval_samples,
-            "validation_mm": run.data.max_eval_samples,
-            "test": run.data.max_predict_samples,
-        }
-        for split, dataset in rows.items():
-            if limits[split] is not None:
-                dataset = dataset.select(range(min(limits[split], len(dataset))))
-            path = getattr(run.data, f"{split}_file", None)
-            glue.check_split(dataset, self.task, split, path)
-            with run.training.main_process_first(desc="tokenization"):
-                run.datasets[split] = glue.tokenize(
-                    dataset,
-                    run.tokenizer,
-                    self.task,
-                    run.data.max_seq_length,
-                    run.data.pad_to_max_length,
-                    label2id=self.label2id,
-                )
-        # padding to a multiple of 8 suits tensor cores; on a CPU it is work for nothing
-        multiple = 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else None
-        run.data_collator = DataCollatorWithPadding(run.tokenizer, pad_to_multiple_of=multiple)
-
-    def _load_rows(self, run: Run):
-        data = run.data
-        files = {f"{split}_file": getattr(data, f"{split}_file") for split in ("train", "validation", "test")}
-        if data.task_name == "sample" and not any(files.values()):
+        files = {f"{split}_file": getattr(run.data, f"{split}_file") for split in ("train", "validation", "test")}
+        if run.data.task_name == "sample" and not any(files.values()):
             return load_sample()
         return glue.load_task(self.task, **files, cache_dir=run.model.cache_dir, token=run.model.token)
 
-    def _check_splits(self, run: Run, rows) -> None:
-        needs = {"train": run.training.do_train, "validation": run.training.do_eval, "test": run.training.do_predict}
-        for split, needed in needs.items():
-            if needed and split not in rows:
-                argument = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}[split]
-                raise ValueError(f"--{argument} needs rows, got no {split} rows. Add --{split}_file.")
+    def check_rows(self, dataset, split: str, path: str | None) -> None:
+        glue.check_split(dataset, self.task, split, path)
 
-    def _load_config(self, run: Run):
+    def tokenize(self, run: Run, dataset, split: str):
+        length, pad = run.data.max_seq_length, run.data.pad_to_max_length
+        return glue.tokenize(dataset, run.tokenizer, self.task, length, pad, label2id=self.label2id)
+
+    def make_collator(self, run: Run):
+        # padding to a multiple of 8 suits tensor cores; on a CPU it is work for nothing
+        multiple = 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else None
+        return DataCollatorWithPadding(run.tokenizer, pad_to_multiple_of=multiple)
+
+    def load_config(self, run: Run):
         """The model's config with this task's labels, in the order that a base model trained on the task has them."""
-        config = load_pretrained(AutoConfig, run.model.model_name_or_path, run.model)
+        config = super().load_config(run)
         self.label2id = None
         if self.task.is_regression:
             config.num_labels, config.problem_type = 1, "regression"
@@ -89,34 +63,10 @@ class GlueApplication:
             config.label2id, config.id2label = self.label2id, id2label
         return config
 
-    def load_model(self, run: Run):
-        model = load_pretrained(
-            AutoModelForSequenceClassification,
-            run.model.model_name_or_path,
-            run.model,
-            config=copy.deepcopy(self.config),
-            dtype="float32",
-            ignore_mismatched_sizes=True,
-            attn_implementation=run.model.attn_implementation,
-        )
-        if run.model.base_model_id:
-            model.name_or_path = model.config._name_or_path = run.model.base_model_id
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = run.tokenizer.pad_token_id
-        return model
-
     def compute_metrics(self, run: Run):
         return compute_metrics(self.task, self.label2id)
 
-    def evaluation_splits(self, run: Run) -> dict[str, str]:
-        """{suffix of the metric: split}; MNLI has mismatched rows too."""
-        return {
-            suffix: split
-            for suffix, split in {"": "validation", "_mm": "validation_mm"}.items()
-            if split in run.datasets
-        }
-
-    def predict(self, run: Run, trainer) -> None:
+    def predict(self, run: Run, trainer) -> dict[str, float]:
         """Write predict_results_<task>.txt as transformers' run_glue does: index and label name, or score."""
         dataset = run.datasets["test"].remove_columns("labels")  # unlabelled rows carry -1
         predictions = trainer.predict(dataset, metric_key_prefix="predict").predictions
@@ -130,20 +80,12 @@ class GlueApplication:
                         file.write(f"{index}\t{float(np.squeeze(scores)):.3f}\n")
                     else:
                         file.write(f"{index}\t{trainer.model.config.id2label[int(scores.argmax())]}\n")
+        return {}
 
     def card_details(self, run: Run) -> dict:
         own = any((run.data.train_file, run.data.validation_file, run.data.task_name == "sample"))
         name = "built-in sample" if run.data.task_name == "sample" else f"GLUE {run.data.task_name.upper()}"
         return {"task_name": run.data.task_name, "dataset_id": None if own else self.task.hub_id, "dataset_name": name}
-
-
-def load_tokenizer(run: Run):
-    """The tokenizer, with a padding token (GPT-2 and Llama have none)."""
-    name = run.model.tokenizer_name or run.model.model_name_or_path
-    tokenizer = load_pretrained(AutoTokenizer, name, run.model)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 # The built-in sample: its own small encoder, and rates for 2.5 million parameters instead of 125.

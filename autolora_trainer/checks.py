@@ -27,7 +27,7 @@ RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our 
 # What a run writes into output_dir: what `--overwrite`, and starting an unfinished run again, remove.
 OUTPUT_FILES = """
     adapter_config.json adapter_model.safetensors ranks.json rank_heatmap.png rank_heatmap.svg all_results.json
-    train_results.json eval_results.json trainer_state.json cost.json README.md training_args.bin
+    train_results.json eval_results.json predict_results.json trainer_state.json cost.json README.md training_args.bin
 """.split()
 
 
@@ -62,9 +62,12 @@ def is_output(name: str) -> bool:
 def check_request(run: "Run") -> None:
     data, training = run.data, run.training
     tasks = run.application.task_names
+    if data.task_name is None and data.train_file is not None:
+        data.task_name = run.application.own_task
     if data.task_name is None:
         raise ValueError(f"--task_name is missing. Give one of {', '.join(tasks)}.")
     data.task_name = data.task_name.lower()
+    data.task_name = run.application.task_aliases.get(data.task_name, data.task_name)
     if data.task_name not in tasks:
         raise ValueError(f"task_name must be one of {', '.join(tasks)}, got {data.task_name!r}.")
     for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):

@@ -25,7 +25,7 @@ from autolora_trainer.callbacks import public_model_name
 from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
 from autolora_trainer.checks import RUN_FILE, Resume, check_model, check_request, find_resume, is_output
 from autolora_trainer.cost import CostMeter, total_cost
-from autolora_trainer.errors import one_line, usage_errors
+from autolora_trainer.errors import usage_errors
 from autolora_trainer.methods import CHECKS, METHODS, adalora
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS
 from autolora_trainer.methods.common import Built
@@ -137,7 +137,7 @@ def execute(application, model, data, method, training) -> dict:
     """Run a script with parsed arguments.
 
     Args:
-        application: what is particular to the script (see `run_glue.GlueApplication`).
+        application: `application.Application`, what is particular to the script.
         model, data, method, training: the four groups of `script_arguments.parse_arguments`.
     Returns:
         The content of all_results.json.
@@ -198,35 +198,6 @@ def make_trainer(run: Run, model: torch.nn.Module, callbacks) -> Trainer:
     return fix_loss_scale(trainer)
 
 
-def load_pretrained(auto_class, name: str, model, **arguments):
-    """`auto_class.from_pretrained(name)` with the script's Hub arguments, and one line for what can go wrong.
-
-    Args:
-        auto_class: e.g. `AutoConfig`.
-        name: a Hub id or a folder.
-        model: `ModelArguments`.
-    Raises:
-        ValueError: if there is no such model, or it cannot be reached.
-    """
-    try:
-        return auto_class.from_pretrained(
-            name,
-            cache_dir=model.cache_dir,
-            revision=model.model_revision,
-            token=model.token,
-            trust_remote_code=model.trust_remote_code,
-            **arguments,
-        )
-    except OSError as error:
-        if os.path.isdir(name):
-            raise ValueError(f"The folder {name} holds no whole checkpoint: {one_line(error)}") from error
-        raise ValueError(
-            f"Could not load {name!r}: it is no folder here, and the Hugging Face Hub does not give it (no "
-            "connection, or no such model). Give a folder with --model_name_or_path, or connect once so that the "
-            "model is cached."
-        ) from error
-
-
 def _set_up_logging(training) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     transformers_logging.set_verbosity(
@@ -265,12 +236,11 @@ def _clear_output(run: Run) -> None:
 def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
     adapter, head = count_parameters(trainer.model)
     evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
-    if run.training.do_predict:
-        with full_precision(trainer.model):
-            run.application.predict(run, trainer)
+    prediction = _predict(run, trainer) if run.training.do_predict else {}
     results = {
         **metrics,
         **evaluation,
+        **prediction,
         "method": run.method.method,
         "task": run.data.task_name,
         "seed": run.training.seed,
@@ -302,7 +272,7 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
             **run.application.card_details(run),
         )
         _write_json(run, "all_results.json", results)  # last: it marks the run as finished
-        _report(run, built, evaluation, cost, adapter, head)
+        _report(run, built, {**evaluation, **prediction}, cost, adapter, head)
         if run.push:
             repository = run.training.hub_model_id or os.path.basename(os.path.normpath(run.output_dir))
             run.say(
@@ -320,11 +290,22 @@ def _evaluate(run: Run, trainer: Trainer) -> dict:
     for suffix, split in run.application.evaluation_splits(run).items():
         with full_precision(trainer.model):  # the score of the adapter as it loads elsewhere: without autocast
             scores = trainer.evaluate(run.datasets[split])
+            extra = run.application.extra_scores(run, trainer, split)
+        scores |= {f"eval_{key}": value for key, value in extra.items()}
         scores["eval_samples"] = len(run.datasets[split])
         evaluation.update({key + suffix: value for key, value in scores.items() if key != "epoch"})
     if run.is_main_process:
         _write_json(run, "eval_results.json", evaluation)
     return evaluation
+
+
+def _predict(run: Run, trainer: Trainer) -> dict:
+    with full_precision(trainer.model):
+        scores = run.application.predict(run, trainer)
+    prediction = {f"predict_{key}": value for key, value in scores.items()}
+    if run.is_main_process and prediction:
+        _write_json(run, "predict_results.json", prediction)
+    return prediction
 
 
 def _evaluate_only(run: Run) -> dict:
@@ -338,11 +319,9 @@ def _evaluate_only(run: Run) -> dict:
     run.training = dataclasses.replace(run.training, bf16=False, fp16=False)  # as in a run that has just trained
     trainer = make_trainer(run, model, [])
     evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
-    if run.training.do_predict:
-        with full_precision(trainer.model):
-            run.application.predict(run, trainer)
-    run.say(_score_line(evaluation))
-    return evaluation
+    prediction = _predict(run, trainer) if run.training.do_predict else {}
+    run.say(_score_line({**evaluation, **prediction}))
+    return {**evaluation, **prediction}
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

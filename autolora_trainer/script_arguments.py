@@ -199,20 +199,25 @@ class ScriptTrainingArguments(TrainingArguments):
             raise ValueError(f"num_train_epochs must be a positive number, got {self.num_train_epochs}.")
 
 
-GROUPS = (ModelArguments, DataArguments, MethodArguments, ScriptTrainingArguments)
-
-
 class _OneLineParser(HfArgumentParser):
     def error(self, message):
         raise UsageError(f"{message}; --help lists the arguments")
 
 
-def parse_arguments(argv: list[str] | None = None, task_defaults: dict[str, dict] | None = None, **defaults):
+def parse_arguments(
+    argv: list[str] | None = None,
+    task_defaults: dict[str, dict] | None = None,
+    data_arguments: type = DataArguments,
+    preset_changes: dict | None = None,
+    **defaults,
+):
     """Parse a script's command line.
 
     Args:
         argv: the arguments, without the program's name; default `sys.argv[1:]`.
         task_defaults: {task name: defaults of that task}, e.g. the built-in sample's own small model.
+        data_arguments: `DataArguments`, or the script's own subclass of it.
+        preset_changes: what a preset sets otherwise in this script, e.g. the batch size of §5.4.
         **defaults: defaults of the script that differ from the dataclasses'.
     Returns:
         (ModelArguments, DataArguments, MethodArguments, ScriptTrainingArguments).
@@ -220,7 +225,8 @@ def parse_arguments(argv: list[str] | None = None, task_defaults: dict[str, dict
         UsageError: one line, for whatever is wrong with them.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _OneLineParser(GROUPS, allow_abbrev=False, prog=os.path.basename(sys.argv[0]))
+    groups = (ModelArguments, data_arguments, MethodArguments, ScriptTrainingArguments)
+    parser = _OneLineParser(groups, allow_abbrev=False, prog=os.path.basename(sys.argv[0]))
     parser.add_argument("--config", help="A YAML file with any of these arguments; what is typed wins over it.")
     parser.set_defaults(**defaults)
     known = {action.dest for action in parser._actions}
@@ -232,7 +238,8 @@ def parse_arguments(argv: list[str] | None = None, task_defaults: dict[str, dict
             check_choice("preset", name, tuple(PRESETS))
         task = _last_value(from_file + typed, "--task_name")
         parser.set_defaults(**(task_defaults or {}).get(task, {}))
-        tokens = _tokens(PRESETS.get(name, {})) + from_file + _complete_resume(typed)
+        preset = {**PRESETS[name], **(preset_changes or {})} if name is not None else {}
+        tokens = _tokens(preset) + from_file + _complete_resume(typed)
         *groups, rest = parser.parse_args_into_dataclasses(tokens)
         return tuple(groups[:4])
 

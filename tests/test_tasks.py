@@ -26,6 +26,7 @@ from autolora_trainer.tasks import (
     align_labels,
     check_split,
     glue,
+    hub_data,
     load_task,
     read_rows,
     tokenize,
@@ -439,7 +440,7 @@ def test_hub_in_offline_mode_is_one_line(tmp_path):
 
 def test_hub_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(glue, "_hub_answers", lambda: False)
+    monkeypatch.setattr(hub_data, "_hub_answers", lambda: False)
     monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("load_dataset went to the network"))
     assert message(load_task, "mrpc", cache_dir=tmp_path) == UNREACHABLE
     assert datasets.config.HF_HUB_OFFLINE is False
@@ -449,7 +450,7 @@ def test_hub_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):
     "reply, answers", [(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", True), (b"", False)]
 )
 def test_one_question_tells_whether_the_hub_answers(reply, answers, monkeypatch):
-    monkeypatch.setattr(glue, "HUB_TIMEOUT", 0.5)
+    monkeypatch.setattr(hub_data, "HUB_TIMEOUT", 0.5)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:%d" % server.getsockname()[1])
@@ -466,7 +467,7 @@ def test_one_question_tells_whether_the_hub_answers(reply, answers, monkeypatch)
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         began = time.monotonic()
-        assert glue._hub_answers() is answers
+        assert hub_data._hub_answers() is answers
         assert time.monotonic() - began < 3
         done.set()
         thread.join(5)
@@ -475,7 +476,7 @@ def test_one_question_tells_whether_the_hub_answers(reply, answers, monkeypatch)
 def test_hub_splits_get_our_names(monkeypatch):
     row = datasets.Dataset.from_list([{"premise": "a", "hypothesis": "b", "label": 0}])
     hub = {name: row for name in ("train", "validation_matched", "validation_mismatched", "test_matched")}
-    monkeypatch.setattr(glue, "load_dataset", lambda *args, **kwargs: hub)
+    monkeypatch.setattr(hub_data, "load_dataset", lambda *args, **kwargs: hub)
     assert list(load_task("mnli")) == ["train", "validation", "validation_mm", "test"]
 
 
@@ -483,9 +484,9 @@ def test_other_hub_failures_keep_their_reason(monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(glue, "load_dataset", full)
+    monkeypatch.setattr(hub_data, "load_dataset", full)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(glue, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub_data, "_hub_answers", lambda: True)
     assert "from the hub: [Errno 28] No space left on device. Give local files" in message(load_task, "mrpc")
 
 

@@ -2,18 +2,16 @@
 
 import logging
 import math
-import threading
 from dataclasses import dataclass
 
-import datasets
-from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from autolora_trainer.tasks.files import DataError, read_rows, shown_columns, shown_path, shown_value
+from autolora_trainer.tasks.hub_data import load_from_hub
 
 logger = logging.getLogger(__name__)
 
 UNLABELLED = -1  # GLUE's mark for a test row whose label is kept secret
-HUB_TIMEOUT = 10.0  # seconds in which the hub must answer at all; a download may then take as long as it takes
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,8 @@ def load_task(
     if files:
         return DatasetDict({split: _from_file(path, task, split) for split, path in files.items()})
     if task.hub_id is not None:
-        return _from_hub(task, cache_dir, token)
+        source = (task.hub_id, task.hub_config, task.splits)
+        return load_from_hub(*source, cache_dir=cache_dir, token=token)
     if loader is None:
         raise DataError(
             f"The task {task.name} is not on the hub. Give local files with --train_file and --validation_file."
@@ -139,48 +138,6 @@ def _from_file(path, task: Task, split: str) -> Dataset:
     feature = Value("float32") if task.is_regression else ClassLabel(names=list(task.label_names))
     labels = _encode_labels(dataset, task, shown_path(path))
     return dataset.remove_columns("label").add_column("label", labels, feature=feature).select_columns(columns)
-
-
-def _from_hub(task: Task, cache_dir, token) -> DatasetDict:
-    source = f"{task.hub_id} ({task.hub_config})"
-    advice = (
-        "Give local files with --train_file and --validation_file, or connect to the network once so that the data is "
-        "cached."
-    )
-    offline = datasets.config.HF_HUB_OFFLINE
-    reachable = not offline and _hub_answers()
-    try:
-        # load_dataset asks a silent hub six times, with ever longer pauses; offline it goes to its cache at once.
-        datasets.config.HF_HUB_OFFLINE = not reachable
-        loaded = load_dataset(task.hub_id, task.hub_config, cache_dir=cache_dir, token=token)
-    except Exception as error:  # no connection, a full disk, a broken download: many libraries, many classes
-        if not reachable or isinstance(error, (ConnectionError, FileNotFoundError)):
-            raise DataError(f"Could not reach the Hugging Face Hub for the data set {source}. {advice}") from error
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"Could not load the data set {source} from the hub: {reason}. {advice}") from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
-    return DatasetDict({ours: loaded[theirs] for ours, theirs in task.splits if theirs in loaded})
-
-
-def _hub_answers() -> bool:
-    """Whether the hub answers one request (any status) in time."""
-    answered = []
-
-    def ask():
-        try:
-            from huggingface_hub import constants, get_session  # its session knows the user's proxies and certificates
-
-            get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
-            answered.append(True)
-        except Exception:  # offline mode, no route, no such host, refused, timed out
-            pass
-
-    # A thread, because the lookup of a host name has no time limit of its own.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_TIMEOUT + 2.0)
-    return bool(answered)
 
 
 def check_split(dataset: Dataset, task, split: str, path=None) -> None:
