@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from peft import get_peft_model
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import hub
 from autolora_trainer.checkpoints import fault, newest_checkpoint, read_manifest
 from autolora_trainer.errors import one_line
+from autolora_trainer.fused import adapt
 from autolora_trainer.methods.autolora import search_arguments
 from autolora_trainer.methods.common import component_costs
-from autolora_trainer.ranks import LearnedRanks, fill_budget, parse_budget
+from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.rules import fill_budget, parse_budget
 from autolora_trainer.splits import split_train
 
 if TYPE_CHECKING:
@@ -168,9 +170,9 @@ def check_model(run: "Run") -> None:
     with torch.device("meta"):
         skeleton = type(base)(base.config)
     names = [name for name, _ in skeleton.named_modules()]
-    linear = [name for name, module in skeleton.named_modules() if isinstance(module, torch.nn.Linear)]
+    linear = [name for name, module in skeleton.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
     try:
-        costs = component_costs(get_peft_model(skeleton, run.lora_config(r=1)))
+        costs = component_costs(adapt(skeleton, run.lora_config(r=1)))
     except ValueError as error:
         given = run.method.lora_target_modules
         what = f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"

@@ -13,6 +13,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from autolora_trainer.fused import LoraPart, lora_parts
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -53,21 +55,12 @@ def selection(selection_logits: torch.Tensor, constraint: str = "softmax") -> to
     return CONSTRAINTS[constraint].normalize(selection_logits)
 
 
-def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraLayer]:
-    """The LoRA layers of a `PeftModel`, keyed by their names in the base model's `named_modules()`."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return {
-        name: module
-        for name, module in base.named_modules()
-        if isinstance(module, LoraLayer) and adapter_name in module.lora_A
-    }
-
-
 class SelectionGates:
     """The selection variables of a model and the hooks that apply them.
 
     Attributes:
-        names: the M gated modules, in the order of the rows below.
+        parts: {name: `LoraPart`} of the M gated modules and parts of fused projections.
+        names: their names, in the order of the rows below.
         logits: β, shape (M, k), float32; the only trainable tensor. It is not a parameter of the model, so clipping,
             `zero_grad`, the weights' optimizer, DDP and saving never see it.
         selection: α, shape (M, k), float32, a plain leaf. The hooks read this tensor; `refresh` fills it from
@@ -79,16 +72,16 @@ class SelectionGates:
 
     def __init__(
         self,
-        layers: dict[str, LoraLayer],
+        parts: dict[str, LoraPart],
         adapter_name: str = "default",
         constraint: str = "softmax",
         gate_scaling: str = "paper",
     ):
-        self.layers = layers
+        self.parts = parts
         self.adapter_name = adapter_name
         self.constraint = constraint
-        self.names = list(layers)
-        ranks = {name: layer.r[adapter_name] for name, layer in layers.items()}
+        self.names = list(parts)
+        ranks = {name: part.rank for name, part in parts.items()}
         first = self.names[0]
         for name, rank in ranks.items():
             if rank != ranks[first]:
@@ -97,20 +90,28 @@ class SelectionGates:
                     f"{rank} in {name!r}. Drop rank_pattern from the LoraConfig."
                 )
         self.initial_rank = ranks[first]
-        device = layers[first].lora_A[adapter_name].weight.device
+        device = parts[first].lora_A.device
         start = CONSTRAINTS[constraint].initial_logit
         self.logits = nn.Parameter(torch.full((len(self.names), self.initial_rank), start, device=device))
         self.selection = selection(self.logits.detach(), constraint)
         self.scale = 1 / self.selection[0, 0].item() if gate_scaling == "plain" else 1.0
+        rows: dict[LoraLayer, list[int]] = {}
+        for row, part in enumerate(parts.values()):
+            rows.setdefault(part.layer, []).append(row)
         self._handles = [
-            layer.lora_A[adapter_name].register_forward_hook(self._gate(row))
-            for row, layer in enumerate(layers.values())
+            layer.lora_A[adapter_name].register_forward_hook(self._gate(slice(own[0], own[-1] + 1)))
+            for layer, own in rows.items()
         ]
 
-    def _gate(self, row: int):
+    @property
+    def layers(self) -> dict[str, LoraLayer]:
+        """{name: the LoRA layer that holds it}."""
+        return {name: part.layer for name, part in self.parts.items()}
+
+    def _gate(self, rows: slice):
         def hook(module, args, output):
-            gate = (self.scale * self.selection[row]).to(device=output.device, dtype=output.dtype)  # (k,)
-            return output * gate  # (..., k)
+            gate = self.scale * self.selection[rows].reshape(-1)  # (p k,): parts follow each other as their components
+            return output * gate.to(device=output.device, dtype=output.dtype)  # (..., p k)
 
         return hook
 
@@ -132,9 +133,8 @@ class SelectionGates:
     @torch.no_grad()
     def bake(self) -> None:
         """Fold the gates into `lora_B` (column j times `scale` α_j) and remove them: the model computes the same."""
-        for row, layer in enumerate(self.layers.values()):
-            weight = layer.lora_B[self.adapter_name].weight  # (m, k)
-            weight.mul_((self.scale * self.selection[row]).to(weight))
+        for row, part in enumerate(self.parts.values()):
+            part.set_lora_B(part.lora_B * (self.scale * self.selection[row]).to(part.lora_B))
         self.remove()
 
     def remove(self) -> None:
@@ -162,9 +162,9 @@ def attach_gates(
         ValueError: If there is no LoRA layer, ranks differ, or a layer has no `lora_A` forward to hook (embeddings,
             convolutions, DoRA and other variants).
     """
-    layers = lora_layers(model, adapter_name)
+    parts = lora_parts(model, adapter_name)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if not layers:
+    if not parts:
         linear = next((name for name, module in base.named_modules() if isinstance(module, nn.Linear)), None)
         config = getattr(model, "peft_config", {}).get(adapter_name)
         targets = sorted(getattr(config, "target_modules", None) or [])
@@ -172,7 +172,8 @@ def attach_gates(
             f"attach_gates found no LoRA layer in {type(base).__name__}. Wrap the model with get_peft_model first, or "
             f"check target_modules={targets} against its module names, e.g. {linear!r}."
         )
-    for name, layer in layers.items():
+    for name, part in parts.items():
+        layer = part.layer
         if not isinstance(layer.lora_A[adapter_name], nn.Linear):
             kind = type(layer.get_base_layer()).__name__
             raise ValueError(f"The search gates linear layers, got {kind} at {name!r}. Take it out of target_modules.")
@@ -184,4 +185,4 @@ def attach_gates(
             raise ValueError(
                 f"The search gates linear layers, got an embedding at {name!r}. Take it out of target_modules."
             )
-    return SelectionGates(layers, adapter_name, constraint, gate_scaling)
+    return SelectionGates(parts, adapter_name, constraint, gate_scaling)

@@ -26,6 +26,7 @@ from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, writ
 from autolora_trainer.checks import RUN_FILE, Resume, check_model, check_request, find_resume, is_output
 from autolora_trainer.cost import CostMeter, total_cost
 from autolora_trainer.errors import usage_errors
+from autolora_trainer.fused import effective_parameters
 from autolora_trainer.methods import CHECKS, METHODS, adalora
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS
 from autolora_trainer.methods.common import Built
@@ -326,9 +327,7 @@ def _evaluate_only(run: Run) -> dict:
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """(adapter, head): the trainable parameters inside and outside LoRA; of AdaLoRA, those that it has kept."""
-    adapter = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "lora_" in n)
-    if adalora.is_adalora(model):
-        adapter = adalora.kept_parameters(model)
+    adapter = adalora.kept_parameters(model) if adalora.is_adalora(model) else effective_parameters(model)
     head = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n)
     return adapter, head
 

@@ -31,11 +31,13 @@ class GradientProbe:
     """
 
     def __init__(self, gates: SelectionGates, seed: int = 0):
-        layers = list(gates.layers.values())
+        self._parts = list(gates.parts.values())
+        layers = list(dict.fromkeys(part.layer for part in self._parts))
+        self._layer_of = [layers.index(part.layer) for part in self._parts]
         self._inputs = [layer.lora_A[gates.adapter_name].weight.shape[1] for layer in layers]
         self._device = gates.selection.device
         self._seed = seed
-        self.energy_sum = torch.zeros(len(layers), device=self._device)
+        self.energy_sum = torch.zeros(len(self._parts), device=self._device)
         self.count = 0
         self._directions: dict[int, torch.Tensor] | None = None  # {n_l: Ω} while a held-out pass is watched
         self._sketches: list[torch.Tensor | None] = [None] * len(layers)
@@ -73,12 +75,13 @@ class GradientProbe:
     @torch.no_grad()
     def collect(self, reduce) -> None:
         """End one held-out batch: average its gradients over processes with `reduce`, and add their energies."""
-        rows = [row for row, sketch in enumerate(self._sketches) if sketch is not None]
-        sketches = [self._sketches[row] for row in rows]
+        found = {index: sketch for index, sketch in enumerate(self._sketches) if sketch is not None}
         self._sketches = [None] * len(self._inputs)
-        if not rows:
+        if not found:
             return
-        reduce(sketches)
+        reduce(list(found.values()))
+        rows = [row for row, index in enumerate(self._layer_of) if index in found]
+        sketches = [self._parts[row].rows_of(found[self._layer_of[row]]) for row in rows]  # (m_l, p)
         energies = torch.stack(torch._foreach_norm(sketches)).square() / DIRECTIONS
         self.energy_sum[rows] += torch.nan_to_num(energies, nan=0.0, posinf=0.0)
         self.count += 1

@@ -144,7 +144,7 @@ def lora_rank_for_servers(ranks: LearnedRanks) -> int:
         >>> lora_rank_for_servers(LearnedRanks({"q": ModuleRank(9)}))
         16
     """
-    largest = max(ranks.ranks.values(), default=0)
+    largest = max(ranks.module_ranks.values(), default=0)
     for allowed in SERVER_RANKS:
         if largest <= allowed:
             return allowed

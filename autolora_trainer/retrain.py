@@ -4,8 +4,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from autolora_trainer.gates import SelectionGates, lora_layers
-from autolora_trainer.ranks import LearnedRanks, SearchState, keep_components, verify_ranks
+from autolora_trainer.fused import lora_parts, split_parts
+from autolora_trainer.gates import SelectionGates
+from autolora_trainer.ranks import LearnedRanks, verify_ranks
+from autolora_trainer.rules import SearchState, keep_components
 
 
 def build_adapter(
@@ -23,6 +25,7 @@ def build_adapter(
     """
     ranks.check_names(name for name, _ in model.named_modules())
     adapted = get_peft_model(model, ranks.to_lora_config(lora_config, scaling=scaling))
+    split_parts(adapted, ranks.ranks)
     verify_ranks(adapted, ranks)
     return adapted
 
@@ -32,11 +35,10 @@ def save_kept_components(
 ) -> None:
     """Write what a retrain with `--retrain_init search` starts from: the kept components, with α and the search's LoRA
     scale folded into B, and the trained heads."""
-    adapter = gates.adapter_name
     tensors = {}
     for name, (a, b) in keep_components(gates, state, ranks, rule).items():
         tensors[f"A.{name}"] = a.contiguous()
-        tensors[f"B.{name}"] = (b * gates.scale * gates.layers[name].scaling[adapter]).contiguous()
+        tensors[f"B.{name}"] = (b * gates.scale * gates.parts[name].scaling).contiguous()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_" not in name:
             tensors[f"head.{name}"] = parameter.detach().cpu().contiguous()
@@ -52,16 +54,16 @@ def load_kept_components(path: str, model: PeftModel) -> None:
     """
     tensors = load_file(path)
     targets = {}
-    for name, layer in lora_layers(model).items():
-        targets[f"A.{name}"] = (layer.lora_A["default"].weight, 1.0)
-        targets[f"B.{name}"] = (layer.lora_B["default"].weight, layer.scaling["default"])
+    for name, part in lora_parts(model).items():
+        targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
+        targets[f"B.{name}"] = (part.lora_B, lambda value, part=part: part.set_lora_B(value / part.scaling))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_" not in name:
-            targets[f"head.{name}"] = (parameter, 1.0)
-    for name, (target, scale) in targets.items():
+            targets[f"head.{name}"] = (parameter, parameter.copy_)
+    for name, (target, write) in targets.items():
         if name not in tensors or tensors[name].shape != target.shape:
             given = tuple(tensors[name].shape) if name in tensors else "nothing"
             raise ValueError(
                 f"The search kept {given} for {name!r}, the retrain needs {tuple(target.shape)}. Search again."
             )
-        target.copy_(tensors[name] / scale)
+        write(tensors[name])

@@ -8,22 +8,23 @@ Both steps use one gradient of the training loss, computed once, at the W and α
 variables and their optimizer live beside the model, not in it.
 """
 
-import dataclasses
 import json
 import math
 import os
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from autolora_trainer import hypergradient
 from autolora_trainer.arguments import AutoLoraTrainingArguments
 from autolora_trainer.callbacks import RankSelectionCallback
+from autolora_trainer.fused import adapt
 from autolora_trainer.gates import attach_gates
 from autolora_trainer.probe import GradientProbe
-from autolora_trainer.ranks import LearnedRanks, SearchState, select_ranks
+from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.rules import SearchState, select_ranks
 from autolora_trainer.splits import EndlessBatches, split_train
 from autolora_trainer.trainer_utils import (
     RandomState,
@@ -74,7 +75,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
         if val_dataset is None:
             train_dataset, val_dataset = split_train(train_dataset, args.val_fraction, args.seed)
         if peft_config is not None:
-            model = get_peft_model(model, dataclasses.replace(peft_config, r=args.initial_rank))
+            model = adapt(model, peft_config, rank=args.initial_rank)
         callbacks = list(callbacks or [])
         if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
             callbacks.append(RankSelectionCallback())

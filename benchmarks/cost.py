@@ -56,7 +56,8 @@ from transformers.utils import logging
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
 from autolora_trainer.cost import CostMeter
 from autolora_trainer.errors import one_line, run_guarded
-from autolora_trainer.gates import lora_layers, selection
+from autolora_trainer.fused import lora_layers
+from autolora_trainer.gates import selection
 from autolora_trainer.hub import public_command
 from autolora_trainer.methods.adalora import AdaLoraTrainer, adalora_config, schedule
 from autolora_trainer.pipeline import count_parameters

@@ -27,9 +27,10 @@ import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import run_glue  # noqa: E402
-from autolora_trainer.gates import lora_layers  # noqa: E402
-from autolora_trainer.ranks import LearnedRanks, ModuleRank, fill_budget, thin_svd  # noqa: E402
+from autolora_trainer.fused import lora_layers  # noqa: E402
+from autolora_trainer.ranks import LearnedRanks, ModuleRank  # noqa: E402
 from autolora_trainer.retrain import build_adapter, load_kept_components  # noqa: E402
+from autolora_trainer.rules import fill_budget, thin_svd  # noqa: E402
 from benchmarks.significance import bootstrap_interval, markdown, paired_differences, smallest_detectable  # noqa: E402
 
 METRICS = {"cola": "eval_matthews_correlation", "stsb": "eval_spearmanr"}

@@ -35,7 +35,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, hypergradient  # noqa: E402
 from autolora_trainer.hypergradient import exact, finite_difference, selection_gradient  # noqa: E402
-from autolora_trainer.ranks import select_ranks  # noqa: E402
+from autolora_trainer.rules import select_ranks  # noqa: E402
 from autolora_trainer.sample import encoder_path, load_sample  # noqa: E402
 from autolora_trainer.tasks import glue  # noqa: E402
 from autolora_trainer.trainer_utils import RandomState, full_precision  # noqa: E402

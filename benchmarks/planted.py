@@ -34,7 +34,7 @@ from transformers import RobertaConfig, RobertaModel
 from transformers.utils import logging
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
-from autolora_trainer.ranks import RANK_RULES, select_ranks
+from autolora_trainer.rules import RANK_RULES, select_ranks
 
 LINEAR_LEVELS = (0, 1, 2, 4, 6)
 TRANSFORMER_LEVELS = (0, 1, 2, 6)

@@ -31,7 +31,7 @@ from transformers.utils import logging
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa: E402
 from autolora_trainer.arguments import SEARCH_STEPS  # noqa: E402
-from autolora_trainer.ranks import RANK_RULES, select_ranks  # noqa: E402
+from autolora_trainer.rules import RANK_RULES, select_ranks  # noqa: E402
 from autolora_trainer.tasks import glue  # noqa: E402
 from benchmarks.significance import cross_agreement, markdown, rank_agreement  # noqa: E402
 

@@ -8,22 +8,20 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from autolora_trainer.gates import attach_gates, lora_layers
-from autolora_trainer.ranks import (
+from autolora_trainer.fused import lora_layers
+from autolora_trainer.gates import attach_gates
+from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint, verify_ranks
+from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
+from autolora_trainer.rules import (
     RANK_RULES,
-    LearnedRanks,
-    ModuleRank,
     SearchState,
     fill_budget,
-    fingerprint,
     keep_components,
     parse_budget,
     rank_from_selection,
     select_ranks,
     spectral_cut,
-    verify_ranks,
 )
-from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
 from tests.conftest import lora, tiny_roberta
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import run_glue
 from autolora_trainer import AutoLoraTrainer, LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.gates import lora_layers
+from autolora_trainer.fused import lora_layers
 from autolora_trainer.methods import autolora
 from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from autolora_trainer.checkpoints import write_atomically
-from autolora_trainer.gates import lora_layers
+from autolora_trainer.fused import lora_layers
 from autolora_trainer.methods.common import Built, component_costs
-from autolora_trainer.ranks import parse_budget
+from autolora_trainer.rules import parse_budget
 from autolora_trainer.trainer_utils import RetrainTrainer
 
 logger = logging.getLogger("autolora_trainer")

@@ -3,15 +3,15 @@
 import json
 import os
 
-from peft import get_peft_model
-
 from autolora_trainer.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, SearchArguments
 from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
 from autolora_trainer.cost import CostMeter
+from autolora_trainer.fused import adapt
 from autolora_trainer.methods.common import Built
-from autolora_trainer.ranks import EVIDENCE, LearnedRanks, fingerprint
+from autolora_trainer.ranks import LearnedRanks, fingerprint
 from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
+from autolora_trainer.rules import EVIDENCE
 from autolora_trainer.trainer import AutoLoraTrainer
 
 # Arguments of the final training that the search takes over (CONTRACT: rate, batch size, accumulation and schedule,
@@ -57,7 +57,7 @@ def search(run) -> tuple[LearnedRanks, dict]:
     arguments = search_arguments(run)
     checkpoint = run.resume.search_checkpoint
     cost = CostMeter(earlier=read_manifest(checkpoint)["cost"] if checkpoint else None)
-    model = get_peft_model(run.base_model(), run.lora_config(r=run.method.initial_rank))
+    model = adapt(run.base_model(), run.lora_config(r=run.method.initial_rank))
     trainer = AutoLoraTrainer(
         model=model,
         args=arguments,

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 
-from autolora_trainer.gates import lora_layers
-from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint, parse_budget
+from autolora_trainer.fused import adapt, lora_parts
+from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint
 from autolora_trainer.retrain import build_adapter
+from autolora_trainer.rules import parse_budget
 
 
 @dataclass
@@ -23,15 +24,12 @@ class Built:
 
 def probe_adapter(run) -> PeftModel:
     """The pre-trained model under a rank-1 adapter: tells which modules an adapter would have."""
-    return get_peft_model(run.base_model(), run.lora_config(r=1))
+    return adapt(run.base_model(), run.lora_config(r=1))
 
 
 def component_costs(model: PeftModel) -> dict[str, int]:
     """{module: parameters of one rank-1 component, m_l + n_l}."""
-    return {
-        name: layer.lora_A["default"].weight.shape[1] + layer.lora_B["default"].weight.shape[0]
-        for name, layer in lora_layers(model).items()
-    }
+    return {name: part.cost for name, part in lora_parts(model).items()}
 
 
 def pattern_size(run, costs: dict[str, int]) -> int:

@@ -1,9 +1,8 @@
 """Plain LoRA of one rank, as PEFT builds it (Hu et al. 2022): the paper's baseline has rank 4 (§5.1)."""
 
-from peft import get_peft_model
-
+from autolora_trainer.fused import adapt
 from autolora_trainer.methods.common import Built
 
 
 def build(run) -> Built:
-    return Built(get_peft_model(run.base_model(), run.lora_config(r=run.method.lora_r)))
+    return Built(adapt(run.base_model(), run.lora_config(r=run.method.lora_r)))

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from autolora_trainer.methods.common import Built, build_pattern
-from autolora_trainer.ranks import fill_budget
+from autolora_trainer.rules import fill_budget
 
 
 def random_ranks(costs: dict[str, int], parameters: int, capacity: int, min_rank: int, seed: int) -> dict[str, int]:
@@ -15,7 +15,7 @@ def random_ranks(costs: dict[str, int], parameters: int, capacity: int, min_rank
         costs: {module: parameters of one component}.
         parameters: adapter parameters to spend.
         capacity: k, the largest rank of a module.
-        min_rank: 0 or 1, as in `ranks.select_ranks`.
+        min_rank: 0 or 1, as in `rules.select_ranks`.
         seed: of the draw.
     Example:
         >>> sum(random_ranks({"a": 10, "b": 10}, 60, capacity=8, min_rank=0, seed=0).values())

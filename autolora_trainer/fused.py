@@ -1,0 +1,289 @@
+"""Parts of adapters: the query, key and value of a fused projection get ranks of their own.
+
+GPT-2's `c_attn` computes query, key and value in one product; so do `qkv_proj`, `Wqkv`, `query_key_value` and others.
+A *part* of such a module is written `…c_attn#q`. Its update lives in its own rows of `lora_B` and its own components:
+
+    [ΔW_q]   [B_q  0 ] [A_q]
+    [ΔW_k] = [ 0   0 ] [A_v]
+    [ΔW_v]   [ 0  B_v]
+
+which is one ordinary LoRA of rank r_q + r_v on the fused module (in Hu et al. 2022's code: MergedLinear). A mask on the
+gradient of `lora_B` keeps the zeros exactly zero: AdamW moves a weight of value zero and gradient zero nowhere, and
+decays it to zero.
+
+All of the package sees adapters through `lora_parts`: an unfused module is one part, the whole of itself.
+"""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
+from torch import nn
+
+SEPARATOR = "#"
+SEARCHED_PARTS = ("q", "v")  # where nothing else is asked for: the paper adapts query and value (§5.1)
+
+
+@dataclass(frozen=True)
+class LoraPart:
+    """A LoRA layer, or the part of one that belongs to a part of a fused projection.
+
+    Attributes:
+        name: as in the base model's `named_modules()`, with `#part` where it is a part.
+        layer, adapter_name: PEFT's.
+        columns: its components: rows of `lora_A`, columns of `lora_B`.
+        rows: its rows of `lora_B`, (m,); None: all.
+    """
+
+    name: str
+    layer: LoraLayer
+    adapter_name: str
+    columns: slice
+    rows: torch.Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.columns.stop - self.columns.start
+
+    @property
+    def lora_A(self) -> torch.Tensor:
+        """(r, n), a view of the weight."""
+        return self.layer.lora_A[self.adapter_name].weight[self.columns]
+
+    @property
+    def lora_B(self) -> torch.Tensor:
+        """(m, r); of a part a copy, so write with `set_lora_B`."""
+        columns = self.layer.lora_B[self.adapter_name].weight[:, self.columns]
+        return columns if self.rows is None else columns[self.rows.to(columns.device)]
+
+    @torch.no_grad()
+    def set_lora_B(self, value: torch.Tensor) -> None:
+        columns = self.layer.lora_B[self.adapter_name].weight[:, self.columns]
+        if self.rows is None:
+            columns.copy_(value)
+        else:
+            columns[self.rows.to(columns.device)] = value.to(columns)
+
+    @property
+    def scaling(self) -> float:
+        return self.layer.scaling[self.adapter_name]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of its update."""
+        m, n = (
+            self.layer.lora_B[self.adapter_name].weight.shape[0],
+            self.layer.lora_A[self.adapter_name].weight.shape[1],
+        )
+        return (m if self.rows is None else len(self.rows)), n
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one of its components, m + n."""
+        return sum(self.shape)
+
+    def rows_of(self, output: torch.Tensor) -> torch.Tensor:
+        """Its rows of an (m_layer, …) tensor."""
+        return output if self.rows is None else output[self.rows.to(output.device)]
+
+
+def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraLayer]:
+    """The LoRA layers of a `PeftModel`, keyed by their names in the base model's `named_modules()`."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, LoraLayer) and adapter_name in module.lora_A
+    }
+
+
+def lora_parts(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraPart]:
+    """All that has a rank of its own in an adapter: whole LoRA layers, and the parts that `split_layer` made."""
+    parts = {}
+    for name, layer in lora_layers(model, adapter_name).items():
+        own = getattr(layer, "fused_parts", {}).get(adapter_name)
+        if own is None:
+            rank = layer.r[adapter_name]
+            parts[name] = LoraPart(name, layer, adapter_name, slice(0, rank))
+            continue
+        start = 0
+        for part, (rank, rows) in own.items():
+            full = name + SEPARATOR + part
+            parts[full] = LoraPart(full, layer, adapter_name, slice(start, start + rank), rows)
+            start += rank
+    return parts
+
+
+def module_of(name: str) -> str:
+    """`h.0.attn.c_attn#q` -> `h.0.attn.c_attn`."""
+    return name.partition(SEPARATOR)[0]
+
+
+def effective_parameters(model: nn.Module) -> int:
+    """Adapter parameters that can differ from zero; the file of a split layer holds zeros besides."""
+    return sum(part.rank * part.cost for part in lora_parts(model).values())
+
+
+# ---- layouts: which rows of a fused projection are query, key and value
+
+
+def _thirds(rows: int, config) -> dict[str, torch.Tensor] | None:
+    """[q | k | v], or with fewer key-value heads [q | k | v] of unequal width (GPT-2, Phi-3, ModernBERT, MPT)."""
+    order = torch.arange(rows)
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    if getattr(config, "multi_query", False):
+        shared = 1  # GPT-BigCode
+    if not heads or rows % (heads + 2 * shared):
+        return dict(zip("qkv", order.chunk(3))) if rows % 3 == 0 else None
+    width = rows // (heads + 2 * shared)
+    return dict(zip("qkv", order.split([heads * width, shared * width, shared * width])))
+
+
+def _by_head(rows: int, config) -> dict[str, torch.Tensor] | None:
+    """For every head its q, k and v (GPT-NeoX, BLOOM)."""
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
+    if getattr(config, "model_type", None) not in ("gpt_neox", "bloom", "gpt_neox_japanese") or rows % (3 * heads):
+        return None  # others of this name (Falcon, ChatGLM) order it otherwise
+    return dict(zip("qkv", torch.arange(rows).view(heads, 3, -1).unbind(1))) if heads else None
+
+
+LAYOUTS = {"c_attn": _thirds, "qkv_proj": _thirds, "Wqkv": _thirds, "query_key_value": _by_head}
+
+
+def part_rows(module_name: str, rows: int, config) -> dict[str, torch.Tensor] | None:
+    """{"q": its rows, "k": …, "v": …} of a fused projection with `rows` outputs; None if it is none that is known."""
+    layout = LAYOUTS.get(module_name.rpartition(".")[2])
+    found = layout(rows, config) if layout else None
+    return None if found is None else {part: index.reshape(-1) for part, index in found.items()}
+
+
+# ---- building
+
+
+def split_layer(
+    layer: LoraLayer, parts: dict[str, int], rows: dict[str, torch.Tensor], adapter_name: str = "default"
+) -> None:
+    """Divide the components of a LoRA layer among parts, for good: what is not theirs in `lora_B` becomes zero and
+    stays zero under any training.
+
+    Args:
+        layer: of rank Σ r_p.
+        parts: {part: r_p}, in the order of the components.
+        rows: {part: its rows of `lora_B`}.
+    Raises:
+        ValueError: if the ranks do not add up to the layer's.
+    """
+    weight = layer.lora_B[adapter_name].weight
+    if sum(parts.values()) != weight.shape[1]:
+        raise ValueError(f"The parts {parts} need rank {sum(parts.values())}, the layer has {weight.shape[1]}.")
+    mask, start = torch.zeros_like(weight), 0
+    for part, rank in parts.items():
+        mask[rows[part].to(mask.device), start : start + rank] = 1
+        start += rank
+    buffer = f"fused_mask_{adapter_name}"
+    layer.register_buffer(buffer, mask, persistent=False)  # moves with the model, and is not saved
+    with torch.no_grad():
+        weight.mul_(mask)
+    weight.register_hook(lambda gradient: gradient * getattr(layer, buffer).to(gradient.dtype))
+    if not hasattr(layer, "fused_parts"):
+        layer.fused_parts = {}
+    layer.fused_parts[adapter_name] = {part: (rank, rows[part]) for part, rank in parts.items()}
+
+
+def resolve_targets(model: nn.Module, lora_config: LoraConfig) -> dict[str, list[str]] | None:
+    """{full module name: parts, in order} for the target modules that are searched by parts; None if there are none.
+
+    A target `c_attn#q` names a part. Where no targets are given and PEFT's own default for the model is a fused
+    projection, its query and value are meant; a target `c_attn` that is typed means the whole of it.
+    """
+    targets = lora_config.target_modules
+    config = getattr(model, "config", None)
+    if targets is None:
+        default = DEFAULT_TARGETS.get(getattr(config, "model_type", None), [])
+        if not isinstance(default, list) or not any(name in LAYOUTS for name in default):
+            return None
+        wanted = [
+            f"{name}{SEPARATOR}{part}" if name in LAYOUTS else name for name in default for part in SEARCHED_PARTS
+        ]
+    elif isinstance(targets, str) or not any(SEPARATOR in name for name in targets):
+        return None
+    else:
+        wanted = list(targets) if isinstance(targets, list) else sorted(targets)
+    found: dict[str, list[str]] = {}
+    for target in dict.fromkeys(wanted):
+        module, _, part = target.partition(SEPARATOR)
+        names = [n for n, _ in model.named_modules() if n == module or n.endswith("." + module)]
+        if not names:
+            raise ValueError(f"Target modules {module!r} not found in the base model")  # PEFT's words
+        for name in names:
+            parts = found.setdefault(name, [])
+            if part:
+                known = part_rows(name, out_features(model.get_submodule(name)), config)
+                if known is None and targets is None:
+                    return None
+                if part not in (known or {}):
+                    raise ValueError(
+                        f"{target!r} names a part of {type(model).__name__}'s {name!r}, which has "
+                        f"{', '.join(known) if known else 'no parts that are known'}. Give the whole module, {module!r}."
+                    )
+                parts.append(part)
+    return {name: sorted(parts, key="qkv".index) for name, parts in found.items()}
+
+
+def out_features(module: nn.Module) -> int:
+    """Rows of a linear layer's output, of `nn.Linear` as of GPT-2's `Conv1D`."""
+    return module.nf if hasattr(module, "nf") else module.out_features
+
+
+def adapt(model: nn.Module, lora_config: LoraConfig, rank: int | None = None) -> PeftModel:
+    """`peft.get_peft_model`, with `rank` components for every target module and for every part of a fused one.
+
+    Args:
+        model: the pre-trained model.
+        lora_config: its `target_modules` may name parts (`c_attn#q`); see `resolve_targets`.
+        rank: default: the config's r.
+    Raises:
+        ValueError: if a target is not there.
+    """
+    rank = lora_config.r if rank is None else rank
+    targets = resolve_targets(model, lora_config)
+    if targets is None:
+        return get_peft_model(model, dataclasses.replace(lora_config, r=rank))
+    split = {name: parts for name, parts in targets.items() if parts}
+    keys = {name: "^" + re.escape(name) for name in split}
+    # the scale of every component is then lora_alpha / rank, in parts as in whole modules
+    grow = (lambda n: math.sqrt(n)) if lora_config.use_rslora else (lambda n: n)
+    wide = dataclasses.replace(
+        lora_config,
+        r=rank,
+        target_modules=list(targets),
+        rank_pattern={keys[name]: rank * len(parts) for name, parts in split.items()},
+        alpha_pattern={keys[name]: lora_config.lora_alpha * grow(len(parts)) for name, parts in split.items()},
+    )
+    adapted = get_peft_model(model, wide)
+    split_parts(adapted, {f"{name}{SEPARATOR}{part}": rank for name, parts in split.items() for part in parts})
+    return adapted
+
+
+def split_parts(model: PeftModel, ranks: dict[str, int]) -> None:
+    """`split_layer` for every name with a part in `ranks` whose rank is not zero."""
+    layers, base = lora_layers(model), model.get_base_model()
+    grouped: dict[str, dict[str, int]] = {}
+    for name, rank in ranks.items():
+        module, separator, part = name.partition(SEPARATOR)
+        if separator and rank:
+            grouped.setdefault(module, {})[part] = rank
+    for module, parts in grouped.items():
+        rows = part_rows(module, out_features(layers[module].get_base_layer()), base.config)
+        if rows is None or not set(parts) <= set(rows):
+            raise ValueError(
+                f"{module!r} has no part {', '.join(sorted(set(parts) - set(rows or ())))} in {type(base).__name__}. "
+                "Were the ranks learned on another model?"
+            )
+        split_layer(layers[module], parts, rows)

@@ -1,0 +1,299 @@
+"""Query and value of a fused projection keep ranks of their own, from the search to a merged model."""
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
+
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
+from autolora_trainer.fused import adapt, effective_parameters, lora_layers, lora_parts, part_rows, resolve_targets
+from autolora_trainer.gates import attach_gates
+from autolora_trainer.probe import GradientProbe
+from autolora_trainer.ranks import ModuleRank
+from autolora_trainer.report import lora_rank_for_servers, rank_grid
+from autolora_trainer.retrain import build_adapter
+from tests.conftest import rows, tiny_gpt2, tiny_roberta
+
+CONFIG = LoraConfig(task_type="CAUSAL_LM", lora_alpha=8)
+FUSED = ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
+RANKS = LearnedRanks(
+    {
+        f"{FUSED[0]}#q": ModuleRank(1),
+        f"{FUSED[0]}#v": ModuleRank(3),
+        f"{FUSED[1]}#q": ModuleRank(2),
+        f"{FUSED[1]}#v": ModuleRank(0),
+    },
+    initial_rank=4,
+)
+
+
+def text_rows(count=32):
+    data = rows(count)
+    return Dataset.from_list([{**row, "labels": row["input_ids"]} for row in data])
+
+
+def off_blocks(model) -> list[float]:
+    """Largest magnitude of `lora_B` outside the blocks of the parts, per layer."""
+    largest = []
+    for layer in lora_layers(model).values():
+        weight = layer.lora_B["default"].weight.detach().clone()
+        start = 0
+        for rank, own in layer.fused_parts["default"].values():
+            weight[own, start : start + rank] = 0
+            start += rank
+        largest.append(weight.abs().max().item())
+    return largest
+
+
+def update_ranks(model) -> dict[str, int]:
+    """The true rank of the update that every third of c_attn gets."""
+    found = {}
+    for name, layer in lora_layers(model).items():
+        delta = layer.get_delta_weight("default")  # Conv1D: (n, 3 n)
+        for part, block in zip("qkv", delta.split(16, dim=1)):
+            found[f"{name}#{part}"] = int(torch.linalg.matrix_rank(block.double(), tol=1e-6))
+    return found
+
+
+def train(model, steps=12, **arguments):
+    arguments = TrainingArguments(
+        output_dir="unused",
+        max_steps=steps,
+        learning_rate=1e-2,
+        weight_decay=0.1,
+        per_device_train_batch_size=8,
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+        report_to=[],
+        **arguments,
+    )
+    Trainer(model=model, args=arguments, train_dataset=text_rows()).train()
+    return model
+
+
+# ---- which rows belong to query, key and value
+
+
+def test_thirds_of_gpt2_are_what_its_attention_splits():
+    attention = tiny_gpt2().transformer.h[0].attn
+    found = part_rows("h.0.attn.c_attn", 48, tiny_gpt2().config)
+    x = torch.randn(1, 3, 16)
+    query, key, value = attention.c_attn(x).split(attention.split_size, dim=2)  # as GPT2Attention.forward does
+    for part, expected in zip("qkv", (query, key, value)):
+        assert torch.equal(attention.c_attn(x)[..., found[part]], expected)
+
+
+def tiny(kind):
+    size = dict(vocab_size=64, hidden_size=16, num_attention_heads=4)
+    return {
+        "gpt_neox": lambda: GPTNeoXForCausalLM(
+            GPTNeoXConfig(**size, num_hidden_layers=1, intermediate_size=32, max_position_embeddings=32)
+        ),
+        "bloom": lambda: BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=16, n_head=4, n_layer=1)),
+        "phi3": lambda: Phi3ForCausalLM(
+            Phi3Config(**size, num_key_value_heads=2, num_hidden_layers=1, intermediate_size=32, pad_token_id=0)
+        ),
+        "falcon": lambda: FalconForCausalLM(FalconConfig(**size, num_hidden_layers=1)),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind, target", [("gpt_neox", "query_key_value"), ("bloom", "query_key_value"), ("phi3", "qkv_proj")]
+)
+def test_rows_of_the_value_reach_the_output_without_the_scores(kind, target):
+    """On a sequence of one token attention is the value itself: rows of q and k change nothing, rows of v do."""
+    model = tiny(kind).eval()
+    name, module = next((n, m) for n, m in model.named_modules() if n.endswith(target))
+    found = part_rows(name, module.out_features, model.config)
+    assert sorted(torch.cat(list(found.values())).tolist()) == list(range(module.out_features))
+    inputs = {"input_ids": torch.tensor([[5]])}
+    with torch.no_grad():
+        before = model(**inputs).logits
+        for part in "qkv":
+            changed = copy.deepcopy(model)
+            weight = changed.get_submodule(name).weight
+            weight[found[part]] += torch.randn(len(found[part]), weight.shape[1])
+            same = torch.allclose(changed(**inputs).logits, before, atol=1e-6)
+            assert same == (part != "v")
+
+
+def test_a_layout_that_is_not_known_is_left_whole():
+    model = tiny("falcon")
+    assert resolve_targets(model, CONFIG) is None
+    with pytest.raises(ValueError, match="has no parts that are known. Give the whole module, 'query_key_value'"):
+        adapt(model, LoraConfig(target_modules=["query_key_value#q"]))
+
+
+def test_gpt2_is_searched_by_query_and_value_unless_told_otherwise():
+    assert resolve_targets(tiny_gpt2(), CONFIG) == {name: ["q", "v"] for name in FUSED}
+    assert list(lora_parts(adapt(tiny_gpt2(), LoraConfig(target_modules=["c_attn"])))) == FUSED
+    chosen = LoraConfig(target_modules=["c_attn#v", "c_attn#k", "mlp.c_proj"])
+    found = list(lora_parts(adapt(tiny_gpt2(), chosen)))
+    assert found[:3] == [f"{FUSED[0]}#k", f"{FUSED[0]}#v", "transformer.h.0.mlp.c_proj"]
+    assert list(lora_parts(adapt(tiny_roberta(), LoraConfig(target_modules=["query"]))))[0].endswith("query")
+
+
+@pytest.mark.parametrize(
+    "target, sentence",
+    [("c_attn#x", "which has q, k, v. Give the whole module"), ("nothing#q", "'nothing' not found")],
+)
+def test_parts_that_are_not_there_are_refused(target, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        adapt(tiny_gpt2(), LoraConfig(target_modules=[target]))
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_every_component_has_the_scale_of_an_unfused_lora(use_rslora):
+    model = adapt(tiny_gpt2(), LoraConfig(lora_alpha=8, use_rslora=use_rslora), rank=4)
+    assert {part.scaling for part in lora_parts(model).values()} == {4.0 if use_rslora else 2.0}
+
+
+# ---- search
+
+
+def test_gates_scale_every_part_by_its_own_variables():
+    model = adapt(tiny_gpt2(), CONFIG, rank=2)
+    for part in lora_parts(model).values():
+        part.set_lora_B(torch.randn(part.shape[0], 2))
+    plain = copy.deepcopy(model)
+    gates = attach_gates(model)
+    assert gates.names == [f"{name}#{part}" for name in FUSED for part in "qv"]
+    with torch.no_grad():
+        gates.logits.copy_(torch.randn(4, 2))
+        gates.refresh()
+        for row, part in enumerate(lora_parts(plain).values()):
+            part.set_lora_B(part.lora_B * gates.selection[row])
+        ids = torch.randint(0, 64, (2, 6))
+        assert torch.allclose(model(ids).logits, plain(ids).logits, atol=1e-6)
+        gates.bake()
+        assert torch.allclose(model(ids).logits, plain(ids).logits, atol=1e-6)
+    assert off_blocks(model) == [0.0, 0.0]
+
+
+def test_probe_sees_the_gradient_of_each_part():
+    model = adapt(tiny_gpt2(), CONFIG, rank=2)
+    gates = attach_gates(model)
+    probe = GradientProbe(gates)
+    ids = torch.randint(0, 64, (4, 8))
+    weight = lora_layers(model)[FUSED[0]].get_base_layer().weight.requires_grad_()
+    squares = torch.zeros(2)
+    for _ in range(300):
+        with probe.watching():
+            loss = model(ids, labels=ids).loss
+        loss.backward()
+        probe.collect(lambda tensors: None)
+    gradient = weight.grad / 300  # Conv1D: (n, 3 n)
+    squares = torch.stack([gradient[:, :16].square().sum(), gradient[:, 32:].square().sum()])
+    assert torch.allclose(probe.energy_sum[:2] / probe.count, squares, rtol=0.2)
+
+
+def test_a_search_learns_ranks_for_query_and_value_apart(tmp_path):
+    arguments = AutoLoraTrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=8,
+        initial_rank=2,
+        learning_rate=1e-2,
+        weight_decay=0.1,
+        hypergradient="finite_difference",
+        hypergradient_interval=1,
+        selection_learning_rate=0.1,
+        per_device_train_batch_size=8,
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+        report_to=[],
+    )
+    trainer = AutoLoraTrainer(model=tiny_gpt2(), args=arguments, train_dataset=text_rows(), peft_config=CONFIG)
+    trainer.train()
+    assert list(trainer.learned_ranks.ranks) == [f"{name}#{part}" for name in FUSED for part in "qv"]
+    assert off_blocks(trainer.model) == [0.0, 0.0]
+    assert rank_grid(trainer.learned_ranks)[0] == ["c_attn#q", "c_attn#v"]
+
+
+# ---- export: one ordinary LoRA
+
+
+def test_ranks_of_query_and_value_survive_training_saving_loading_and_merging(tmp_path):
+    base = tiny_gpt2()
+    model = train(build_adapter(copy.deepcopy(base), RANKS, CONFIG))
+    assert off_blocks(model) == [0.0, 0.0]
+    wanted = {f"{name}#{part}": 0 for name in FUSED for part in "qkv"} | RANKS.ranks
+    assert update_ranks(model) == wanted
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)  # without this package
+    assert update_ranks(loaded) == wanted
+    ids = torch.randint(0, 64, (2, 6))
+    with torch.no_grad():
+        expected = model.eval()(ids).logits
+        assert torch.equal(loaded.eval()(ids).logits, expected)
+        assert torch.allclose(loaded.merge_and_unload()(ids).logits, expected, atol=1e-5)
+
+
+def test_the_exported_adapter_has_one_scale_and_a_rank_that_servers_take():
+    model = build_adapter(tiny_gpt2(), RANKS, CONFIG)
+    config = model.peft_config["default"]
+    assert (
+        {layer.scaling["default"] for layer in lora_layers(model).values()} == {config.lora_alpha / config.r} == {2.0}
+    )
+    assert config.r == 4 and lora_rank_for_servers(RANKS) == 8
+    assert config.peft_type == "LORA" and sorted(config.rank_pattern.values()) == [2, 4]
+
+
+def test_paper_scaling_gives_a_fused_module_the_scale_of_its_mean_rank():
+    model = build_adapter(tiny_gpt2(), RANKS, CONFIG, scaling="paper")
+    assert [layer.scaling["default"] for layer in lora_layers(model).values()] == [8 / 2, 8 / 2]
+
+
+def test_effective_parameters_count_no_zeros():
+    model = build_adapter(tiny_gpt2(), RANKS, CONFIG)
+    assert effective_parameters(model) == (1 + 3 + 2) * (16 + 16)
+    assert sum(p.numel() for n, p in model.named_parameters() if "lora_" in n) == (4 + 2) * (16 + 48)
+
+
+def test_a_resumed_training_keeps_the_zeros(tmp_path):
+    arguments = {"save_strategy": "steps", "save_steps": 6, "seed": 3}
+
+    def trainer(steps):
+        settings = TrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=steps,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=8,
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to=[],
+            **arguments,
+        )
+        torch.manual_seed(0)
+        model = build_adapter(tiny_gpt2(), RANKS, CONFIG)
+        return Trainer(model=model, args=settings, train_dataset=text_rows())
+
+    whole = trainer(12)
+    whole.train()
+    resumed = trainer(12)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert off_blocks(resumed.model) == [0.0, 0.0]
+    for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters()):
+        assert torch.equal(a, b), name
+
+
+def test_ranks_of_another_model_are_refused():
+    ranks = LearnedRanks({"roberta.encoder.layer.0.attention.self.query#q": ModuleRank(1)})
+    with pytest.raises(ValueError, match="has no part q in RobertaForSequenceClassification"):
+        build_adapter(tiny_roberta(), ranks, LoraConfig(task_type="SEQ_CLS"))
