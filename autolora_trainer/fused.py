@@ -7,9 +7,9 @@ A *part* of such a module is written `…c_attn#q`. Its update lives in its own 
     [ΔW_k] = [ 0   0 ] [A_v]
     [ΔW_v]   [ 0  B_v]
 
-which is one ordinary LoRA of rank r_q + r_v on the fused module (in Hu et al. 2022's code: MergedLinear). A mask on the
-gradient of `lora_B` keeps the zeros exactly zero: AdamW moves a weight of value zero and gradient zero nowhere, and
-decays it to zero.
+which is one ordinary LoRA of rank r_q + r_v on the fused module (in Hu et al. 2022's code: MergedLinear). A mask on
+the gradient of `lora_B` keeps the zeros exactly zero: AdamW moves a weight of value zero and gradient zero nowhere,
+and decays it to zero.
 
 All of the package sees adapters through `lora_parts`: an unfused module is one part, the whole of itself.
 """
@@ -230,7 +230,7 @@ def resolve_targets(model: nn.Module, lora_config: LoraConfig) -> dict[str, list
                 if part not in (known or {}):
                     raise ValueError(
                         f"{target!r} names a part of {type(model).__name__}'s {name!r}, which has "
-                        f"{', '.join(known) if known else 'no parts that are known'}. Give the whole module, {module!r}."
+                        f"{', '.join(known) if known else 'no parts that are known'}. Give the whole, {module!r}."
                     )
                 parts.append(part)
     return {name: sorted(parts, key="qkv".index) for name, parts in found.items()}

@@ -209,6 +209,7 @@ def _set_up_logging(training) -> None:
         disable_progress_bars()
     # PEFT 0.21 reads a property that transformers 5 renamed; nothing of the user's. Until PEFT follows.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT finds Conv1D by itself
 
 
 def _clear_output(run: Run) -> None:

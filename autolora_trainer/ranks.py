@@ -1,4 +1,4 @@
-"""The learned ranks: the value that the search hands to the retrain, `ranks.json` on disk, and PEFT's `rank_pattern`."""
+"""`LearnedRanks`: what the search hands to the retrain, as `ranks.json` on disk, and as PEFT's `rank_pattern`."""
 
 import dataclasses
 import hashlib

@@ -135,7 +135,7 @@ def test_rows_of_the_value_reach_the_output_without_the_scores(kind, target):
 def test_a_layout_that_is_not_known_is_left_whole():
     model = tiny("falcon")
     assert resolve_targets(model, CONFIG) is None
-    with pytest.raises(ValueError, match="has no parts that are known. Give the whole module, 'query_key_value'"):
+    with pytest.raises(ValueError, match="has no parts that are known. Give the whole, 'query_key_value'"):
         adapt(model, LoraConfig(target_modules=["query_key_value#q"]))
 
 
@@ -150,7 +150,7 @@ def test_gpt2_is_searched_by_query_and_value_unless_told_otherwise():
 
 @pytest.mark.parametrize(
     "target, sentence",
-    [("c_attn#x", "which has q, k, v. Give the whole module"), ("nothing#q", "'nothing' not found")],
+    [("c_attn#x", "which has q, k, v. Give the whole"), ("nothing#q", "'nothing' not found")],
 )
 def test_parts_that_are_not_there_are_refused(target, sentence):
     with pytest.raises(ValueError, match=sentence):
