@@ -168,11 +168,13 @@ def execute(application, model, data, method, training) -> dict:
     )
     if built.ranks is not None:
         run.say(report.format_rank_table(built.ranks))
-    trainer = make_trainer(run, built.model, [cost, CheckpointManifest(cost, run.save_total_limit)])
+    trainer = make_trainer(run, built.model, [*built.callbacks, cost, CheckpointManifest(cost, run.save_total_limit)])
     result = trainer.train(resume_from_checkpoint=run.resume.train_checkpoint)
     built.phases["retrain"] = cost.stop()
-    trainer.save_model()
     trainer.save_state()
+    if built.finish is not None:
+        trainer = make_trainer(run, built.finish(trainer.model), [])
+    trainer.save_model()
     metrics = dict(result.metrics, train_samples=len(run.train_dataset))
     if run.is_main_process:
         _write_json(run, "train_results.json", metrics)

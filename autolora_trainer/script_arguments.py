@@ -38,6 +38,7 @@ PRESETS = {
         "search_epochs": 1.0,
         "scaling": "paper",
         "retrain_init": "scratch",
+        "retrain_cut": 0.0,
         "learning_rate": 1e-4,
         "per_device_train_batch_size": 16,
         "optim": "adamw_torch",
@@ -115,6 +116,13 @@ class MethodArguments(SearchArguments):
         default="scratch",
         metadata={"help": "scratch: from the pre-trained model; search: from the search's kept components."},
     )
+    retrain_cut: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the retrain that trains all initial_rank components; then every update is cut to its "
+            "learned rank (truncated SVD) and trained on. 0: the learned ranks from the start (§4.5)."
+        },
+    )
     scaling: str = field(
         default="constant",
         metadata={
@@ -149,6 +157,13 @@ class MethodArguments(SearchArguments):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be a positive number, got {value}.")
+        if not 0 <= self.retrain_cut < 1:
+            raise ValueError(f"retrain_cut must be at least 0 and below 1, got {self.retrain_cut}.")
+        if self.retrain_cut and (self.retrain_init == "search" or self.scaling == "paper"):
+            raise ValueError(
+                "--retrain_cut starts from all components at one scale, got --retrain_init search or --scaling paper. "
+                "Drop one of the two."
+            )
         if self.ranks is not None and self.retrain_init == "search":
             raise ValueError("--retrain_init search needs this run's own search, got --ranks. Drop one of the two.")
         if self.ranks is not None and self.method in ("lora", "adalora"):

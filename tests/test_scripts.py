@@ -388,9 +388,11 @@ def interrupt(monkeypatch, trainer_class, after):
         ("retrain", 15, {"phase": "retrain", "step": 14}),
     ],
 )
-@pytest.mark.parametrize("init", ["scratch", "search"])
+@pytest.mark.parametrize(
+    "init", [{"retrain_cut": 0}, {"retrain_cut": 0.5}, {"retrain_cut": 0, "retrain_init": "search"}]
+)
 def test_interrupted_run_goes_on_to_the_same_bits(place, tmp_path, monkeypatch, phase, after, expected, init):
-    settings = {"save_strategy": "steps", "save_steps": 2, "retrain_init": init}
+    settings = {"save_strategy": "steps", "save_steps": 2, **init}
     whole = run_glue.main(command(place, tmp_path / "whole", **settings))
     with monkeypatch.context() as patch:
         interrupt(patch, AutoLoraTrainer if phase == "search" else RetrainTrainer, after)

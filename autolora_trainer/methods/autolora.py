@@ -7,6 +7,7 @@ from autolora_trainer.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, 
 from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
 from autolora_trainer.cost import CostMeter
+from autolora_trainer.cut import CutCallback, copy_cut
 from autolora_trainer.fused import adapt
 from autolora_trainer.methods.common import Built
 from autolora_trainer.ranks import LearnedRanks, fingerprint
@@ -92,6 +93,13 @@ def search(run) -> tuple[LearnedRanks, dict]:
     return ranks, figures
 
 
+def shrink(run, wide, ranks: LearnedRanks):
+    """The ordinary adapter of the learned ranks that a cut training ends in."""
+    small = build_adapter(run.base_model(), ranks, run.lora_config(), run.method.scaling)
+    copy_cut(wide, small)
+    return small
+
+
 def build(run) -> Built:
     if run.method.ranks:
         ranks, phases = run.given_ranks, {}
@@ -107,6 +115,11 @@ def build(run) -> Built:
     ranks.check_names(name for name, _ in base.named_modules())
     if ranks.base_model_fingerprint not in (None, fingerprint(base, ranks.modules)):
         run.warn(f"the ranks were learned on {ranks.base_model}, and this base model has other weights")
+    if run.method.retrain_cut:
+        wide = adapt(base, run.lora_config(r=ranks.initial_rank))
+        return Built(
+            wide, ranks, phases, [CutCallback(ranks, run.method.retrain_cut)], lambda wide: shrink(run, wide, ranks)
+        )
     model = build_adapter(base, ranks, run.lora_config(), run.method.scaling)
     if run.method.retrain_init == "search":
         load_kept_components(os.path.join(run.search_dir, KEPT_COMPONENTS), model)

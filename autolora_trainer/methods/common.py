@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from peft import PeftModel
+from transformers import TrainerCallback
 
 from autolora_trainer.fused import adapt, lora_parts
 from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint
@@ -14,12 +15,21 @@ from autolora_trainer.rules import parse_budget
 
 @dataclass
 class Built:
-    """The model to train, the ranks it was built from (None for methods without a rank per module), and the cost of
-    the phases that ran before the final training."""
+    """The model to train, and what comes with it.
+
+    Attributes:
+        model: what the final training trains.
+        ranks: the ranks it was built from; None for methods without a rank per module.
+        phases: {phase: cost} of what ran before the final training.
+        callbacks: of the final training.
+        finish: trained model -> the model to evaluate and save, where that is another.
+    """
 
     model: torch.nn.Module
     ranks: LearnedRanks | None = None
     phases: dict[str, dict] = field(default_factory=dict)
+    callbacks: list[TrainerCallback] = field(default_factory=list)
+    finish: Callable[[torch.nn.Module], torch.nn.Module] | None = None
 
 
 def probe_adapter(run) -> PeftModel:

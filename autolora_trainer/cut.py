@@ -1,0 +1,66 @@
+"""A retrain that begins wide: all k components first, the learned ranks from some step on.
+
+    ΔW_l = B_l A_l of rank k  ->  its best approximation of rank r_l  (truncated SVD; Eckart and Young 1936)
+
+A component that is cut has A_j = 0 and B_j = 0, so both of its gradients are exactly zero and it stays cut: the model
+is one of the learned ranks from that step on, without a change to a module or to the optimizer's parameters, and a
+checkpoint of any step resumes as ever. `build_adapter` and `copy_cut` then make the small adapter that is saved.
+"""
+
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from autolora_trainer.fused import lora_parts
+from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.rules import thin_svd
+
+
+@torch.no_grad()
+def cut_to_ranks(model: PeftModel, ranks: dict[str, int]) -> None:
+    """Replace every update of a LoRA adapter by its best approximation of the given rank, in place."""
+    for name, part in lora_parts(model).items():
+        rank = ranks.get(name, 0)
+        u, s, vh = thin_svd(part.lora_B.float(), part.lora_A.float())
+        root = s.sqrt()
+        root[rank:] = 0
+        part.lora_A.copy_(root[:, None] * vh)
+        part.set_lora_B(u * root)
+
+
+@torch.no_grad()
+def copy_cut(wide: PeftModel, small: PeftModel) -> None:
+    """Give an adapter of the learned ranks what is left in a cut one, and its other trained parameters (heads)."""
+    sources = lora_parts(wide)
+    for name, part in lora_parts(small).items():
+        source = sources[name]
+        part.lora_A.copy_(source.lora_A[: part.rank])
+        part.set_lora_B(source.lora_B[:, : part.rank] * source.scaling / part.scaling)
+    trained = {n: p for n, p in wide.named_parameters() if p.requires_grad and "lora_" not in n}
+    for name, parameter in small.named_parameters():
+        if name in trained:
+            parameter.copy_(trained[name])
+
+
+class CutCallback(TrainerCallback):
+    """Cuts a wide adapter to its learned ranks after a share of the training.
+
+    Args:
+        ranks: the learned ranks.
+        share: of the steps of the training, above 0 and below 1, that are trained at rank k.
+    """
+
+    def __init__(self, ranks: LearnedRanks, share: float):
+        self.ranks, self.share = ranks.ranks, share
+
+    def step(self, max_steps: int) -> int:
+        """The step after which the cut is made; at least one follows it."""
+        return min(max(1, round(self.share * max_steps)), max_steps - 1)
+
+    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
+        if state.global_step == self.step(state.max_steps):
+            cut_to_ranks(model, self.ranks)
+            states = getattr(optimizer, "optimizer", optimizer).state  # under accelerate's wrapper
+            for name, parameter in model.named_parameters():
+                if "lora_" in name:  # the moments belong to the old components
+                    states.pop(parameter, None)
