@@ -111,7 +111,7 @@ class SearchArguments:
         default=15,
         metadata={
             "help": "Stop the search when the ranks have settled: over this many selection steps no more than 5 % of "
-            "the total rank has moved (0: never stop early)."
+            "the total rank has moved, and the held-out loss no longer falls (0: never stop early)."
         },
     )
 

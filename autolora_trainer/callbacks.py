@@ -3,10 +3,12 @@
 import csv
 import math
 import os
+import statistics
 
 from transformers import TrainerCallback
 
 from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint
+from autolora_trainer.rules import EVIDENCE
 
 HISTORY_FILE = "selection_history.csv"
 HISTORY_RECORDS = 200  # at most, however long the search
@@ -31,6 +33,7 @@ class RankSelectionCallback(TrainerCallback):
         self.learned_ranks: LearnedRanks | None = None
         self._search = None  # the trainer: it owns the selection variables
         self._recent: list[list[int]] = []  # the ranks after the last `search_patience` + 1 selection steps
+        self._recent_losses: list[float] = []  # and the held-out losses
         self.settled = False  # the search has stopped because of `search_patience`
 
     def bind(self, search) -> None:
@@ -38,10 +41,11 @@ class RankSelectionCallback(TrainerCallback):
         self._search = search
 
     def checkpoint(self) -> dict:
-        return {"recent": self._recent, "settled": self.settled}
+        return {"recent": self._recent, "recent_losses": self._recent_losses, "settled": self.settled}
 
     def restore(self, state: dict) -> None:
         self._recent, self.settled = state["recent"], state["settled"]
+        self._recent_losses = state["recent_losses"]
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._interval = max(args.hypergradient_interval, math.ceil(state.max_steps / HISTORY_RECORDS))
@@ -55,8 +59,11 @@ class RankSelectionCallback(TrainerCallback):
             self._record(args, state)
         took_selection_step = (state.global_step - 1) % args.hypergradient_interval == 0
         if args.search_patience and took_selection_step:
-            self._recent = [*self._recent, self._search.current_ranks()][-args.search_patience - 1 :]
-            if len(self._recent) > args.search_patience and settled(self._recent):
+            window = slice(-args.search_patience - 1, None)
+            self._recent = [*self._recent, self._search.current_ranks()][window]
+            self._recent_losses = [*self._recent_losses, self._search.last_val_loss.item()][window]
+            full = len(self._recent) > args.search_patience
+            if full and settled(self._recent) and not falling(self._recent_losses):
                 control.should_training_stop = self.settled = True
         return control
 
@@ -123,6 +130,20 @@ def settled(recent: list[list[int]], tolerance: float = 0.05) -> bool:
     *earlier, now = recent
     moved = max(sum(abs(a - b) for a, b in zip(now, ranks)) for ranks in earlier)
     return moved <= tolerance * sum(now)
+
+
+def falling(losses: list[float], evidence: float = EVIDENCE) -> bool:
+    """Whether losses fall over their steps by more than their scatter explains: the t statistic of the slope of a
+    straight line is below -`evidence`. A search that is still learning may yet change its mind.
+
+    Example:
+        >>> falling([1.0, 0.9, 0.8, 0.7, 0.65]), falling([1.0, 1.1, 0.9, 1.05, 0.95])
+        (True, False)
+    """
+    if len(losses) < 3 or len(set(losses)) == 1 or not all(map(math.isfinite, losses)):
+        return False
+    r = statistics.correlation(range(len(losses)), losses)
+    return r * math.sqrt((len(losses) - 2) / max(1 - r * r, 1e-12)) < -evidence
 
 
 def public_model_name(model) -> str:

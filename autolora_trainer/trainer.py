@@ -108,6 +108,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
         self._sensitivity_sum = torch.zeros_like(self.gates.selection)
         self._selection_steps = 0
+        self.last_val_loss = torch.zeros((), device=self.gates.selection.device)  # of the last selection step
         self.probe = GradientProbe(self.gates, args.seed)
         # of the usable selection steps t: count, Σ gain, Σ gain², Σ t, Σ t², Σ loss, Σ loss², Σ loss t
         self._evidence_sums = torch.zeros(8, dtype=torch.double, device=self.gates.selection.device)
@@ -269,6 +270,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
         self.gates.refresh()
         self._sensitivity_sum += torch.where(usable, direct, 0.0).abs()
         self._selection_steps += 1
+        self.last_val_loss = result.val_loss
         self._sums += torch.stack(
             [
                 result.val_loss,
