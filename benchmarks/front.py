@@ -9,34 +9,27 @@ in this process, exactly as its row's command says; a finished trial is skipped,
 post-hoc SVD cut needs no training of its own: the adapter of uniform rank k is cut to every budget by its largest
 singular values over all modules, and evaluated as it is.
 
-Every row: task, method, budget (the uniform rank of the same size), seed, settings, score, adapter_params,
-wall_seconds, passes, versions, command.
+Every row: see `trials.row_of`; `budget` is the uniform rank of the same size.
 """
 
 import argparse
-import json
 import os
-import shutil
 import sys
-import tempfile
 import time
-from importlib.metadata import version
 
 import torch
 import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-import run_glue  # noqa: E402
 from autolora_trainer.fused import lora_layers  # noqa: E402
 from autolora_trainer.ranks import LearnedRanks, ModuleRank  # noqa: E402
 from autolora_trainer.retrain import build_adapter, load_kept_components  # noqa: E402
 from autolora_trainer.rules import fill_budget, thin_svd  # noqa: E402
+from benchmarks import trials  # noqa: E402
 from benchmarks.significance import bootstrap_interval, markdown, paired_differences, smallest_detectable  # noqa: E402
 
-METRICS = {"cola": "eval_matthews_correlation", "stsb": "eval_spearmanr"}
 
-
-def trials(plan: dict):
+def planned(plan: dict):
     """Every (task, seed, method, budget) of the plan: group by group, and in it seed by seed, so that early rows
     already compare."""
     for group in plan["groups"]:
@@ -60,54 +53,12 @@ def key(row: dict) -> tuple:
 
 
 def finished(path: str) -> dict[tuple, dict]:
-    if not os.path.exists(path):
-        return {}
-    with open(path, encoding="utf-8") as file:
-        return {key(row): row for row in map(json.loads, file)}
-
-
-def append(path: str, row: dict) -> None:
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def places(options, task: str) -> list[str]:
-    files = {name: os.path.join(options.data, task, f"{name}.jsonl") for name in ("train", "validation")}
-    return [f"--model_name_or_path={options.model}"] + [f"--{name}_file={path}" for name, path in files.items()]
-
-
-def run(options, typed: list[str], folder: str) -> dict:
-    """One run of the script; its results and its cost."""
-    with open(os.devnull, "w") as nowhere:
-        out, sys.stdout = sys.stdout, nowhere
-        try:
-            results = run_glue.main([*typed, f"--output_dir={folder}"])
-        finally:
-            sys.stdout = out
-    return results
+    return {key(row): row for row in trials.read_rows(path)}
 
 
 def row_of(trial: dict, settings: list[str], results: dict, folder: str) -> dict:
-    with open(os.path.join(folder, "cost.json"), encoding="utf-8") as file:
-        cost = json.load(file)
-    ranks_path = os.path.join(folder, "ranks.json")
-    return {
-        **trial,
-        "score": round(100 * results[METRICS.get(trial["task"], "eval_accuracy")], 3),
-        "eval_loss": round(results["eval_loss"], 5),
-        "adapter_params": results["adapter_params"],
-        "ranks": list(LearnedRanks.load(ranks_path).ranks.values()) if os.path.exists(ranks_path) else None,
-        "wall_seconds": cost["total"]["wall_seconds"],
-        "search_seconds": cost.get("search", {}).get("wall_seconds", 0.0),
-        "passes": cost["total"]["passes"],
-        "settings": settings,
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
-        "command": "python run_glue.py --method "
-        + " ".join([trial["method"], *settings])
-        + " --model_name_or_path MODEL --train_file $DATA/{0}/train.jsonl --validation_file "
-        "$DATA/{0}/validation.jsonl".format(trial["task"]),
-    }
+    row = trials.row_of(trial, settings, results, folder, "run_glue")
+    return {**row, "command": row["command"].replace("run_glue.py", f"run_glue.py --method {trial['method']}")}
 
 
 @torch.no_grad()
@@ -166,34 +117,36 @@ def svd_cuts(options, plan, trial, folder, results, rows) -> None:
         load_kept_components(os.path.join(target, "cut.safetensors"), small)
         small.save_pretrained(target)
         typed = [a for a in settings if not a.startswith("--rank_budget")]
-        scores = run(options, [*typed, "--do_eval", "--method=lora", *places(options, trial["task"])], target)
+        where = trials.places(options.data, options.model, trial["task"])
+        scores = trials.run("run_glue", [*typed, "--do_eval", "--method=lora", *where, f"--output_dir={target}"])
         ranks.save(os.path.join(target, "ranks.json"))
         with open(os.path.join(target, "cost.json"), "w", encoding="utf-8") as file:
             file.write(cost)
         adapter = sum(t.numel() for n, t in tensors.items() if n[:2] in ("A.", "B."))
-        row = row_of(cut, settings, {**scores, "adapter_params": adapter}, target)
+        sizes = {"adapter_params": adapter, "head_params": results["head_params"]}
+        row = row_of(cut, settings, {**scores, **sizes}, target)
         row["command"] = (
             row["command"].replace("--method svd_cut", "--method uniform") + f" # then cut to lora:{budget}"
         )
-        append(options.output, row)
+        trials.append_row(options.output, row)
 
 
 def work(options, plan: dict) -> None:
     index, count = (int(part) for part in options.worker.split("/"))
-    for number, trial in enumerate(trials(plan)):
+    for number, trial in enumerate(planned(plan)):
         settings = arguments(plan, trial)
         rows = finished(options.output)
         if number % count != index or key({**trial, "settings": settings}) in rows:
             continue
         started = time.perf_counter()
-        folder = os.path.join(options.scratch or tempfile.mkdtemp(), "trial")
-        shutil.rmtree(folder, ignore_errors=True)
-        results = run(options, [f"--method={trial['method']}", *settings, *places(options, trial["task"])], folder)
+        folder = trials.scratch_folder(options.scratch)
+        where = [*trials.places(options.data, options.model, trial["task"]), f"--output_dir={folder}"]
+        results = trials.run("run_glue", [f"--method={trial['method']}", *settings, *where])
         cut = plan.get("svd_cut")
         if cut and trial["method"] == "uniform" and trial["budget"] == cut["from"]:
             svd_cuts(options, plan, trial, folder, results, rows)
         row = row_of(trial, settings, results, folder)
-        append(options.output, row)
+        trials.append_row(options.output, row)
         print(*trial.values(), row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
 
 

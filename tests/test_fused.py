@@ -1,6 +1,7 @@
 """Query and value of a fused projection keep ranks of their own, from the search to a merged model."""
 
 import copy
+import tempfile
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def update_ranks(model) -> dict[str, int]:
 
 def train(model, steps=12, **arguments):
     arguments = TrainingArguments(
-        output_dir="unused",
+        output_dir=tempfile.mkdtemp(),
         max_steps=steps,
         learning_rate=1e-2,
         weight_decay=0.1,

@@ -1,0 +1,144 @@
+"""A trial is one run of a script, exactly as its row's command says; a row is what is kept of it.
+
+Shared by `front.py` and `compare.py`: arguments of a trial, rows that are already there, running in this process or in
+one of its own, and the row itself.
+"""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+SCRIPTS = {"jnlpba": "run_ner", "ner": "run_ner", "e2e": "run_nlg", "webnlg": "run_nlg", "nlg": "run_nlg"}
+METRICS = {
+    "cola": ("eval_matthews_correlation", 100),
+    "stsb": ("eval_spearmanr", 100),
+    "jnlpba": ("eval_f1", 100),
+    "e2e": ("eval_bleu", 1),
+    "webnlg": ("eval_bleu", 1),
+}  # (key of all_results.json, factor to points); accuracy elsewhere
+
+
+def script_of(task: str) -> str:
+    """`run_glue`, `run_ner` or `run_nlg`."""
+    return SCRIPTS.get(task, "run_glue")
+
+
+def score_of(task: str, results: dict) -> float:
+    """The task's own metric, in points."""
+    key, factor = METRICS.get(task, ("eval_accuracy", 100))
+    return round(factor * results[key], 3)
+
+
+def arguments(settings: dict) -> list[str]:
+    """{"min_rank": 0} -> ["--min_rank=0"]; lists become words of their own."""
+    typed = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            typed += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            typed.append(f"--{name}={value}")
+    return typed
+
+
+def places(data: str, model: str, task: str) -> list[str]:
+    """What depends on the machine: where model and rows lie. `$DATA` holds a folder per task."""
+    typed = [f"--model_name_or_path={model}"]
+    for split in ("train", "validation"):
+        multiref = os.path.join(data, task, f"{split}_multiref.jsonl")
+        path = multiref if os.path.exists(multiref) else os.path.join(data, task, f"{split}.jsonl")
+        typed.append(f"--{split}_file={path}")
+    return typed
+
+
+def read_rows(path: str) -> list[dict]:
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]  # a killed writer may leave half a line
+
+
+def append_row(path: str, row: dict) -> None:
+    """One line, in one write: an interruption leaves it whole, or a beginning of it that the next row replaces."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    open(path, "ab").close()
+    with open(path, "rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+        file.seek(whole)
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def run(script: str, typed: list[str], isolate: bool = False) -> dict:
+    """Run a script; its all_results.json. The output folder is the `--output_dir` among `typed`.
+
+    Args:
+        isolate: in a process of its own: a clean peak of memory, at the price of the start.
+    """
+    folder = next(word.split("=", 1)[1] for word in typed if word.startswith("--output_dir="))
+    if isolate:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])}
+        done = subprocess.run(
+            [sys.executable, os.path.join(ROOT, f"{script}.py"), *typed],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the script failed")
+        with open(os.path.join(folder, "all_results.json"), encoding="utf-8") as file:
+            return json.load(file)
+    with open(os.devnull, "w") as nowhere:
+        out, sys.stdout = sys.stdout, nowhere
+        try:
+            return importlib.import_module(script).main(typed)
+        finally:
+            sys.stdout = out
+
+
+def scratch_folder(parent: str | None) -> str:
+    """An empty folder for one trial."""
+    folder = os.path.join(parent or tempfile.mkdtemp(), "trial")
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def row_of(head: dict, settings: list[str], results: dict, folder: str, script: str) -> dict:
+    """What is kept of a trial. `head`: task, seed, method, and whatever tells this trial from others."""
+    from autolora_trainer.ranks import LearnedRanks
+
+    with open(os.path.join(folder, "cost.json"), encoding="utf-8") as file:
+        cost = json.load(file)
+    ranks_path = os.path.join(folder, "ranks.json")
+    task = head["task"]
+    files = f"--train_file $DATA/{task}/train.jsonl --validation_file $DATA/{task}/validation.jsonl"
+    return {
+        **head,
+        "score": score_of(task, results),
+        "scores": {k: v for k, v in results.items() if k.startswith("eval_") and not _is_timing(k)},
+        "eval_loss": round(results["eval_loss"], 5),
+        "adapter_params": results["adapter_params"],
+        "head_params": results["head_params"],
+        "ranks": list(LearnedRanks.load(ranks_path).ranks.values()) if os.path.exists(ranks_path) else None,
+        "wall_seconds": cost["total"]["wall_seconds"],
+        "search_seconds": cost.get("search", {}).get("wall_seconds", 0.0),
+        "passes": cost["total"]["passes"],
+        "peak_memory_mb": cost["total"]["peak_memory_mb"],
+        "settings": settings,
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        "command": f"python {script}.py {' '.join(settings)} --model_name_or_path MODEL {files}",
+    }
+
+
+def _is_timing(key: str) -> bool:
+    return any(part in key for part in ("runtime", "per_second", "samples", "preparation"))

@@ -1,0 +1,181 @@
+"""The comparison's plan, its rows and its table, with runs whose scores are known."""
+
+import json
+import os
+import sys
+
+import pytest
+import yaml
+
+from benchmarks import compare, trials
+
+PLAN = {
+    "tasks": ["mrpc"],
+    "seeds": 2,
+    "settings": {"num_train_epochs": 2, "learning_rate": 0.1},
+    "methods": {
+        "uniform": {"rank_budget": "lora:2"},
+        "autolora": {},
+        "paper": {"method": "autolora", "preset": "paper"},
+    },
+    "reference": "uniform",
+    "same_time": {"as": "autolora", "method": "uniform"},
+    "tuning": {"learning_rate": [0.1, 0.2], "val_fraction": 0.25, "seed": 100},
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A plan on disk, rows of MRPC, and scripts that only pretend; `calls` holds what they were asked."""
+    (tmp_path / "data" / "mrpc").mkdir(parents=True)
+    for split in ("train", "validation"):
+        lines = "".join(json.dumps({"row": f"{split} {i}"}) + "\n" for i in range(20))
+        (tmp_path / "data" / "mrpc" / f"{split}.jsonl").write_text(lines)
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN, sort_keys=False))
+    calls = []
+
+    def pretend(script, typed, isolate=False):
+        value = dict(word.removeprefix("--").split("=", 1) for word in typed)
+        calls.append(value)
+        os.makedirs(value["output_dir"])
+        seconds = 30.0 if value["method"] == "autolora" else 10.0
+        cost = {"total": {"wall_seconds": seconds, "passes": 5, "peak_memory_mb": 100.0}}
+        with open(os.path.join(value["output_dir"], "cost.json"), "w") as file:
+            json.dump(cost, file)
+        # autolora likes 0.2, the others 0.1; one point per seed
+        liked = {"autolora": "0.2"}.get(value["method"], "0.1")
+        score = 0.7 + 0.1 * (value["learning_rate"] == liked) + 0.01 * int(value["seed"])
+        return {"eval_accuracy": score, "eval_loss": 1.0, "adapter_params": 10, "head_params": 2}
+
+    monkeypatch.setattr(trials, "run", pretend)
+    return tmp_path, calls
+
+
+def run(place, *more):
+    folder, _ = place
+    argv = [
+        "compare.py",
+        folder / "plan.yaml",
+        "--data",
+        folder / "data",
+        "--model",
+        "M",
+        "--output",
+        folder / "o.jsonl",
+    ]
+    old, sys.argv = sys.argv, [*map(str, argv), *more]
+    try:
+        compare.main()
+    finally:
+        sys.argv = old
+    return trials.read_rows(str(folder / "o.jsonl"))
+
+
+def test_every_method_gets_its_own_best_rate_and_the_reported_runs_use_it(place):
+    rows = run(place)
+    reported = [r for r in rows if r.get("kind") is None]
+    rates = {r["method"]: next(s for s in r["settings"] if "learning_rate" in s) for r in reported}
+    assert rates["uniform"] == "--learning_rate=0.1" and rates["autolora"] == rates["paper"] == "--learning_rate=0.2"
+    assert len([r for r in rows if r.get("kind") == "tuning"]) == 3 * 2
+    assert len(reported) == (3 + 1) * 2
+
+
+def test_tuning_rows_come_from_the_training_file_alone(place):
+    run(place)
+    folder, calls = place
+    tuning = [c for c in calls if c["seed"] == "100"]
+    assert all(str(folder / "data") not in c["train_file"] + c["validation_file"] for c in tuning)
+    texts = [[line for line in open(tuning[0][f"{split}_file"])] for split in ("train", "validation")]
+    assert [len(t) for t in texts] == [15, 5]
+    assert sorted(texts[0] + texts[1]) == sorted(open(folder / "data" / "mrpc" / "train.jsonl"))
+
+
+def test_the_same_time_row_has_as_many_epochs_as_fit(place):
+    rows = run(place)
+    (row,) = [r for r in rows if "given the time" in r["method"] and r["seed"] == 0]
+    assert "--num_train_epochs=6.0" in row["settings"] and "--method=uniform" in row["settings"]
+
+
+def test_finished_trials_are_skipped_and_an_interruption_loses_one(place, monkeypatch):
+    folder, calls = place
+    pretend, count = trials.run, [0]
+
+    def dying(*arguments, **keywords):
+        count[0] += 1
+        if count[0] == 5:
+            raise KeyboardInterrupt
+        return pretend(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "run", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(place)
+    with open(folder / "o.jsonl", "a") as file:
+        file.write('{"task": "mr')  # killed in the middle of a row
+    first = len(calls)
+    rows = run(place)
+    assert first == 4 and len(calls) == len(rows) == 6 + 8
+    run(place)
+    assert len(calls) == 14
+
+
+def test_a_method_that_fails_does_not_stop_the_others(place, monkeypatch, capsys):
+    pretend = trials.run
+
+    def failing(script, typed, isolate=False):
+        if "--preset=paper" in typed:
+            raise ValueError("it does\nnot work")
+        return pretend(script, typed, isolate)
+
+    monkeypatch.setattr(trials, "run", failing)
+    rows = run(place)
+    assert {r["method"] for r in rows} >= {"uniform", "autolora"} and "paper" not in {r["method"] for r in rows}
+    assert "paper tuning FAILED: it does not work" in capsys.readouterr().err
+
+
+def test_two_workers_share_the_plan(place):
+    _, calls = place
+    for _ in range(2):  # a worker whose trials need the other's rows ends, and goes on when it is started again
+        run(place, "--worker", "0/2")
+        run(place, "--worker", "1/2")
+    seen = [json.dumps({k: v for k, v in sorted(c.items()) if "_file" not in k and k != "output_dir"}) for c in calls]
+    assert len(seen) == len(set(seen)) == 14
+
+
+def test_dry_run_runs_nothing_and_estimates_from_finished_rows(place, capsys):
+    _, calls = place
+    run(place, "--dry_run")
+    assert "unknown  python run_glue.py --method=uniform" in capsys.readouterr().out and not calls
+    run(place)
+    count = len(calls)
+    capsys.readouterr()
+    folder, _ = place
+    (folder / "plan.yaml").write_text(yaml.safe_dump({**PLAN, "seeds": 3}, sort_keys=False))
+    run(place, "--dry_run")
+    out = capsys.readouterr().out
+    assert len(calls) == count and "14 trials are finished, 3 are left: about 1 minutes" in out  # 10 + 30 + 30 s
+    assert "    30 s  python run_glue.py --method=autolora" in out
+
+
+def test_table_pairs_by_task_and_seed_and_says_what_it_could_find(place, capsys):
+    run(place)
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if line.startswith("| autolora"))
+    assert "80.50 (80.00-81.00, n=2) | +0.00 (+0.00 to +0.00, n=2) | 0.00 | 10 | 2 | 3.00" in line
+    assert next(line for line in out.splitlines() if line.startswith("| uniform |")).count("| - |")
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"tasks": None}, "needs tasks and methods"),
+        ({"methds": {}}, "has 'methds'"),
+        ({"reference": "x"}, "names the reference 'x', which is none of its methods"),
+        ({"same_time": {"as": "x", "method": "uniform"}}, "same_time needs"),
+    ],
+)
+def test_a_plan_that_cannot_be_run_is_one_line(tmp_path, change, sentence):
+    plan = {k: v for k, v in {**PLAN, **change}.items() if v is not None}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    with pytest.raises(SystemExit, match=sentence):
+        compare.load_plan(str(tmp_path / "plan.yaml"))
