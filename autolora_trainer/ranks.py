@@ -9,11 +9,13 @@ import re
 from dataclasses import dataclass, field
 
 import torch
+from huggingface_hub import HfApi, hf_hub_download
 from peft import LoraConfig
 
 from autolora_trainer.fused import lora_parts, module_of
 
 FORMAT_VERSION = 1
+RANKS_FILE = "ranks.json"
 MAX_FILE_BYTES = 20_000_000
 MAX_RANK = 4096
 
@@ -105,6 +107,47 @@ class LearnedRanks:
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path} is not a ranks.json: {str(error).splitlines()[0]}.") from None
         return cls(**_checked(document, path))
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None, token: str | None = None):
+        """Ranks from a `ranks.json`, a folder that holds one, or a repository of the Hub.
+
+        Raises:
+            ValueError: if there is none, it cannot be reached, or it is not valid.
+        """
+        source = os.fspath(source)
+        path = os.path.join(source, RANKS_FILE) if os.path.isdir(source) else source
+        if os.path.exists(path):
+            return cls.load(path)
+        if os.path.isdir(source):
+            raise ValueError(f"{source} holds no {RANKS_FILE}. Give the output directory of a finished run.")
+        try:
+            path = hf_hub_download(source, RANKS_FILE, revision=revision, token=token)
+        except Exception as error:  # HTTP, JSON, OS and value errors of the client
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ValueError(
+                f"{source!r} is neither a folder or file here nor a repository that gives a {RANKS_FILE}: {reason}"
+            ) from error
+        return cls.load(path)
+
+    def push_to_hub(self, repo_id: str, token: str | None = None, private: bool | None = None) -> str:
+        """Share the pattern alone, as `ranks.json` in a repository; `from_pretrained` reads it again.
+
+        Returns:
+            The repository's address.
+        Raises:
+            ValueError: one line, with the reason, if the Hub does not take it.
+        """
+        try:
+            api = HfApi(token=token)
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            content = self.to_json().encode()
+            api.upload_file(path_or_fileobj=content, path_in_repo=RANKS_FILE, repo_id=url.repo_id)
+        except Exception as error:  # HTTP, JSON, OS and value errors of the client
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = reason.replace(token, "***") if token else reason
+            raise ValueError(f"Could not push the ranks to {repo_id}: {reason}") from error
+        return str(url)
 
     def to_lora_config(
         self, base: LoraConfig | None = None, scaling: str = "constant", **lora_arguments
