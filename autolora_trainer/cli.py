@@ -69,7 +69,7 @@ def export(ranks: LearnedRanks, form: str, lora_alpha: int = 16) -> str:
         ranks: of a search.
         form: `peft`: the JSON of a `LoraConfig`, for `LoraConfig(**json.load(file))`; `axolotl`: lines for its YAML
             (`lora_rank_pattern`, `lora_alpha_pattern`).
-        lora_alpha: the scale of every update is lora_alpha / initial_rank.
+        lora_alpha: the scale of every update is lora_alpha / mean rank.
     Raises:
         ValueError: for ranks of parts of fused projections, which a pattern of whole modules cannot say.
     """

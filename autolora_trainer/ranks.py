@@ -157,11 +157,11 @@ class LearnedRanks:
         Args:
             base: a `LoraConfig` whose other settings (task type, dropout, `modules_to_save` …) are kept; or give
                 them as keyword arguments.
-            scaling: PEFT multiplies an update by `lora_alpha / r`. `constant` gives every module the scale that the
-                search had, `lora_alpha / initial_rank`, through `alpha_pattern`; as that ratio is also the config's
-                own `lora_alpha / r`, servers that read one scale for all modules compute the same. `paper` keeps
-                `lora_alpha` fixed, as the paper's code does, so a module of rank 2 gets four times the scale of rank
-                8.
+            scaling: PEFT multiplies an update by `lora_alpha / r`. `constant` gives every module the same scale, that
+                of plain LoRA of the same size: `lora_alpha` over the mean rank, through `alpha_pattern`. As it is also
+                the config's own `lora_alpha / r`, servers that read one scale for all modules compute the same.
+                `paper` keeps `lora_alpha` fixed, as the paper's code does, so a module of rank 2 gets four times the
+                scale of rank 8.
         Raises:
             ValueError: if every rank is zero (PEFT has no empty adapter), or `scaling` is unknown.
         """
@@ -174,7 +174,7 @@ class LearnedRanks:
             )
         settings = {**_lora_settings(base), **lora_arguments}
         lora_alpha = settings.pop("lora_alpha", 16)
-        largest = max(kept.values())
+        largest, mean_rank = max(kept.values()), self.total_rank / len(self.modules)
         keys = {name: "^" + re.escape(name) for name in kept}
         parts = {name: 0 for name in kept}  # of a fused projection; 1 elsewhere
         for name, rank in self.ranks.items():
@@ -182,11 +182,7 @@ class LearnedRanks:
                 parts[module_of(name)] += 1
         if scaling == "constant":
             # rsLoRA divides by sqrt(r): keep its own ratio constant in the same way
-            grow = (
-                (lambda r: math.sqrt(r / self.initial_rank))
-                if settings.get("use_rslora")
-                else (lambda r: r / self.initial_rank)
-            )
+            grow = (lambda r: math.sqrt(r / mean_rank)) if settings.get("use_rslora") else (lambda r: r / mean_rank)
             alphas = {keys[name]: _plain(lora_alpha * grow(rank)) for name, rank in kept.items()}
             lora_alpha = _plain(lora_alpha * grow(largest))
         else:  # a fused module has one scale: that of the mean rank of its parts

@@ -126,7 +126,8 @@ class MethodArguments(SearchArguments):
     scaling: str = field(
         default="constant",
         metadata={
-            "help": "constant: lora_alpha / r is the same in every module; paper: lora_alpha is, so the scale differs."
+            "help": "constant: every module has the scale of plain LoRA of that size, lora_alpha / mean rank; paper: "
+            "lora_alpha / its own rank."
         },
     )
     lora_r: int = field(

@@ -249,7 +249,9 @@ def test_the_exported_adapter_has_one_scale_and_a_rank_that_servers_take():
     model = build_adapter(tiny_gpt2(), RANKS, CONFIG)
     config = model.peft_config["default"]
     assert (
-        {layer.scaling["default"] for layer in lora_layers(model).values()} == {config.lora_alpha / config.r} == {2.0}
+        {layer.scaling["default"] for layer in lora_layers(model).values()}
+        == {config.lora_alpha / config.r}
+        == {8 / 1.5}
     )
     assert config.r == 4 and lora_rank_for_servers(RANKS) == 8
     assert config.peft_type == "LORA" and sorted(config.rank_pattern.values()) == [2, 4]

@@ -240,7 +240,7 @@ def test_ranks_survive_building_saving_and_loading(tmp_path, scaling):
             n: r for n, r in ranks.ranks.items() if r
         }
         for name, layer in layers.items():
-            expected = 2.0 if scaling == "constant" else 16 / ranks.ranks[name]
+            expected = 16 * 24 / ranks.total_rank if scaling == "constant" else 16 / ranks.ranks[name]
             assert layer.scaling["default"] == pytest.approx(expected)
 
 
@@ -248,13 +248,20 @@ def test_constant_scaling_holds_for_rslora():
     ranks = learned({"a.query": 2, "a.value": 8}, initial_rank=8)
     config = ranks.to_lora_config(lora_alpha=16, use_rslora=True)
     for key, rank in config.rank_pattern.items():
-        assert config.alpha_pattern[key] / rank**0.5 == pytest.approx(16 / 8**0.5)
+        assert config.alpha_pattern[key] / rank**0.5 == pytest.approx(16 / 5**0.5)  # 5: the mean rank
 
 
 def test_servers_that_know_one_scale_compute_the_same():
     config = learned({"a.query": 2, "a.value": 5}).to_lora_config(lora_alpha=16)
-    assert config.lora_alpha / config.r == 2 and config.r == 5
-    assert all(config.alpha_pattern[key] / rank == 2 for key, rank in config.rank_pattern.items())
+    scale = 16 / 3.5  # of plain LoRA of the same size
+    assert config.lora_alpha / config.r == pytest.approx(scale) and config.r == 5
+    assert all(config.alpha_pattern[key] / r == pytest.approx(scale) for key, r in config.rank_pattern.items())
+
+
+def test_uniform_ranks_have_the_scale_of_plain_lora():
+    for rank in (1, 2, 8):
+        config = learned({"a.query": rank, "a.value": rank}).to_lora_config(lora_alpha=16)
+        assert config.lora_alpha / config.r == 16 / rank
 
 
 def test_a_rank_that_was_not_built_stops_the_run():

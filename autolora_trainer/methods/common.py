@@ -13,6 +13,9 @@ from autolora_trainer.retrain import build_adapter
 from autolora_trainer.rules import parse_budget
 
 
+HEADS = ("classifier", "score")  # what PEFT trains besides an adapter: the modules that a task adds to a base model
+
+
 @dataclass
 class Built:
     """The model to train, and what comes with it.
@@ -30,6 +33,19 @@ class Built:
     phases: dict[str, dict] = field(default_factory=dict)
     callbacks: list[TrainerCallback] = field(default_factory=list)
     finish: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+
+
+def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """{name: parameter} of the head that a task adds to a base model; of a PEFT model, of the head's trained copy.
+    A causal language model has none."""
+    if isinstance(model, PeftModel):
+        return {name: p for name, p in model.named_parameters() if ".modules_to_save." in name}
+    return {
+        f"{module_name}.{name}": p
+        for module_name, module in model.named_children()
+        if module_name.endswith(HEADS)
+        for name, p in module.named_parameters()
+    }
 
 
 def probe_adapter(run) -> PeftModel:
@@ -50,6 +66,24 @@ def pattern_size(run, costs: dict[str, int]) -> int:
     return parse_budget(run.method.rank_budget or "lora:4", list(costs.values()))
 
 
+def pattern(run, rule: str, ranks: dict[str, int], model: PeftModel) -> LearnedRanks:
+    """Ranks that no search made, in the form of those that a search did.
+
+    Args:
+        run: `pipeline.Run`.
+        rule: the name of the pattern, for `ranks.json`.
+        ranks: {module: rank}.
+        model: the base model, under an adapter or not.
+    """
+    return LearnedRanks(
+        modules={name: ModuleRank(rank) for name, rank in ranks.items()},
+        base_model=run.base_model_name,
+        base_model_fingerprint=fingerprint(model, ranks),
+        initial_rank=run.given_ranks.initial_rank if run.given_ranks else run.method.initial_rank,
+        rank_rule=rule,
+    )
+
+
 def build_pattern(run, rule: str, share_out: Callable[[dict[str, int], int], dict[str, int]]) -> Built:
     """An adapter whose ranks no search made, in the form of one that a search did.
 
@@ -60,12 +94,5 @@ def build_pattern(run, rule: str, share_out: Callable[[dict[str, int], int], dic
     """
     probe = probe_adapter(run)
     costs = component_costs(probe)
-    ranks = share_out(costs, pattern_size(run, costs))
-    learned = LearnedRanks(
-        modules={name: ModuleRank(rank) for name, rank in ranks.items()},
-        base_model=run.base_model_name,
-        base_model_fingerprint=fingerprint(probe, ranks),
-        initial_rank=run.given_ranks.initial_rank if run.given_ranks else run.method.initial_rank,
-        rank_rule=rule,
-    )
+    learned = pattern(run, rule, share_out(costs, pattern_size(run, costs)), probe)
     return Built(build_adapter(run.base_model(), learned, run.lora_config(), run.method.scaling), learned)

@@ -1,0 +1,148 @@
+"""Fine-tune a model to find named entities with learned LoRA ranks: JNLPBA (BioNLP-2004, §5.4), or your own rows.
+
+    python run_ner.py --method autolora --task_name jnlpba
+    python run_ner.py --train_file train.iob2 --validation_file dev.iob2 --model_name_or_path FOLDER
+
+Rows are `tokens` and `tags` in JSON lines, or IOB2 files. A sentence longer than `--max_seq_length` is read in
+windows, and every word is scored once. Search, ranks, retrain, evaluation and files are `autolora_trainer.pipeline`;
+here stands what is particular to token classification. `--help` lists every argument.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+
+from autolora_trainer.application import Application
+from autolora_trainer.checkpoints import write_atomically
+from autolora_trainer.errors import run_guarded
+from autolora_trainer.pipeline import Run, execute
+from autolora_trainer.script_arguments import DataArguments, parse_arguments
+from autolora_trainer.tasks import ner
+from autolora_trainer.tasks.glue import Task, align_labels
+
+
+@dataclass
+class NerDataArguments(DataArguments):
+    """Which rows to train and evaluate on."""
+
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Training rows: tokens and tags as JSON lines or JSON, or IOB2 (.iob2, .conll, .tsv)."},
+    )
+    max_seq_length: int = field(
+        default=128, metadata={"help": "A longer sentence is read in windows of this many tokens, which overlap."}
+    )
+
+
+class NerApplication(Application):
+    """Token classification as in §5.4.
+
+    Attributes:
+        label_names: by id, as in the data; `label2id` and `id2label` are the model's.
+        windows: {split: `ner.Windows`}, the rows of `run.datasets` with the way back to sentences.
+    """
+
+    task_type = "TOKEN_CLS"
+    task_names = list(ner.TASKS)
+    task_aliases = {"bionlp": "jnlpba"}
+    own_task = "ner"
+    auto_class = AutoModelForTokenClassification
+
+    def load_rows(self, run: Run):
+        ner.require_seqeval()
+        self.windows = {}
+        known = None
+        if run.data.task_name == "ner" and not run.training.do_train:
+            known = ner.read_labels(run.output_dir)  # those of the adapter
+        files = {f"{split}_file": getattr(run.data, f"{split}_file") for split in ("train", "validation", "test")}
+        rows, self.label_names = ner.load_task(
+            run.data.task_name, **files, label_names=known, cache_dir=run.model.cache_dir, token=run.model.token
+        )
+        return rows
+
+    def check_rows(self, dataset, split: str, path: str | None) -> None:
+        ner.check_split(dataset, split, path)
+
+    def load_tokenizer(self, run: Run, **arguments):
+        """A fast tokenizer: only that one tells which word a token belongs to."""
+        tokenizer = super().load_tokenizer(run, **arguments)
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"run_ner needs a fast tokenizer, which tells the word of a token, and {type(tokenizer).__name__} is "
+                "none. Give another model, or another tokenizer with --tokenizer_name."
+            )
+        if ner.lacks_prefix_space(tokenizer):
+            tokenizer = super().load_tokenizer(run, **arguments, add_prefix_space=True)
+            ner.add_prefix_space(tokenizer)
+        # places of words are counted from the left, and of a word that is cut the first token has the label
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
+        return tokenizer
+
+    def load_config(self, run: Run):
+        """The model's config with the labels, in the order that a base model trained on them has them."""
+        config = super().load_config(run)
+        positions = getattr(config, "max_position_embeddings", None)
+        self.length = ner.window_length(run.tokenizer, run.data.max_seq_length, positions)
+        self.label2id, self.id2label = align_labels(config, Task(run.data.task_name, ("tokens",), self.label_names))
+        config.num_labels = len(self.label_names)
+        config.label2id, config.id2label = self.label2id, self.id2label
+        return config
+
+    def tokenize(self, run: Run, dataset, split: str):
+        self.windows[split] = ner.tokenize(dataset, run.tokenizer, self.label2id, self.length)
+        return self.windows[split].rows
+
+    def make_collator(self, run: Run):
+        # padding to a multiple of 8 suits tensor cores; on a CPU it is work for nothing
+        multiple = 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else None
+        if run.data.pad_to_max_length:
+            return DataCollatorForTokenClassification(run.tokenizer, padding="max_length", max_length=self.length)
+        return DataCollatorForTokenClassification(run.tokenizer, pad_to_multiple_of=multiple)
+
+    def compute_metrics(self, run: Run):
+        windows = self.windows.get("validation")
+        return ner.compute_metrics(windows, self.id2label) if windows else None
+
+    def predict(self, run: Run, trainer) -> dict[str, float]:
+        """Write predict_results_<task>.txt as transformers' run_ner does: the tags of a sentence in each line."""
+        windows = self.windows["test"]
+        dataset = windows.rows.remove_columns("labels") if windows.tags else windows.rows
+        # without labels Trainer does not score them: its compute_metrics knows the validation rows
+        predictions = trainer.predict(dataset, metric_key_prefix="predict").predictions
+        tags = windows.join(ner.rows_of(predictions), self.id2label)
+        if trainer.is_world_process_zero():
+            path = os.path.join(run.output_dir, f"predict_results_{run.data.task_name}.txt")
+            with open(path, "w", encoding="utf-8") as file:
+                file.writelines(" ".join(sentence) + "\n" for sentence in tags)
+        return ner.entity_scores(windows.tags, tags) if windows.tags else {}
+
+    def save_labels(self, folder: str) -> None:
+        """Write labels.json: an adapter does not name the labels of its head, and `--do_eval` alone needs them."""
+        names = [self.id2label[index] for index in range(len(self.id2label))]
+        write_atomically(os.path.join(folder, ner.LABELS_FILE), json.dumps({"labels": names}, indent=4) + "\n")
+
+    def card_details(self, run: Run) -> dict:
+        own = any((run.data.train_file, run.data.validation_file))
+        name = "JNLPBA (BioNLP-2004)" if run.data.task_name == "jnlpba" else "rows of named entities"
+        return {
+            "task_name": run.data.task_name,
+            "dataset_id": None if own else ner.JNLPBA_HUB_ID,
+            "dataset_name": name,
+        }
+
+
+def main(argv: list[str] | None = None) -> dict:
+    batch = {"per_device_train_batch_size": 32}  # §5.4
+    arguments = parse_arguments(argv, data_arguments=NerDataArguments, preset_changes=batch, **batch)
+    application, training = NerApplication(), arguments[3]
+    results = execute(application, *arguments)
+    if training.do_train and training.process_index == 0:
+        application.save_labels(training.output_dir)
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main, "run_ner.py"))
