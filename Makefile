@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
-CODE = autolora_trainer tests benchmarks run_glue.py setup.py
+CODE = autolora_trainer tests benchmarks run_glue.py run_ner.py run_nlg.py setup.py
 
 .PHONY: install demo test style quality
 

@@ -119,10 +119,10 @@ class NerApplication(Application):
                 file.writelines(" ".join(sentence) + "\n" for sentence in tags)
         return ner.entity_scores(windows.tags, tags) if windows.tags else {}
 
-    def save_labels(self, folder: str) -> None:
+    def save(self, run: Run) -> None:
         """Write labels.json: an adapter does not name the labels of its head, and `--do_eval` alone needs them."""
         names = [self.id2label[index] for index in range(len(self.id2label))]
-        write_atomically(os.path.join(folder, ner.LABELS_FILE), json.dumps({"labels": names}, indent=4) + "\n")
+        write_atomically(os.path.join(run.output_dir, ner.LABELS_FILE), json.dumps({"labels": names}, indent=4) + "\n")
 
     def card_details(self, run: Run) -> dict:
         own = any((run.data.train_file, run.data.validation_file))
@@ -137,11 +137,7 @@ class NerApplication(Application):
 def main(argv: list[str] | None = None) -> dict:
     batch = {"per_device_train_batch_size": 32}  # §5.4
     arguments = parse_arguments(argv, data_arguments=NerDataArguments, preset_changes=batch, **batch)
-    application, training = NerApplication(), arguments[3]
-    results = execute(application, *arguments)
-    if training.do_train and training.process_index == 0:
-        application.save_labels(training.output_dir)
-    return results
+    return execute(NerApplication(), *arguments)
 
 
 if __name__ == "__main__":

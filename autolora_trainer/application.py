@@ -139,6 +139,9 @@ class Application:
         labels."""
         raise NotImplementedError
 
+    def save(self, run) -> None:
+        """Write what belongs beside the adapter and neither PEFT nor the tokenizer writes."""
+
     def card_details(self, run) -> dict:
         """`task_name`, `dataset_id` (None for own rows) and `dataset_name` of the model card."""
         return {"task_name": run.data.task_name, "dataset_id": None, "dataset_name": run.data.task_name}

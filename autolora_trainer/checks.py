@@ -29,7 +29,8 @@ RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our 
 # What a run writes into output_dir: what `--overwrite`, and starting an unfinished run again, remove.
 OUTPUT_FILES = """
     adapter_config.json adapter_model.safetensors ranks.json rank_heatmap.png rank_heatmap.svg all_results.json
-    train_results.json eval_results.json predict_results.json trainer_state.json cost.json README.md training_args.bin
+    train_results.json eval_results.json predict_results.json trainer_state.json cost.json labels.json README.md
+    training_args.bin
 """.split()
 
 

@@ -31,6 +31,7 @@ PUSHED_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
     "ranks.json",
+    "labels.json",
     *HEATMAP_FILES,
     "README.md",
     "all_results.json",

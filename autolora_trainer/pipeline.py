@@ -262,6 +262,7 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
         history = os.path.join(run.search_dir, "selection_history.csv")
         if os.path.exists(history):
             report.save_selection_history(history, history.removesuffix(".csv") + ".png")
+        run.application.save(run)
         hub.write_model_card(
             run.output_dir,
             built.ranks,
@@ -336,7 +337,7 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def _score_line(evaluation: dict) -> str:
-    hidden = ("runtime", "per_second", "samples", "loss", "preparation_time")
+    hidden = ("runtime", "per_second", "samples", "loss", "preparation_time", "precision_", "recall_", "f1_")
     return ", ".join(
         f"{key} = {value:.4f}" for key, value in evaluation.items() if not any(part in key for part in hidden)
     )

@@ -853,7 +853,6 @@ def test_batches_have_32_sentences_as_in_the_paper():
 def test_defaults_of_the_script(place, monkeypatch):
     seen = {}
     monkeypatch.setattr(run_ner, "execute", lambda application, *groups: seen.update(groups=groups) or {})
-    monkeypatch.setattr(run_ner.NerApplication, "save_labels", lambda *args: None)
     run_ner.main(["--preset", "paper", "--train_file", "a.iob2"])
     model, data, method, training = seen["groups"]
     assert (model.model_name_or_path, data.max_seq_length) == ("roberta-base", 128)

@@ -1,0 +1,483 @@
+"""Metrics of generated text, as the scripts behind the papers' tables compute them: E2E's and WebNLG 2017's.
+
+| metric | task | unit, best | definition |
+|---|---|---|---|
+| `bleu` | both | 0-100, 100 | Papineni et al. (2002), mteval-v13a's tokens, not smoothed |
+| `nist` | e2e | from 0 up | Doddington (2002), the same tokens, n-grams up to 5 |
+| `meteor` | both | 0-100, 100 | METEOR 1.5 (Denkowski and Lavie, 2014), English, of the whole corpus; needs Java |
+| `rougeL` | e2e | 0-100, 100 | Lin (2004) with COCO's beta of 1.2, the mean over rows; needs Java |
+| `cider` | e2e | 0-10, 10 | CIDEr-D (Vedantam et al., 2015), the mean over rows; needs Java |
+| `ter` | webnlg | from 0 up, 0 | Snover et al. (2006) as pyter has it: the least over references, the mean over rows |
+
+These are the units of the papers' tables: BLEU 68.2, NIST 8.62, METEOR 46.2, ROUGE-L 71.0, CIDEr 2.49, TER 0.46.
+"""
+
+import importlib
+import logging
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+
+from autolora_trainer.tasks.files import DataError, shown_value
+
+logger = logging.getLogger("autolora_trainer")
+
+METRICS = {
+    "e2e": ("bleu", "nist", "meteor", "rougeL", "cider"),
+    "webnlg": ("bleu", "meteor", "ter"),
+}
+NIST_ORDER = 5  # mteval-v13a's default
+NIST_BETA = -math.log(0.5) / math.log(1.5) ** 2  # a text of 2/3 of the references' length loses half its score
+WEBNLG_REFERENCES = 6  # `--ref_num 6` in LoRA's scripts: two of the 1862 test rows have more
+JAVA_TIMEOUT = 300.0  # seconds without an answer; METEOR's start takes 8 s of CPU, 100 s on a busy machine
+NUMBERS = re.compile(r"[-.\dE]+( [-.\dE]+)*")  # as Java writes them
+INSTALL = 'pip install "autolora_trainer[nlg]"'
+
+
+def score(task: str, predictions: Sequence[str], references: Sequence[Sequence[str]], seen=None) -> dict[str, float]:
+    """Score generated texts with the metrics of a task (units: see the module).
+
+    What needs Java is left out, with one warning, where there is no `java` or it fails; the rest stands.
+
+    Args:
+        task: "webnlg", or "e2e"; any other name is data of one's own and gets E2E's metrics.
+        predictions: one text a row. An empty text is allowed, and scores low.
+        references: one list of texts a row, of any length but 0. A blank reference counts as none.
+        seen: one bool a row: is it of a category that training has seen (WebNLG's test set)? Every metric is then
+            given over all rows, and again over the rows of each kind that there is, as if they were the whole set.
+    Returns:
+        `METRICS[task]`, or those of them that could be computed; with `seen` also each name + `_seen`, `_unseen`.
+    Raises:
+        DataError: If there are no predictions, the lengths differ, or a row has no reference.
+        ImportError: If sacrebleu is not installed.
+    Example:
+        >>> import unittest.mock
+        >>> with unittest.mock.patch("shutil.which", return_value=None):  # METEOR takes its time
+        ...     scores = score("webnlg", ["a b c d e", "f"], [["a b c d e"], ["g", "f g h"]], seen=[True, False])
+        >>> {name: round(value, 2) for name, value in scores.items()}
+        {'bleu': 100.0, 'bleu_seen': 100.0, 'bleu_unseen': 0.0, 'ter': 0.33, 'ter_seen': 0.0, 'ter_unseen': 0.67}
+    """
+    predictions, references = _checked(predictions, references, seen)
+    groups = {"": range(len(predictions))}
+    if seen is not None:
+        groups["_seen"] = [row for row in groups[""] if seen[row]]
+        groups["_unseen"] = [row for row in groups[""] if not seen[row]]
+    groups = {suffix: rows for suffix, rows in groups.items() if rows}
+    names = METRICS.get(task, METRICS["e2e"])
+    scores, reason = (_webnlg if task == "webnlg" else _e2e)(predictions, references, groups)
+    if reason is not None:
+        missing = [name for name in names if name not in scores]
+        logger.warning("Left out %s: %s", ", ".join(missing), reason)
+    return {name + suffix: float(value) for name in names if name in scores for suffix, value in scores[name].items()}
+
+
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], lowercase: bool = True) -> float:
+    """Corpus BLEU in points, by sacrebleu: mteval-v13a's tokens, n-grams up to 4, the closest reference's length.
+
+    Not smoothed: without one common 4-gram it is 0, as in pymteval (e2e-metrics, `-p`) and multi-bleu-detok (WebNLG);
+    sacrebleu's own default differs then, and only then.
+
+    Args:
+        predictions, references: as in `score`.
+        lowercase: compare without regard to case, as e2e-metrics does.
+    Example:
+        >>> round(bleu(["The cat sat on the mat."], [["the cat sat on the mat.", "A cat sat there."]]), 1)
+        100.0
+    """
+    metric = _sacrebleu().metrics.BLEU(
+        lowercase=lowercase, tokenize="13a", smooth_method="none", force=True  # force: no advice about tokenized text
+    )
+    # sacrebleu takes the first references of all rows, then the second ones, and so on; None: this row has no more.
+    # To repeat one would not change the score (largest count of an n-gram, closest length); an empty text could.
+    return metric.corpus_score(list(predictions), list(zip_longest(*references))).score
+
+
+def nist(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    r"""NIST (Doddington, 2002), as pymteval in e2e-metrics defines it; nltk's differs (4.63 for 5.06 in the test).
+
+        NIST = exp(-β log² min(1, L / L_ref)) Σ_n (Σ_{matched n-grams w} info(w)) / (number of n-grams in predictions)
+        info(w_1 … w_n) = log2(count(w_1 … w_{n-1}) / count(w_1 … w_n))
+
+    n = 1 … 5, counts over all references of all rows, matches clipped as in BLEU, L_ref the sum of the rows' mean
+    reference lengths, β = `NIST_BETA`. Tokens are mteval-v13a's, in lower case.
+
+    A prediction of less than n tokens has no n-gram, as in mteval-v13a; pymteval counts it as a negative number.
+
+    Args:
+        predictions, references: as in `score`.
+    Example:
+        >>> round(nist(["a b c"], [["a b c"]]), 3)  # each token has log2(3), every longer n-gram follows from it
+        1.585
+    """
+    _sacrebleu()
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    tokenizer = Tokenizer13a()
+    counts, matches, totals = Counter(), Counter(), Counter()
+    length = reference_length = 0
+    for prediction, row in zip(predictions, references):
+        tokens = tokenizer(prediction).lower().split()
+        found, allowed = _ngrams(tokens), Counter()
+        for reference in row:
+            reference_tokens = tokenizer(reference).lower().split()
+            ngrams = _ngrams(reference_tokens)
+            allowed |= ngrams
+            counts.update(ngrams)
+            counts[()] += len(reference_tokens)
+            reference_length += len(reference_tokens) / len(row)
+        matches.update(found & allowed)
+        length += len(tokens)
+        for n in range(1, NIST_ORDER + 1):
+            totals[n] += max(0, len(tokens) - n + 1)
+    if length == 0 or reference_length == 0:
+        return 0.0
+    information = Counter()
+    for ngram, count in matches.items():
+        information[len(ngram)] += count * math.log2(counts[ngram[:-1]] / counts[ngram])
+    brevity = math.exp(-NIST_BETA * math.log(min(1.0, length / reference_length)) ** 2)
+    return brevity * sum(information[n] / totals[n] for n in totals if totals[n])
+
+
+def ter(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Translation edit rate (Snover et al., 2006) of tokens that blanks separate: the least over a row's references,
+    the mean over rows.
+
+        TER = (shifts + insertions + deletions + substitutions) / (words in the reference)
+
+    The search for shifts is pyter's, the library of the WebNLG scripts, because it defines the published numbers
+    (sacrebleu's TER shifts by tercom's rules, and is of the whole corpus). pyter itself is not used: it is no longer
+    maintained and takes some twenty times as long (two to four minutes for WebNLG's test set) for the same numbers.
+
+    Args:
+        predictions, references: as in `score`, tokenized.
+    Example:
+        >>> ter(["b c d a"], [["a b c d", "x y"]])  # one shift, four words
+        0.25
+    """
+    return _mean(_row_ter(prediction, row) for prediction, row in zip(predictions, references))
+
+
+def copy_slots(meaning_representation: str | Sequence[str]) -> str:
+    """The text that copies the input's values and adds nothing: what a model must beat to have learned anything.
+
+    Args:
+        meaning_representation: E2E's `name[X], eatType[Y]`, or WebNLG's `subject | property | object`: one triple, or
+            a list of them. In triples, `_` becomes a blank, and quotes around an object go.
+    Example:
+        >>> copy_slots("name[The Vaults], eatType[pub], near[Café Adriatic]")
+        'The Vaults pub Café Adriatic'
+        >>> copy_slots(["Aarhus_Airport | city | Aarhus", 'Aarhus_Airport | runwayName | "10L/28R"'])
+        'Aarhus Airport city Aarhus Aarhus Airport runwayName 10L/28R'
+    """
+    if not isinstance(meaning_representation, str):
+        return " ".join(copy_slots(part) for part in meaning_representation)
+    slots = re.findall(r"[^\[\],]+\[([^\]]*)\]", meaning_representation)
+    if slots and "|" not in meaning_representation:
+        return _one_line(" ".join(slots))
+    parts = (part.strip().strip('"') for part in meaning_representation.split("|"))
+    return _one_line(" ".join(parts).replace("_", " "))
+
+
+def _checked(predictions, references, seen):
+    predictions, references = list(predictions), list(references)
+    if not predictions:
+        raise DataError("There are no predictions. Give at least one, with its references.")
+    if len(references) != len(predictions):
+        raise DataError(
+            f"{len(predictions)} predictions, but {len(references)} lists of references. Give one list for each "
+            "prediction."
+        )
+    if seen is not None and len(seen) != len(predictions):
+        raise DataError(
+            f"{len(predictions)} predictions, but {len(seen)} values of seen. Give one for each prediction."
+        )
+    rows = []
+    for number, (prediction, row) in enumerate(zip(predictions, references), 1):
+        if not isinstance(prediction, str):
+            raise DataError(f"Prediction {number} is {shown_value(prediction)}. Give a text; it may be empty.")
+        if isinstance(row, str) or not all(isinstance(reference, str) for reference in row or ()):
+            raise DataError(f"The references of row {number} are {shown_value(row)}. Give a list of texts.")
+        rows.append([reference for reference in map(_one_line, row or ()) if reference])
+        if not rows[-1]:
+            raise DataError(
+                f"Row {number} has no reference: {shown_value(row)}. Give it at least one text, or leave the row out."
+            )
+    return [_one_line(prediction) for prediction in predictions], rows
+
+
+def _one_line(text: str) -> str:
+    # One text, one line: the scripts read files of lines, and a line break would shift the tokenizer's answers.
+    return " ".join(text.split())
+
+
+def _ngrams(tokens) -> Counter:
+    return Counter(
+        tuple(tokens[start : start + n]) for n in range(1, NIST_ORDER + 1) for start in range(len(tokens) - n + 1)
+    )
+
+
+def _row_ter(prediction: str, references: Sequence[str]) -> float:
+    words = prediction.split()
+    least = math.inf
+    for reference in references:
+        reference = reference.split()
+        if not reference:
+            least = min(least, 1.0)  # as in the WebNLG script
+        elif _least_edits(words, reference) / len(reference) < least:
+            least = min(least, _edits(words, reference) / len(reference))
+    return least
+
+
+def _least_edits(words, reference) -> int:
+    # No shift changes which words there are: what the two do not share must be inserted, deleted or substituted.
+    return max(len(words), len(reference)) - (Counter(words) & Counter(reference)).total()
+
+
+def _edits(words, reference) -> int:
+    """Shifts and edits that turn `words` into `reference`: the best shift is taken until none makes them fewer."""
+    words, reference = tuple(words), tuple(reference)
+    positions = {}
+    for position, word in enumerate(reference):
+        positions[word] = positions.get(word, 0) | 1 << position
+    shifts, distance, least = 0, _edit_distance(words, positions, len(reference)), _least_edits(words, reference)
+    while distance > least:
+        shifted = set(_shifts(words, reference))
+        # Of equal gains pyter takes the last in alphabetical order: an accident, and part of the published numbers.
+        gain, words = max(
+            ((distance - _edit_distance(option, positions, len(reference)), option) for option in shifted),
+            default=(0, words),
+        )
+        if gain <= 0:
+            break
+        shifts, distance = shifts + 1, distance - gain
+    return shifts + distance
+
+
+def _shifts(words: tuple, reference: tuple):
+    """Every text in which one run of words stands where the reference has that run (the longest from there on)."""
+    for start, word in enumerate(words):
+        for target, wanted in enumerate(reference):
+            if word == wanted and start != target:
+                run = 1
+                while words[start + run : start + run + 1] == reference[target + run : target + run + 1] != ():
+                    run += 1
+                rest = words[:start] + words[start + run :]
+                yield rest[:target] + words[start : start + run] + rest[target:]
+
+
+def _edit_distance(words, positions: dict[str, int], length: int) -> int:
+    """Levenshtein distance of `words` to a reference of `length` words, a whole column of the table at a time.
+
+    Bit i of `positions[word]` says that word i of the reference is that word; `more` and `less` hold the differences
+    of +1 and -1 between neighbours in a column (Myers, 1999, in Hyyrö's form of 2003).
+    """
+    full, last = (1 << length) - 1, 1 << (length - 1)
+    more, less, distance = full, 0, length
+    for word in words:
+        match = positions.get(word, 0)
+        zero = ((((match & more) + more) ^ more) | match | less) & full  # the diagonal's differences of 0
+        up, down = less | ~(zero | more) & full, more & zero  # the row's differences of +1 and -1
+        distance += bool(up & last) - bool(down & last)
+        up, down = (up << 1 | 1) & full, (down << 1) & full
+        more, less = down | ~(zero | up) & full, up & zero
+    return distance
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _each(metric, predictions, references, groups) -> dict[str, float]:
+    return {
+        suffix: metric([predictions[row] for row in rows], [references[row] for row in rows])
+        for suffix, rows in groups.items()
+    }
+
+
+def _e2e(predictions, references, groups):
+    """The scores by name and group, and why some of them are missing, or None."""
+    scores = {
+        name: _each(metric, predictions, references, groups) for name, metric in (("bleu", bleu), ("nist", nist))
+    }
+    try:
+        predictions, references = _ptb_tokens(predictions, references)
+        scores["rougeL"] = _each(_rouge_l, predictions, references, groups)
+        scores["cider"] = _each(_cider, predictions, references, groups)
+        scores["meteor"] = _meteor(predictions, references, groups)
+    except _Unavailable as reason:
+        return scores, reason
+    return scores, None
+
+
+def _webnlg(predictions, references, groups):
+    """As `_e2e`. The script's nltk.word_tokenize is left out: after this split it would only write " as `` (METEOR
+    takes them for the same) and part a few words like "cannot" (none in WebNLG's references)."""
+    predictions = [_split_at_nonwords(prediction) for prediction in predictions]
+    references = [[_split_at_nonwords(reference) for reference in row[:WEBNLG_REFERENCES]] for row in references]
+    edit_rates = [_row_ter(prediction, row) for prediction, row in zip(predictions, references)]
+    scores = {
+        "bleu": _each(lambda *texts: bleu(*texts, lowercase=False), predictions, references, groups),  # is lower case
+        "ter": {suffix: _mean(edit_rates[row] for row in rows) for suffix, rows in groups.items()},
+    }
+    try:
+        scores["meteor"] = _meteor(predictions, references, groups)
+    except _Unavailable as reason:
+        return scores, reason
+    return scores, None
+
+
+def _split_at_nonwords(text: str) -> str:
+    """LoRA's `--tokenize --lower`: every character that is neither letter, digit nor `_` is a token of its own."""
+    return _one_line(re.sub(r"(\W)", r" \1 ", text.lower()))
+
+
+def _rouge_l(predictions, references) -> float:
+    return 100 * _coco("rouge.rouge").Rouge().compute_score(*_coco_form(predictions, references))[0]
+
+
+def _cider(predictions, references) -> float:
+    # Its idf is log(rows / rows with the n-gram in a reference): one row has no information, and so scores 0.
+    if not any(reference for row in references for reference in row):  # only punctuation; the library would fail
+        return 0.0
+    return _coco("cider.cider").Cider().compute_score(*_coco_form(predictions, references))[0]
+
+
+def _coco_form(predictions, references):
+    return dict(enumerate(references)), {row: [prediction] for row, prediction in enumerate(predictions)}
+
+
+class _Unavailable(RuntimeError):
+    """Why a metric that needs Java cannot be computed, and what to do."""
+
+
+def _sacrebleu():
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise ImportError(f"sacrebleu is not installed; the metrics of generated text need it. {INSTALL}") from error
+    return sacrebleu
+
+
+def _coco(name: str):
+    # Never `pycocoevalcap.eval`: it imports SPICE.
+    try:
+        return importlib.import_module(f"pycocoevalcap.{name}")
+    except ImportError as error:
+        raise _Unavailable(f"pycocoevalcap is not installed. {INSTALL}") from error
+
+
+def _java() -> str:
+    java = shutil.which("java")
+    if java is None:
+        raise _Unavailable("there is no `java` on PATH. Install one, e.g. apt-get install default-jre-headless")
+    return java
+
+
+def _ptb_tokens(predictions, references):
+    """Tokenize as COCO's scripts do: Penn Treebank tokens in lower case, then without punctuation.
+
+    It is pycocoevalcap's jar and list of punctuation, but not its wrapper: that one writes into the installed package
+    and waits for ever.
+    """
+    module = _coco("tokenizer.ptbtokenizer")
+    texts = [*predictions, *(reference for row in references for reference in row)]
+    command = [_java(), "-cp", module.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer"]
+    try:
+        done = subprocess.run(
+            [*command, "-preserveLines", "-lowerCase"],
+            cwd=Path(module.__file__).parent,
+            input="".join(text + "\n" for text in texts).encode("utf-8", "replace"),
+            capture_output=True,
+            timeout=JAVA_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        raise _Unavailable(f"the PTB tokenizer gave no answer in {JAVA_TIMEOUT:g} s. Is the machine busy?") from None
+    except OSError as error:
+        raise _Unavailable(f"java cannot be started: {error}") from error
+    lines = done.stdout.decode("utf-8", "replace").split("\n")[:-1]
+    if done.returncode or len(lines) != len(texts):
+        raise _Unavailable(f"the PTB tokenizer failed{_reason(done.stderr)}. Does `java -version` work?")
+    tokenized = iter(" ".join(w for w in line.rstrip().split(" ") if w not in module.PUNCTUATIONS) for line in lines)
+    return [next(tokenized) for _ in predictions], [[next(tokenized) for _ in row] for row in references]
+
+
+def _meteor(predictions, references, groups) -> dict[str, float]:
+    """METEOR in points for every group, from one process: its start is what takes time."""
+    with _meteor_process() as ask:
+        statistics = []
+        for prediction, row in zip(predictions, references):
+            fields = [text.replace("|||", "") for text in (*row, prediction)]
+            statistics += ask(" ||| ".join(["SCORE", *fields]), answers=1)
+        scores = {}
+        for suffix, rows in groups.items():  # the answer: the score of each row, then that of their sum
+            line = " ||| ".join(["EVAL", *(statistics[row] for row in rows)])
+            scores[suffix] = 100 * float(ask(line, answers=len(rows) + 1)[-1])
+    return scores
+
+
+@contextmanager
+def _meteor_process():
+    """Start METEOR 1.5 and give a function that puts a line to it and returns its answers; it is gone afterwards.
+
+    pycocoevalcap's own wrapper would wait for ever for a process that hangs, and leaves it behind after an exception.
+    """
+    module = _coco("meteor.meteor")
+    command = [_java(), "-Xmx2G", "-XX:+UseSerialGC"]  # 0.6 GB; with the default collector 1.3 GB
+    command += ["-jar", module.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+    command += ["-a", "data/paraphrase-en.gz"]  # its default; but it does not find it where the path has a blank or é
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=Path(module.__file__).parent,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,  # a pipe that nobody reads would block it once full
+            )
+        except OSError as error:
+            raise _Unavailable(f"java cannot be started: {error}") from error
+
+        def ask(line: str, answers: int) -> list[str]:
+            hung = threading.Event()
+            watchdog = threading.Timer(JAVA_TIMEOUT, lambda: (hung.set(), process.kill()))
+            watchdog.start()
+            try:
+                process.stdin.write(line.encode("utf-8", "replace") + b"\n")
+                process.stdin.flush()
+                lines = [process.stdout.readline().decode().strip() for _ in range(answers)]
+            except OSError:  # it ended before it read the line
+                lines = [""]
+            finally:
+                watchdog.cancel()
+            if not all(map(NUMBERS.fullmatch, lines)):  # nothing, an error's text, or NaN
+                if hung.is_set():
+                    raise _Unavailable(f"METEOR gave no answer in {JAVA_TIMEOUT:g} s. Is the machine busy?")
+                errors.seek(0)
+                raise _Unavailable(f"METEOR failed{_reason(errors.read())}. Does `java -version` work?")
+            return lines
+
+        try:
+            yield ask
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            try:
+                process.stdin.close()
+            except OSError:  # what was not yet written has no reader any more
+                pass
+
+
+def _reason(errors: bytes) -> str:
+    lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("at ")]  # the stack's frames
+    return f": {lines[-1][:120]}" if lines else ""
