@@ -1,0 +1,175 @@
+"""Pictures of the benchmarks' rows, each as SVG and PNG, readable without colour.
+
+    python benchmarks/pictures.py heatmaps --output OUT mrpc=outputs/mrpc-autolora cola=outputs/cola-autolora
+    python benchmarks/pictures.py front --output OUT results/front.jsonl      (score against adapter parameters)
+    python benchmarks/pictures.py cost --output OUT results/compare.jsonl     (seconds, AdaLoRA = 1, as in Table 5)
+    python benchmarks/pictures.py history --output OUT outputs/mrpc-autolora  (trajectories of α)
+
+`heatmaps` puts the rank grids of several tasks side by side on one scale, as Figure 3 of the paper does.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+
+import matplotlib
+from matplotlib.figure import Figure
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from autolora_trainer import LearnedRanks  # noqa: E402
+from autolora_trainer.report import rank_grid, save_selection_history  # noqa: E402
+from benchmarks.significance import bootstrap_interval  # noqa: E402
+from benchmarks.trials import read_rows  # noqa: E402
+
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "autolora_trainer",
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+}
+# A method is told by its marker, its line and its hatch; colour only helps. Colours: Okabe and Ito (2008).
+LOOKS = [
+    ("o", "-", "", "#0072B2"),
+    ("s", "--", "//", "#D55E00"),
+    ("^", ":", "..", "#009E73"),
+    ("D", "-.", "xx", "#CC79A7"),
+    ("v", "-", "\\\\", "#E69F00"),
+    ("P", "--", "++", "#56B4E9"),
+    ("X", ":", "oo", "#000000"),
+]
+NAMES = {"autolora": "AutoLoRA", "uniform": "uniform LoRA", "random": "random ranks", "svd_cut": "post-hoc SVD cut"}
+
+
+def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:
+    """The rank grids of several tasks, one beside another, with the rank in each cell and one scale for all."""
+    grids = {label: rank_grid(ranks) for label, ranks in tasks.items()}
+    largest = max(rank or 0 for _, _, grid in grids.values() for row in grid for rank in row) or 1
+    widths = [len(columns) for _, columns, _ in grids.values()]
+    rows = max(len(names) for names, _, _ in grids.values())
+    figure = Figure(figsize=(1.3 + 0.36 * sum(widths) + 0.35 * len(widths), 1.1 + 0.36 * rows), layout="constrained")
+    axes = figure.subplots(1, len(grids), width_ratios=widths, squeeze=False)[0]
+    for axis, (label, (names, columns, grid)) in zip(axes, grids.items()):
+        values = [[float("nan") if rank is None else rank for rank in row] for row in grid]
+        axis.imshow(values, cmap="Greys", vmin=0, vmax=1.6 * largest, aspect="equal")  # the darkest still shows ink
+        for y, row in enumerate(grid):
+            for x, rank in enumerate(row):
+                if rank is not None:
+                    axis.text(x, y, str(rank), ha="center", va="center", color="black")
+        axis.set_title(label)
+        axis.set_xticks(range(len(columns)), columns)
+        axis.set_yticks(range(len(names)), names if axis is axes[0] or names != grids[next(iter(grids))][0] else [])
+        axis.set_xlabel("block")
+        axis.tick_params(length=0)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    return figure
+
+
+def front(rows: list[dict]) -> Figure:
+    """Mean score against adapter parameters for every method, a panel a task, with 95 % bootstrap intervals."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure = Figure(figsize=(3.4 * len(tasks), 3.2), layout="constrained")
+    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
+        for index, method in enumerate(methods):
+            own = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+            sizes = sorted({row["adapter_params"] for row in own})
+            scores = [[row["score"] for row in own if row["adapter_params"] == size] for size in sizes]
+            means = [statistics.mean(values) for values in scores]
+            errors = [interval(values) for values in scores]
+            marker, line, _, colour = LOOKS[index % len(LOOKS)]
+            places = [size * 1.04 ** (index - len(methods) / 2) for size in sizes]  # intervals beside each other
+            axis.errorbar(
+                places, means, list(zip(*errors)), marker=marker, linestyle=line, color=colour, capsize=3,
+                label=NAMES.get(method, method), markersize=5, linewidth=1.2,
+            )  # fmt: skip
+        axis.set_xscale("log", base=2)
+        ticks = sorted({row["adapter_params"] for row in rows})
+        axis.set_xticks(ticks, [f"{tick / 1000:.0f}k" for tick in ticks])
+        axis.minorticks_off()
+        axis.set_title(task)
+        axis.set_xlabel("adapter parameters")
+    figure.axes[0].set_ylabel("score on the dev split, points")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
+    return figure
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Distances from the mean to the ends of its bootstrap interval; zero for one value."""
+    if len(values) < 2:
+        return 0.0, 0.0
+    low, high = bootstrap_interval(values)
+    mean = statistics.mean(values)
+    return max(0.0, mean - low), max(0.0, high - mean)
+
+
+def cost(rows: list[dict], base: str = "adalora") -> Figure:
+    """Wall seconds of every method in units of `base` (paired by task and seed, median), search and training apart."""
+    rows = [row for row in rows if row.get("kind") is None]
+    by = {(row["method"], row["task"], row["seed"]): row for row in rows}
+    if not any(row["method"] == base for row in rows):
+        raise ValueError(f"there is no row of {base}, the unit of this picture. Give another with --base.")
+    bars = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        pairs = [
+            (row, by[k]) for row in rows if row["method"] == method if (k := (base, row["task"], row["seed"])) in by
+        ]
+        if pairs:
+            total = statistics.median(row["wall_seconds"] / unit["wall_seconds"] for row, unit in pairs)
+            search = statistics.median(row["search_seconds"] / unit["wall_seconds"] for row, unit in pairs)
+            bars[method] = (search, total - search)
+    figure = Figure(figsize=(6.4, 0.6 + 0.32 * len(bars)), layout="constrained")
+    axis = figure.subplots()
+    labels, values = list(bars), list(bars.values())
+    places = range(len(labels))
+    axis.barh(places, [s for s, _ in values], color="#555555", edgecolor="black", label="search")
+    axis.barh(
+        places, [t for _, t in values], left=[s for s, _ in values], color="white", hatch="//", edgecolor="black",
+        label="training",
+    )  # fmt: skip
+    for place, (search, training) in zip(places, values):
+        axis.text(search + training, place, f" {search + training:.2f}", va="center")
+    axis.set_yticks(places, [NAMES.get(label, label) for label in labels])
+    axis.invert_yaxis()
+    axis.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
+    axis.set_xlabel(f"wall seconds, {base} = 1")
+    axis.margins(x=0.12)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def save(figure: Figure, stem: str) -> list[str]:
+    """Write `stem`.svg and `stem`.png, the same bytes for the same figure."""
+    os.makedirs(os.path.dirname(stem) or ".", exist_ok=True)
+    figure.savefig(f"{stem}.svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(f"{stem}.png", dpi=160, metadata={"Software": None})
+    return [f"{stem}.svg", f"{stem}.png"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", choices=["heatmaps", "front", "cost", "history"])
+    parser.add_argument("sources", nargs="+", help="label=FOLDER for heatmaps, rows for front and cost, else a folder")
+    parser.add_argument("--output", required=True, help="path without an ending")
+    parser.add_argument("--base", default="adalora", help="the method that is 1 in `cost`")
+    options = parser.parse_args()
+    with matplotlib.rc_context(STYLE):
+        if options.picture == "heatmaps":
+            pairs = [source.rpartition("=")[::2] for source in options.sources]
+            figure = heatmaps({label or path: LearnedRanks.from_pretrained(path) for label, path in pairs})
+        elif options.picture == "history":
+            for ending in ("svg", "png"):
+                path = os.path.join(options.sources[0], "search", "selection_history.csv")
+                print(save_selection_history(path, f"{options.output}.{ending}"))
+            return
+        else:
+            rows = [row for path in options.sources for row in read_rows(path)]
+            figure = front(rows) if options.picture == "front" else cost(rows, options.base)
+        print(*save(figure, options.output), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

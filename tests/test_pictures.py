@@ -1,0 +1,67 @@
+"""The benchmarks' pictures say in text what they show, and the same rows give the same bytes."""
+
+import re
+
+import matplotlib
+import pytest
+
+from autolora_trainer import LearnedRanks
+from autolora_trainer.ranks import ModuleRank
+from benchmarks import pictures
+
+NAMES = [f"encoder.layer.{i}.attention.self.{p}" for i in range(3) for p in ("query", "value")]
+
+
+def row(task, seed, method, score, size, seconds=10.0, search=0.0):
+    return dict(
+        task=task, seed=seed, method=method, score=score, adapter_params=size, wall_seconds=seconds,
+        search_seconds=search,
+    )  # fmt: skip
+
+
+ROWS = [row(t, s, m, 70 + s, n) for t in ("sst2", "qnli") for s in range(3) for m in ("uniform", "x") for n in (9, 18)]
+
+
+def texts(path):
+    return re.findall(r"<text[^>]*>(.*?)</text>", path.read_text())
+
+
+def draw(figure, folder):
+    with matplotlib.rc_context(pictures.STYLE):
+        pictures.save(figure(), str(folder / "a"))
+        pictures.save(figure(), str(folder / "b"))
+    for ending in ("svg", "png"):
+        assert (folder / f"a.{ending}").read_bytes() == (folder / f"b.{ending}").read_bytes()
+    return texts(folder / "a.svg")
+
+
+def test_heatmaps_stand_side_by_side_with_every_rank_written(tmp_path):
+    tasks = {
+        name: LearnedRanks({n: ModuleRank(r) for n, r in zip(NAMES, ranks)})
+        for name, ranks in {"mrpc": (0, 1, 2, 3, 4, 5), "cola": (9, 9, 9, 9, 9, 9)}.items()
+    }
+    found = draw(lambda: pictures.heatmaps(tasks), tmp_path)
+    assert [found.count(t) for t in ("mrpc", "cola", "9", "5", "query", "value")] == [1, 1, 6, 1, 1, 1]
+
+
+def test_front_has_a_panel_a_task_and_a_tick_a_size(tmp_path):
+    found = draw(lambda: pictures.front(ROWS), tmp_path)
+    assert {"sst2", "qnli", "uniform LoRA", "x", "adapter parameters"} <= set(found)
+
+
+def test_intervals_lie_around_the_mean():
+    low, high = pictures.interval([1.0, 2.0, 6.0])
+    assert 0 < low <= 2.0 and 0 < high <= 3.0
+    assert pictures.interval([5.0]) == (0.0, 0.0)
+
+
+def test_cost_is_paired_with_the_unit_of_the_same_task_and_seed(tmp_path):
+    rows = [row("a", 0, "adalora", 1, 1, 10), row("b", 0, "adalora", 1, 1, 100)]
+    rows += [row("a", 0, "autolora", 1, 1, 15, 5), row("b", 0, "autolora", 1, 1, 130, 40), row("c", 0, "lora", 1, 1)]
+    found = draw(lambda: pictures.cost(rows), tmp_path)
+    assert " 1.40" in found and "search" in found and "lora" not in found  # the median of 1.5 and 1.3
+
+
+def test_cost_without_its_unit_is_refused():
+    with pytest.raises(ValueError, match="there is no row of adalora"):
+        pictures.cost(ROWS)
