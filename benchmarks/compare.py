@@ -138,7 +138,7 @@ def split_for_tuning(plan: dict, options, task: str, folder: str) -> list[str]:
     random.Random(plan["tuning"].get("seed", 100)).shuffle(lines)
     held_out = round(plan["tuning"].get("val_fraction", 0.2) * len(lines))
     os.makedirs(folder, exist_ok=True)
-    typed = [f"--model_name_or_path={options.model}"]
+    typed = [f"--model_name_or_path={options.model}"] if options.model else []
     for split, part in (("train", lines[held_out:]), ("validation", lines[:held_out])):
         target = os.path.join(folder, f"{split}.jsonl")
         with open(target, "w", encoding="utf-8") as file:
@@ -279,8 +279,8 @@ def _ratio(own: list[dict], by: dict, base: str, name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", help="YAML file; see above")
-    parser.add_argument("--data", help="folder with a folder per task: train.jsonl, validation.jsonl")
-    parser.add_argument("--model", help="folder of the base model")
+    parser.add_argument("--data", help="folder with a folder per task: train.jsonl, …; default: the Hub")
+    parser.add_argument("--model", help="folder of the base model; default: the plan's")
     parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
     parser.add_argument("--worker", default="0/1", help="I/N: take every N-th trial from the I-th")
     parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
@@ -293,8 +293,8 @@ def main() -> None:
         print(dry_run(plan, trials.read_rows(options.output)))
         return
     if not options.report:
-        if not options.data or not options.model:
-            parser.error("--data and --model say where the rows and the base model lie")
+        if plan["tuning"] and not options.data:
+            parser.error("tuning holds rows out of the training file, and so needs --data")
         work(options, plan)
     text = report(trials.read_rows(options.output), plan)
     if options.worker == "0/1" or options.report:

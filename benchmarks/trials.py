@@ -18,12 +18,12 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 SCRIPTS = {"jnlpba": "run_ner", "ner": "run_ner", "e2e": "run_nlg", "webnlg": "run_nlg", "nlg": "run_nlg"}
 METRICS = {
-    "cola": ("eval_matthews_correlation", 100),
-    "stsb": ("eval_spearmanr", 100),
-    "jnlpba": ("eval_f1", 100),
-    "e2e": ("eval_bleu", 1),
-    "webnlg": ("eval_bleu", 1),
-}  # (key of all_results.json, factor to points); accuracy elsewhere
+    "cola": ("matthews_correlation", 100),
+    "stsb": ("spearmanr", 100),
+    "jnlpba": ("f1", 100),
+    "e2e": ("bleu", 1),
+    "webnlg": ("bleu", 1),
+}  # (the task's own metric, factor to points); accuracy elsewhere
 
 
 def script_of(task: str) -> str:
@@ -32,9 +32,9 @@ def script_of(task: str) -> str:
 
 
 def score_of(task: str, results: dict) -> float:
-    """The task's own metric, in points."""
-    key, factor = METRICS.get(task, ("eval_accuracy", 100))
-    return round(factor * results[key], 3)
+    """The task's own metric in points: of the test rows where they were predicted and scored, else of the dev split."""
+    name, factor = METRICS.get(task, ("accuracy", 100))
+    return round(factor * results.get(f"predict_{name}", results.get(f"eval_{name}")), 3)
 
 
 def arguments(settings: dict) -> list[str]:
@@ -48,13 +48,17 @@ def arguments(settings: dict) -> list[str]:
     return typed
 
 
-def places(data: str, model: str, task: str) -> list[str]:
-    """What depends on the machine: where model and rows lie. `$DATA` holds a folder per task."""
-    typed = [f"--model_name_or_path={model}"]
-    for split in ("train", "validation"):
-        multiref = os.path.join(data, task, f"{split}_multiref.jsonl")
-        path = multiref if os.path.exists(multiref) else os.path.join(data, task, f"{split}.jsonl")
-        typed.append(f"--{split}_file={path}")
+def places(data: str | None, model: str | None, task: str) -> list[str]:
+    """What depends on the machine: where model and rows lie. `$DATA` holds a folder per task.
+
+    Without a folder the rows come from the Hub, without a model it is the one of the settings.
+    """
+    typed = [f"--model_name_or_path={model}"] if model else []
+    for split in ("train", "validation", "test") if data else ():
+        names = (f"{split}_multiref.jsonl", f"{split}.jsonl")  # all references of an input in one row, where there are
+        found = [path for path in (os.path.join(data, task, name) for name in names) if os.path.exists(path)]
+        if found and (split != "test" or script_of(task) != "run_glue"):  # GLUE keeps the labels of its test rows
+            typed.append(f"--{split}_file={found[0]}")
     return typed
 
 
@@ -125,8 +129,8 @@ def row_of(head: dict, settings: list[str], results: dict, folder: str, script: 
     return {
         **head,
         "score": score_of(task, results),
-        "scores": {k: v for k, v in results.items() if k.startswith("eval_") and not _is_timing(k)},
-        "eval_loss": round(results["eval_loss"], 5),
+        "scores": {k: v for k, v in results.items() if k.startswith(("eval_", "predict_")) and not _is_timing(k)},
+        "eval_loss": round(results["eval_loss"], 5) if "eval_loss" in results else None,
         "adapter_params": results["adapter_params"],
         "head_params": results["head_params"],
         "ranks": list(LearnedRanks.load(ranks_path).ranks.values()) if os.path.exists(ranks_path) else None,
