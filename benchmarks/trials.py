@@ -32,7 +32,7 @@ def script_of(task: str) -> str:
 
 
 def score_of(task: str, results: dict) -> float:
-    """The task's own metric in points: of the test rows where they were predicted and scored, else of the dev split."""
+    """The task's own metric in points, on the test rows where those were scored, else on the dev split."""
     name, factor = METRICS.get(task, ("accuracy", 100))
     return round(factor * results.get(f"predict_{name}", results.get(f"eval_{name}")), 3)
 
