@@ -1,0 +1,274 @@
+"""Fine-tune a causal language model to put data into words (§5.3), with learned LoRA ranks.
+
+    python run_nlg.py --method autolora --task_name e2e
+    python run_nlg.py --task_name webnlg --model_name_or_path FOLDER --train_file train.jsonl --validation_file
+    dev.jsonl --test_file test.jsonl
+    python run_nlg.py --task_name nlg --train_file rows.csv --validation_file dev.csv   (columns: input, reference)
+
+Search, ranks, retrain, evaluation and files are `autolora_trainer.pipeline`; here stands what is particular to
+generation. The defaults are LoRA's published ones (Hu et al. 2022, `examples/NLG` of their code). Texts are decoded
+for the validation inputs, written to predictions_validation.jsonl and scored. `--help` lists every argument.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from autolora_trainer.application import Application
+from autolora_trainer.arguments import check_choice
+from autolora_trainer.checkpoints import write_atomically
+from autolora_trainer.errors import run_guarded
+from autolora_trainer.generation import generate_texts
+from autolora_trainer.pipeline import Run, execute
+from autolora_trainer.script_arguments import DataArguments, parse_arguments
+from autolora_trainer.tasks import nlg
+
+
+@dataclass
+class NlgArguments(DataArguments):
+    """Which rows to train and evaluate on, how the model reads them, and how texts are decoded.
+
+    "LoRA": the commands in the README of LoRA's `examples/NLG`, and their code.
+    """
+
+    max_seq_length: int = field(  # LoRA: --seq_len 512
+        default=512,
+        metadata={"help": "Tokens of prompt and text together. A longer text is cut, a longer prompt refused."},
+    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N inputs."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first N inputs."})
+    base_dropout: float = field(  # LoRA's GPT-2 has no dropout but that of its adapters; Hugging Face's has 0.1
+        default=0.0, metadata={"help": "Dropout inside the frozen model, in training; see lora_dropout for LoRA's."}
+    )
+    prompt_format: str = field(
+        default="lora",
+        metadata={"help": "lora: as LoRA's code writes the data (`name : X | Type : Y`); plain: as the rows have it."},
+    )
+    one_line: bool = field(
+        default=True,
+        metadata={
+            "help": "Texts are lines: decoding ends at a line break, and one in a reference becomes a blank. False: "
+            "texts of several lines."
+        },
+    )
+    decode: bool = field(
+        default=True, metadata={"help": "Decode texts and score them; false: the loss is all there is to evaluate."}
+    )
+    num_beams: int = field(default=10, metadata={"help": "Beams of the search; 1: greedy."})  # LoRA: --beam 10
+    length_penalty: float = field(  # LoRA: --length_penalty 0.8; Table 11 of the paper has 0.9 for E2E
+        default=0.8, metadata={"help": "A beam scores its log probability over length ** length_penalty."}
+    )
+    no_repeat_ngram_size: int = field(  # LoRA: --no_repeat_ngram_size 4
+        default=4, metadata={"help": "No n tokens occur twice in a generated text (its input does not count); 0: off."}
+    )
+    max_new_tokens: int = field(  # LoRA: --eval_len 64
+        default=64, metadata={"help": "Tokens of a generated text, at most."}
+    )
+    generation_batch_size: int = field(
+        default=16, metadata={"help": "Inputs to decode at once, per process; the texts do not depend on it."}
+    )
+
+    def __post_init__(self):
+        check_choice("prompt_format", self.prompt_format, ("lora", "plain"))
+        least = {"num_beams": 1, "no_repeat_ngram_size": 0, "max_new_tokens": 1, "generation_batch_size": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}.")
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"length_penalty must be a finite number, got {self.length_penalty}. LoRA used 0.8.")
+        if not 0 <= self.base_dropout < 1:
+            raise ValueError(f"base_dropout must be at least 0 and below 1, got {self.base_dropout}.")
+
+
+DROPOUTS = """
+    resid_pdrop embd_pdrop attn_pdrop attention_dropout hidden_dropout embed_dropout resid_dropout dropout
+    activation_dropout
+""".split()
+
+
+class NlgApplication(Application):
+    """Generation with a causal language model: the loss is on the text, and texts are decoded to be scored."""
+
+    task_type = "CAUSAL_LM"
+    task_names = list(nlg.NLG_TASKS)
+    own_task = "nlg"
+    auto_class = AutoModelForCausalLM
+
+    def load_rows(self, run: Run):
+        self.task = nlg.NLG_TASKS[run.data.task_name]
+        self.examples, self.prompts = {}, {}
+        if run.training.do_predict and not run.data.decode:
+            raise ValueError("Test rows are there to be decoded, got --decode false. Drop it, or the test rows.")
+        if run.data.decode and (run.training.do_eval or run.training.do_predict):
+            check_libraries()
+        return nlg.load_examples(
+            self.task,
+            {split: getattr(run.data, f"{split}_file") for split in ("train", "validation", "test")},
+            prompt_format=run.data.prompt_format,
+            one_line=run.data.one_line,
+            cache_dir=run.model.cache_dir,
+            token=run.model.token,
+        )
+
+    def check_rows(self, dataset, split: str, path: str | None) -> None:
+        """Nothing: `load_examples` has checked every row."""
+
+    def load_tokenizer(self, run: Run):
+        tokenizer = super().load_tokenizer(run)
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                f"The tokenizer of {run.model.model_name_or_path} has no end token, and a text has to end. Give "
+                "another with --tokenizer_name."
+            )
+        return tokenizer
+
+    def load_config(self, run: Run):
+        """The model's config with the dropout of `--base_dropout`, by whatever name it has it."""
+        config = super().load_config(run)
+        for name in DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, run.data.base_dropout)
+        return config
+
+    def longest(self, run: Run) -> int:
+        """Tokens that a row may have: `--max_seq_length`, or fewer where the model has fewer positions."""
+        return min(run.data.max_seq_length, getattr(self.config, "max_position_embeddings", None) or math.inf)
+
+    def tokenize(self, run: Run, dataset, split: str):
+        """Every pair of an input and a reference; inputs and references stay in `examples` for decoding."""
+        limit = self.longest(run)
+        prompts = nlg.encode_prompts(dataset["prompt"][:], run.tokenizer)
+        path = getattr(run.data, f"{split}_file")
+        name = nlg.shown_path(path) if path else f"The {split} split"
+        advice = "Raise --max_seq_length" if limit == run.data.max_seq_length else "Give a model with more positions"
+        nlg.check_lengths(prompts, dataset["row"][:], limit, name, f"{advice}, or leave the row out.")
+        if split != "train":
+            self.examples[split], self.prompts[split] = dataset, prompts
+        pairs, cut = nlg.encode_pairs(prompts, dataset["references"][:], run.tokenizer, limit)
+        if cut:
+            run.warn(f"{name}: {cut} of {len(pairs)} texts were cut, as prompt and text exceed {limit} tokens")
+        return pairs
+
+    def make_collator(self, run: Run):
+        # padding to a multiple of 8 suits tensor cores; on a CPU it is work for nothing
+        multiple = 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else 1
+        return nlg.PairCollator(
+            run.tokenizer.pad_token_id, multiple, self.longest(run), pad_to_longest=run.data.pad_to_max_length
+        )
+
+    def extra_scores(self, run: Run, trainer, split: str) -> dict[str, float]:
+        """Decode the inputs of the split, write the texts beside them, score them."""
+        if not run.data.decode:
+            return {}
+        texts = self._decode(run, trainer, split)
+        return self._score(run, split, texts)
+
+    def predict(self, run: Run, trainer) -> dict[str, float]:
+        """The texts of the test inputs, one a line in predict_results_<task>.txt, and beside their inputs."""
+        texts = self._decode(run, trainer, "test")
+        if run.is_main_process:
+            lines = [" ".join(text.splitlines()) for text in texts]
+            write_atomically(
+                os.path.join(run.output_dir, f"predict_results_{run.data.task_name}.txt"), "\n".join([*lines, ""])
+            )
+        if not self.examples["test"][0]["references"]:
+            return {}
+        return self._score(run, "test", texts)
+
+    def _decode(self, run: Run, trainer, split: str) -> list[str]:
+        texts = generate_texts(
+            trainer.model,
+            run.tokenizer,
+            self.prompts[split],
+            num_beams=run.data.num_beams,
+            length_penalty=run.data.length_penalty,
+            no_repeat_ngram_size=run.data.no_repeat_ngram_size,
+            max_new_tokens=run.data.max_new_tokens,
+            batch_size=run.data.generation_batch_size,
+            one_line=run.data.one_line,
+            progress=not run.training.disable_tqdm,
+        )
+        if run.is_main_process:
+            rows = (
+                {"input": example["source"], "prediction": text, "references": example["references"]}
+                for example, text in zip(self.examples[split], texts)
+            )
+            lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+            write_atomically(os.path.join(run.output_dir, f"predictions_{split}.jsonl"), "\n".join([*lines, ""]))
+        return texts
+
+    def _score(self, run: Run, split: str, texts: list[str]) -> dict[str, float]:
+        """The task's metrics. One process computes them (METEOR starts a Java program), all return them."""
+        outcome: list = [None, None]  # scores, error
+        if run.is_main_process:
+            from autolora_trainer.tasks import nlg_metrics  # its libraries are an extra of the package
+
+            examples = self.examples[split]
+            seen = examples["seen"][:]
+            try:
+                outcome[0] = nlg_metrics.score(
+                    self.task.name, texts, examples["references"][:], seen if len(set(seen)) > 1 else None
+                )
+            except Exception as error:
+                outcome[1] = error
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def card_details(self, run: Run) -> dict:
+        own = any((run.data.train_file, run.data.validation_file)) or self.task.dataset_id is None
+        return {
+            "task_name": self.task.name,
+            "dataset_id": None if own else self.task.dataset_id,
+            "dataset_name": self.task.title,
+        }
+
+
+def check_libraries() -> None:
+    """Raise `ValueError` before a training whose texts could not be scored."""
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise ValueError(
+            "Scores of generated text need sacrebleu, which is not installed. Type pip install "
+            '"autolora_trainer[nlg]", or add --decode false.'
+        )
+
+
+# LoRA's GPT-2 medium on E2E and WebNLG: the README of `examples/NLG` and, where that is silent, the code's defaults.
+DEFAULTS = {
+    "model_name_or_path": "gpt2-medium",  # --model_card gpt2.md
+    "lora_alpha": 32,  # --lora_alpha 32
+    "lora_dropout": 0.1,  # --lora_dropout 0.1
+    "num_train_epochs": 5,  # --max_epoch 5
+    "per_device_train_batch_size": 8,  # --train_batch_size 8
+    "per_device_eval_batch_size": 8,  # not LoRA's 4; the vocabulary makes logits large, and scores do not depend on it
+    "learning_rate": 2e-4,  # --lr 0.0002
+    # --warmup_step 500 of E2E's 26,290, as a share: 500 would be more than a whole search, or a small data set, has
+    "warmup_steps": 0.019,
+    "weight_decay": 0.01,  # --weight_decay 0.01
+    "adam_epsilon": 1e-6,  # the code's default
+    "max_grad_norm": 0.0,  # --clip 0.0
+    "label_smoothing_factor": 0.1,  # --label_smooth 0.1
+}
+TASK_DEFAULTS = {"webnlg": {"warmup_steps": 0.04415}}  # 500 of 11,315
+
+# §5.1 gives batch 16 and learning rate 1e-4 for generation too, and is silent about LoRA's alpha.
+PRESET_CHANGES = {"lora_alpha": 32}
+
+
+def main(argv: list[str] | None = None) -> dict:
+    model, data, method, training = parse_arguments(
+        argv, TASK_DEFAULTS, data_arguments=NlgArguments, preset_changes=PRESET_CHANGES, **DEFAULTS
+    )
+    return execute(NlgApplication(), model, data, method, training)
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main, "run_nlg.py"))
