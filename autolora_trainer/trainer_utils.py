@@ -53,7 +53,16 @@ class ResumeAtEndMixin:
 
 
 class RetrainTrainer(ResumeAtEndMixin, Trainer):
-    """The standard Trainer, but for a resume at its very end."""
+    """The standard Trainer, but for a resume at its very end and for the order of evaluation."""
+
+    def _get_eval_sampler(self, eval_dataset):
+        """Rows in their order: with `group_by_length` Trainer evaluates and predicts them by length (transformers
+        5.23), and predictions then belong to other rows."""
+        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = strategy
 
 
 class RandomState:

@@ -9,10 +9,11 @@ import sys
 
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainingArguments
 
 import run_glue
 from autolora_trainer import AutoLoraTrainer, LearnedRanks
@@ -23,7 +24,7 @@ from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import PRESETS, parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import sentences, tiny_checkpoint, write_rows
+from tests.conftest import sentences, tiny_checkpoint, tiny_roberta, write_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -464,7 +465,7 @@ def test_finished_run_is_refused_and_overwrite_replaces_only_its_own_files(place
 BAD_INPUT = [
     ({"task_name": "mrcp"}, "task_name must be one of .*, got 'mrcp'"),
     ({"task_name": None}, "--task_name is missing. Give one of cola"),
-    ({"method": "loar"}, "method must be one of autolora, lora, adalora, uniform, random, got 'loar'"),
+    ({"method": "loar"}, "method must be one of autolora, lora, full, adapter, adalora, eva, grid, .*, got 'loar'"),
     ({"train_file": "nowhere.jsonl"}, "nowhere.jsonl"),
     ({"validation_file": None}, "--do_eval needs rows, got no validation rows. Add --validation_file."),
     ({"initial_rank": "eight"}, "initial[-_]rank: invalid int value: 'eight'; --help lists the arguments"),
@@ -579,3 +580,24 @@ def test_without_the_hub_one_line_says_what_to_type(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Could not reach the Hugging Face Hub" in done.stderr and "--train_file" in done.stderr
     assert not os.path.exists(tmp_path / "outputs")
+
+
+def test_predictions_keep_the_order_of_the_rows_whatever_the_order_of_training(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    lengths = [9, 3, 12, 5, 12, 3, 7, 4] * 4
+    rows = [{"input_ids": torch.randint(3, 60, (n,), generator=generator).tolist(), "labels": 0} for n in lengths]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        train_sampling_strategy="group_by_length",
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_checkpoint(tmp_path / "tiny")))
+    model = tiny_roberta(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).eval()
+    trainer = RetrainTrainer(model=model, args=arguments, data_collator=collator)
+    predictions = torch.from_numpy(trainer.predict(Dataset.from_list(rows)).predictions)
+    with torch.no_grad():
+        expected = torch.cat([model(torch.tensor([row["input_ids"]])).logits for row in rows])
+    torch.testing.assert_close(predictions, expected, rtol=1e-4, atol=1e-5)
+    assert arguments.train_sampling_strategy == "group_by_length"  # training is as it was asked for
