@@ -18,6 +18,7 @@ import sys
 from dataclasses import dataclass, field
 
 import torch
+from peft import PeftType, PromptLearningConfig
 from transformers import AutoModelForCausalLM
 
 from autolora_trainer.application import Application
@@ -25,6 +26,7 @@ from autolora_trainer.arguments import check_choice
 from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.errors import run_guarded
 from autolora_trainer.generation import generate_texts
+from autolora_trainer.methods import peft as peft_types
 from autolora_trainer.pipeline import Run, execute
 from autolora_trainer.script_arguments import DataArguments, parse_arguments
 from autolora_trainer.tasks import nlg
@@ -107,6 +109,11 @@ class NlgApplication(Application):
             raise ValueError("Test rows are there to be decoded, got --decode false. Drop it, or the test rows.")
         if run.data.decode and (run.training.do_eval or run.training.do_predict):
             check_libraries()
+        if run.training.label_smoothing_factor and learns_prompts(run.method):
+            run.training.label_smoothing_factor = 0.0  # Trainer 5.23 fails: it looks for the model inside an adapter
+            run.warn(
+                "no label smoothing: Trainer has none for virtual tokens. Other methods have it; compare with care."
+            )
         return nlg.load_examples(
             self.task,
             {split: getattr(run.data, f"{split}_file") for split in ("train", "validation", "test")},
@@ -150,7 +157,8 @@ class NlgApplication(Application):
         nlg.check_lengths(prompts, dataset["row"][:], limit, name, f"{advice}, or leave the row out.")
         if split != "train":
             self.examples[split], self.prompts[split] = dataset, prompts
-        pairs, cut = nlg.encode_pairs(prompts, dataset["references"][:], run.tokenizer, limit)
+        references = [texts or [""] for texts in dataset["references"][:]]  # test inputs without one have a row, too
+        pairs, cut = nlg.encode_pairs(prompts, references, run.tokenizer, limit)
         if cut:
             run.warn(f"{name}: {cut} of {len(pairs)} texts were cut, as prompt and text exceed {limit} tokens")
         return pairs
@@ -230,6 +238,13 @@ class NlgApplication(Application):
             "dataset_id": None if own else self.task.dataset_id,
             "dataset_name": self.task.title,
         }
+
+
+def learns_prompts(method) -> bool:
+    """Whether a method trains virtual tokens: prefix tuning, prompt tuning and their like."""
+    if method.method != "peft" and method.method not in peft_types.SHORT:
+        return False
+    return issubclass(peft_types.CONFIGS[PeftType[peft_types.resolve(method)[0]]], PromptLearningConfig)
 
 
 def check_libraries() -> None:

@@ -5,6 +5,7 @@ Each takes a `pipeline.Run` and raises `ValueError` with one line: what was give
 """
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from autolora_trainer import hub
 from autolora_trainer.checkpoints import fault, newest_checkpoint, read_manifest
 from autolora_trainer.errors import one_line
 from autolora_trainer.fused import adapt
+from autolora_trainer.methods import WITHOUT_LORA, grid
 from autolora_trainer.methods.autolora import search_arguments
 from autolora_trainer.methods.common import component_costs
 from autolora_trainer.ranks import LearnedRanks
@@ -30,7 +32,8 @@ RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our 
 OUTPUT_FILES = """
     adapter_config.json adapter_model.safetensors ranks.json rank_heatmap.png rank_heatmap.svg all_results.json
     train_results.json eval_results.json predict_results.json trainer_state.json cost.json labels.json README.md
-    training_args.bin
+    training_args.bin calibration.json bottleneck_adapter.json bottleneck_adapter.safetensors config.json
+    generation_config.json model.safetensors model.safetensors.index.json
 """.split()
 
 
@@ -41,13 +44,14 @@ class Resume:
     search_checkpoint: str | None = None
     search_done: bool = False
     train_checkpoint: str | None = None
+    trials: int = 0  # of a grid, finished
 
     @property
     def origin(self) -> dict | None:
         """`resumed_from` of all_results.json."""
         checkpoint = self.train_checkpoint or self.search_checkpoint
         if checkpoint is None and not self.search_done:
-            return None
+            return {"phase": "search", "step": self.trials} if self.trials else None
         phase = "search" if self.search_checkpoint else "retrain"
         return {"phase": phase, "step": read_manifest(checkpoint)["step"] if checkpoint else 0}
 
@@ -56,8 +60,9 @@ def is_output(name: str) -> bool:
     prefix, _, number = name.partition("-")
     return (
         name in OUTPUT_FILES
-        or name == "search"
-        or name.startswith("predict_results_")
+        or name in ("search", grid.FOLDER)
+        or name.startswith(("predict_results_", "predictions_"))
+        or re.fullmatch(r"model-\d+-of-\d+\.safetensors", name) is not None
         or (prefix == "checkpoint" and number.isdigit())
     )
 
@@ -92,7 +97,8 @@ def check_request(run: "Run") -> None:
     except (RuntimeError, ImportError) as error:
         raise ValueError(f"--report_to {' '.join(training.report_to)}: {one_line(error)}") from error
     if training.chose_output_dir:
-        training.output_dir = os.path.join("outputs", f"{data.task_name}-{run.method.method}")
+        method = (run.method.peft_type or run.method.method).lower()
+        training.output_dir = os.path.join("outputs", f"{data.task_name}-{method}")
     if run.push:
         if training.hub_model_id:
             hub.check_repo_id(training.hub_model_id)
@@ -151,7 +157,10 @@ def find_resume(run: "Run") -> Resume:
         run.searches and os.path.exists(run.ranks_path) and os.path.exists(os.path.join(run.search_dir, "cost.json"))
     )
     resume, passed_over = Resume(search_done=search_done), []
-    if search_done or not run.searches:
+    if run.method.method == "grid":
+        resume.search_done = grid.is_finished(run.output_dir)
+        resume.trials = grid.finished_trials(run.output_dir)
+    if resume.search_done or not run.searches:
         resume.train_checkpoint, passed_over = newest_checkpoint(run.output_dir)
     else:
         resume.search_checkpoint, passed_over = newest_checkpoint(run.search_dir)
@@ -168,20 +177,8 @@ def check_model(run: "Run") -> None:
     """Load the model: a wrong id or folder shows before anything is written, and so do modules, ranks and a budget
     that do not fit it."""
     base = run.load_ahead()
-    with torch.device("meta"):
-        skeleton = type(base)(base.config)
-    names = [name for name, _ in skeleton.named_modules()]
-    linear = [name for name, module in skeleton.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
-    try:
-        costs = component_costs(adapt(skeleton, run.lora_config(r=1)))
-    except ValueError as error:
-        given = run.method.lora_target_modules
-        what = f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"
-        raise ValueError(
-            f"{what} {'no module of ' if given else ''}{type(base).__name__} ({one_line(error).split('. ')[0]}). Its "
-            f"linear layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}; give "
-            "--lora_target_modules."
-        ) from error
+    if run.method.method not in WITHOUT_LORA:
+        run.costs = _component_costs(run, base)
     if run.searches:
         arguments = search_arguments(run)
         if arguments.n_gpu > 1:
@@ -195,13 +192,30 @@ def check_model(run: "Run") -> None:
         raise ValueError("--eval_strategy needs rows, got no validation rows. Add --validation_file.")
     if run.method.ranks:
         run.given_ranks = LearnedRanks.load(run.method.ranks)
-        run.given_ranks.check_names(names)
+        run.given_ranks.check_names(name for name, _ in base.named_modules())
     elif run.method.rank_budget and run.method.method == "autolora":
         fill_budget(
-            torch.zeros(len(costs), run.method.initial_rank),
-            list(costs.values()),
+            torch.zeros(len(run.costs), run.method.initial_rank),
+            list(run.costs.values()),
             run.method.rank_budget,
             run.method.min_rank,
         )
     elif run.method.rank_budget:
-        parse_budget(run.method.rank_budget, list(costs.values()))
+        parse_budget(run.method.rank_budget, list(run.costs.values()))
+
+
+def _component_costs(run: "Run", base: torch.nn.Module) -> dict[str, int]:
+    """{module: parameters of one LoRA component}, of the modules that a LoRA of this run adapts."""
+    with torch.device("meta"):
+        skeleton = type(base)(base.config)
+    linear = [name for name, module in skeleton.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    try:
+        return component_costs(adapt(skeleton, run.lora_config(r=1)))
+    except ValueError as error:
+        given = run.method.lora_target_modules
+        what = f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"
+        raise ValueError(
+            f"{what} {'no module of ' if given else ''}{type(base).__name__} ({one_line(error).split('. ')[0]}). Its "
+            f"linear layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}; give "
+            "--lora_target_modules."
+        ) from error

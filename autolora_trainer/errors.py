@@ -10,6 +10,10 @@ class UsageError(ValueError):
     """The user's arguments, data or configuration: exit status 2."""
 
 
+class Terminated(Exception):
+    """A run was told to stop (SIGTERM), and has; the message says where it goes on. Exit status 143, as of a shell."""
+
+
 @contextmanager
 def usage_errors():
     """Around set-up, before anything runs: a `ValueError` or `OSError` there is about what the user gave."""
@@ -36,6 +40,9 @@ def run_guarded(main, program: str) -> int:
             f"{program}: interrupted; type the same command with --resume_from_checkpoint to go on.", file=sys.stderr
         )
         return 130
+    except Terminated as stop:
+        print(f"{program}: {stop}", file=sys.stderr)
+        return 143
     except Exception as error:
         if os.environ.get("AUTOLORA_DEBUG") == "1":
             traceback.print_exc()

@@ -26,10 +26,17 @@ from autolora_trainer.report import (
     rank_grid,
 )
 
-# Exact names: the Hub's patterns let `*` match `/` too, and checkpoints hold files of the same names in folders below.
+# Whole names: the Hub's patterns let `*` match `/` too, and checkpoints hold files of the same names in folders below.
 PUSHED_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
+    "bottleneck_adapter.json",
+    "bottleneck_adapter.safetensors",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-?????-of-?????.safetensors",
     "ranks.json",
     "labels.json",
     *HEATMAP_FILES,
@@ -205,17 +212,19 @@ def write_model_card(
     task_name, dataset_name, method = map(_public_name, (task_name, dataset_name, method))
     base_model, dataset_id, repo_id = (i if _is_hub_id(i) else None for i in (base_model, dataset_id, repo_id))
     shown_base = base_model or _public_name((ranks and ranks.base_model) or "") or None
-    is_adapter = method != "full"
-    task_type = _adapter_config(folder).get("task_type") or "SEQ_CLS"
+    if method == "peft":
+        method = _public_name(_read_json(folder, "adapter_config.json").get("peft_type", method)).lower()
+    library = {"full": "transformers", "adapter": "autolora_trainer"}.get(method, "peft")
+    task_type = _task_type(folder)
     pipeline_tag, auto_class = TASK_TYPES.get(task_type, TASK_TYPES["SEQ_CLS"])
     scores = _scores(metrics)
 
     data = ModelCardData(
-        library_name="peft" if is_adapter else "transformers",
+        library_name=library,
         base_model=base_model,
         datasets=[dataset_id] if dataset_id else None,
         pipeline_tag=pipeline_tag,
-        tags=_tags(method, base_model, is_adapter),
+        tags=_tags(method, base_model, library),
         model_name="-".join(filter(None, ((shown_base or "").rsplit("/", 1)[-1], task_name, method))),
         eval_results=_eval_results(scores, pipeline_tag, task_name, dataset_id, dataset_name) or None,
     )
@@ -238,7 +247,7 @@ def write_model_card(
         ),
         training=_training(ranks, method, adapter_params, head_params, seed),
         cost=format_cost(cost, markdown=True) if cost.get("total") else "",
-        snippet=_snippet(folder, auto_class, base_model, shown_base, repo_id, is_adapter),
+        snippet=_snippet(folder, auto_class, base_model, shown_base, repo_id, library),
         max_lora_rank=_max_lora_rank(ranks, task_type),
         served_model=base_model or "BASE_MODEL",
         command=command,
@@ -285,17 +294,29 @@ def _is_hub_id(text) -> bool:
     return isinstance(text, str) and bool(HUB_ID.fullmatch(text)) and ".." not in text and not os.path.isdir(text)
 
 
-def _adapter_config(folder) -> dict:
+def _read_json(folder, name) -> dict:
     try:
-        with open(os.path.join(folder, "adapter_config.json"), encoding="utf-8") as file:
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
             config = json.load(file)
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
 
 
-def _tags(method, base_model, is_adapter) -> list[str]:
-    tags = ["peft"] if is_adapter else []
+def _task_type(folder) -> str:
+    """PEFT's name of the task, from the adapter's file or the class of a whole model."""
+    for name in ("adapter_config.json", "bottleneck_adapter.json"):
+        task_type = _read_json(folder, name).get("task_type")
+        if task_type in TASK_TYPES:
+            return task_type
+    kinds = {"TokenClassification": "TOKEN_CLS", "LMHeadModel": "CAUSAL_LM", "CausalLM": "CAUSAL_LM"}
+    architecture = str((_read_json(folder, "config.json").get("architectures") or [""])[0])
+    return next((kind for ending, kind in kinds.items() if architecture.endswith(ending)), "SEQ_CLS")
+
+
+def _tags(method, base_model, library) -> list[str]:
+    is_adapter = library != "transformers"
+    tags = ["peft" if library == "peft" else "adapter"] if is_adapter else []
     if method in LORA_METHODS:
         tags.append("lora")
     if method == "autolora":
@@ -359,6 +380,8 @@ def _sentence(method, base_model, shown_base, dataset_id, dataset_name) -> str:
         how = f"by the method {_escape(method)}"
     if method == "full":
         return f"{base or 'A model'}, fully fine-tuned on {data}."
+    if method == "adapter":
+        return f"Bottleneck adapters (Houlsby et al. 2019){of_base}, trained on {data}."
     return f"{'A LoRA adapter' if method in LORA_METHODS else 'An adapter'}{of_base}, trained on {data}, {how}."
 
 
@@ -396,17 +419,28 @@ def _training(ranks, method, adapter_params, head_params, seed) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in facts)
 
 
-def _snippet(folder, auto_class, base_model, shown_base, repo_id, is_adapter) -> str:
+def _snippet(folder, auto_class, base_model, shown_base, repo_id, library) -> str:
+    is_adapter = library != "transformers"
     labels = _number_of_labels(folder) if "Classification" in auto_class else None
     more = f", num_labels={labels}" if labels else ""
     has_tokenizer = os.path.exists(os.path.join(folder, "tokenizer_config.json"))
     lines = [f"from transformers import {auto_class}, AutoTokenizer", ""]
     if is_adapter:
-        lines.insert(0, "from peft import PeftModel")
+        lines.insert(
+            0,
+            (
+                "from peft import PeftModel"
+                if library == "peft"
+                else "from autolora_trainer.methods.adapter import load_bottleneck_adapter"
+            ),
+        )
     target = "adapter" if is_adapter else "name"
-    lines.append(
-        f'{target} = "{repo_id or "."}"' + ("" if repo_id else "  # this folder, or its repository on the Hub")
-    )
+    if library == "autolora_trainer":
+        lines.append(f'{target} = "."  # this folder, or a download of its repository')
+    else:
+        lines.append(
+            f'{target} = "{repo_id or "."}"' + ("" if repo_id else "  # this folder, or its repository on the Hub")
+        )
     if not is_adapter:
         return "\n".join(
             [*lines, f"model = {auto_class}.from_pretrained(name)", "tokenizer = AutoTokenizer.from_pretrained(name)"]
@@ -418,7 +452,7 @@ def _snippet(folder, auto_class, base_model, shown_base, repo_id, is_adapter) ->
         lines.append(f'base = "BASE_MODEL"  # the folder of the base model{hint}')
     lines += [
         f"model = {auto_class}.from_pretrained(base{more})",
-        "model = PeftModel.from_pretrained(model, adapter)",
+        f"model = {'PeftModel.from_pretrained' if library == 'peft' else 'load_bottleneck_adapter'}(model, adapter)",
         f"tokenizer = AutoTokenizer.from_pretrained({'adapter' if has_tokenizer else 'base'})",
     ]
     return "\n".join(lines)
@@ -432,13 +466,14 @@ def _number_of_labels(folder) -> int | None:
     """The rows of the classifier that was saved with the adapter, without which the base model builds another head."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(os.path.join(folder, "adapter_model.safetensors"), framework="pt") as file:
-            for key in file.keys():
-                if key.endswith(("classifier.out_proj.weight", "classifier.weight", "score.weight")):
-                    return file.get_slice(key).get_shape()[0]
-    except (OSError, SafetensorError):
-        pass
+    for name in ("adapter_model.safetensors", "bottleneck_adapter.safetensors"):
+        try:
+            with safe_open(os.path.join(folder, name), framework="pt") as file:
+                for key in file.keys():
+                    if key.endswith(("classifier.out_proj.weight", "classifier.weight", "score.weight")):
+                        return file.get_slice(key).get_shape()[0]
+        except (OSError, SafetensorError):
+            pass
     return None
 
 

@@ -26,12 +26,13 @@ from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, writ
 from autolora_trainer.checks import RUN_FILE, Resume, check_model, check_request, find_resume, is_output
 from autolora_trainer.cost import CostMeter, total_cost
 from autolora_trainer.errors import usage_errors
-from autolora_trainer.fused import effective_parameters
-from autolora_trainer.methods import CHECKS, METHODS, adalora
+from autolora_trainer.fused import lora_layers, lora_parts
+from autolora_trainer.methods import CHECKS, METHODS, adalora, load_trained, trainer_class
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS
-from autolora_trainer.methods.common import Built
+from autolora_trainer.methods.common import Built, head_parameters
 from autolora_trainer.ranks import LearnedRanks
-from autolora_trainer.trainer_utils import RandomState, RetrainTrainer, fix_loss_scale, full_precision
+from autolora_trainer.termination import TerminationCallback
+from autolora_trainer.trainer_utils import RandomState, fix_loss_scale, full_precision
 from autolora_trainer.version import __version__
 
 logger = logging.getLogger("autolora_trainer")
@@ -51,6 +52,8 @@ class Run:
     data_collator: object = None
     resume: Resume = field(default_factory=Resume)
     given_ranks: LearnedRanks | None = None  # of `--ranks`
+    costs: dict = field(default_factory=dict)  # {module: parameters of one component}, of methods with LoRA
+    adapted: PeftModel | None = None  # what a check has built already
     push: bool = False
     hub_token: str | None = None
     save_total_limit: int | None = None
@@ -145,7 +148,7 @@ def execute(application, model, data, method, training) -> dict:
     Raises:
         UsageError: for arguments, data and configurations, before anything is written.
     """
-    _set_up_logging(training)
+    set_up_logging(training)
     run = Run(model, data, method, training, application)
     # we push once, at the end; Trainer would push at every save, and training_args.bin too
     run.push, training.push_to_hub = training.push_to_hub, False
@@ -168,8 +171,11 @@ def execute(application, model, data, method, training) -> dict:
     )
     if built.ranks is not None:
         run.say(report.format_rank_table(built.ranks))
-    trainer = make_trainer(run, built.model, [*built.callbacks, cost, CheckpointManifest(cost, run.save_total_limit)])
+    termination = TerminationCallback()
+    callbacks = [*built.callbacks, termination, cost, CheckpointManifest(cost, run.save_total_limit)]
+    trainer = make_trainer(run, built.model, callbacks)
     result = trainer.train(resume_from_checkpoint=run.resume.train_checkpoint)
+    termination.check(trainer.state)
     built.phases["retrain"] = cost.stop()
     trainer.save_state()
     if built.finish is not None:
@@ -182,13 +188,12 @@ def execute(application, model, data, method, training) -> dict:
 
 
 def make_trainer(run: Run, model: torch.nn.Module, callbacks) -> Trainer:
-    """The standard Trainer of the final training; the same for every method (AdaLoRA's also allocates its ranks)."""
+    """The standard Trainer of the final training; the same for every method, but for what `trainer_class` says."""
     arguments = run.training
     if run.method.method == "autolora" and run.method.retrain_epochs is not None:
         arguments = dataclasses.replace(arguments, num_train_epochs=run.method.retrain_epochs)
     set_seed(arguments.seed)  # the training that follows does not depend on what a search drew before it
-    trainer_class = adalora.AdaLoraTrainer if adalora.is_adalora(model) else RetrainTrainer
-    trainer = trainer_class(
+    trainer = trainer_class(model)(
         model=model,
         args=arguments,
         train_dataset=run.datasets.get("train"),
@@ -201,7 +206,7 @@ def make_trainer(run: Run, model: torch.nn.Module, callbacks) -> Trainer:
     return fix_loss_scale(trainer)
 
 
-def _set_up_logging(training) -> None:
+def set_up_logging(training) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     transformers_logging.set_verbosity(
         logging.ERROR if training.log_level == "passive" else training.get_process_log_level()
@@ -246,6 +251,7 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
         **evaluation,
         **prediction,
         "method": run.method.method,
+        **({"peft_type": run.method.peft_type.upper()} if run.method.peft_type else {}),
         "task": run.data.task_name,
         "seed": run.training.seed,
         "adapter_params": adapter,
@@ -314,13 +320,9 @@ def _predict(run: Run, trainer: Trainer) -> dict:
 
 
 def _evaluate_only(run: Run) -> dict:
-    """`--do_eval` or `--do_predict` without `--do_train`: the adapter in output_dir."""
+    """`--do_eval` or `--do_predict` without `--do_train`: what an earlier run left in output_dir."""
     with usage_errors():
-        if not os.path.exists(os.path.join(run.output_dir, "adapter_config.json")):
-            raise ValueError(
-                f"{run.output_dir} holds no adapter to evaluate. Add --do_train, or give its --output_dir."
-            )
-        model = PeftModel.from_pretrained(run.base_model(), run.output_dir)
+        model = load_trained(run)
     run.training = dataclasses.replace(run.training, bf16=False, fp16=False)  # as in a run that has just trained
     trainer = make_trainer(run, model, [])
     evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
@@ -330,10 +332,19 @@ def _evaluate_only(run: Run) -> dict:
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """(adapter, head): the trainable parameters inside and outside LoRA; of AdaLoRA, those that it has kept."""
-    adapter = adalora.kept_parameters(model) if adalora.is_adalora(model) else effective_parameters(model)
-    head = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n)
-    return adapter, head
+    """(adapter, head): the trainable parameters outside the task's head and in it; of AdaLoRA those that it has kept,
+    of fused projections those that can differ from zero."""
+    head = sum(p.numel() for p in head_parameters(model).values() if p.requires_grad)
+    if adalora.is_adalora(model):
+        return adalora.kept_parameters(model), head
+    adapter = sum(p.numel() for p in model.parameters() if p.requires_grad) - head
+    stored = sum(
+        layer.lora_A["default"].weight.numel() + layer.lora_B["default"].weight.numel()
+        for layer in lora_layers(model).values()
+        if hasattr(layer, "fused_parts")
+    )
+    split = sum(part.rank * part.cost for part in lora_parts(model).values() if part.rows is not None)
+    return adapter - stored + split, head
 
 
 def _score_line(evaluation: dict) -> str:
@@ -345,10 +356,12 @@ def _score_line(evaluation: dict) -> str:
 
 def _report(run: Run, built: Built, evaluation: dict, cost: dict, adapter: int, head: int) -> None:
     run.say(report.format_cost(cost))
-    run.say(f"{run.method.method}: {adapter:,} adapter parameters and {head:,} in the head")
+    whole = run.method.method == "full"
+    run.say(f"{run.method.method}: {adapter:,} {'base' if whole else 'adapter'} parameters and {head:,} in the head")
     if evaluation:
         run.say(_score_line(evaluation))
-    run.say(f"adapter{', ranks.json and rank_heatmap.png' if built.ranks else ''} in {run.output_dir}")
+    what = "model" if whole else "adapter, ranks.json and rank_heatmap.png" if built.ranks else "adapter"
+    run.say(f"{what} in {run.output_dir}")
 
 
 def _public_command() -> str:

@@ -476,7 +476,7 @@ def format_cost(cost: dict, markdown: bool = False) -> str:
     """What a run cost, a row a phase.
 
     Args:
-        cost: as in cost.json, {"search" | "retrain" | "total": {"wall_seconds", "passes", "examples",
+        cost: as in cost.json, {"calibration" | "search" | "retrain" | "total": {"wall_seconds", "passes", "examples",
             "peak_memory_mb"}}. A missing phase (a method without a search) is left out, a missing number is "-".
         markdown: a Markdown table instead of a plain one.
     Example:
@@ -485,7 +485,7 @@ def format_cost(cost: dict, markdown: bool = False) -> str:
         -----  ----------  ------  --------  -----------
         total  1 min 15 s     120     1,920       512 MB
     """
-    phases = [phase for phase in ("search", "retrain", "total") if isinstance(cost.get(phase), dict)]
+    phases = [phase for phase in ("calibration", "search", "retrain", "total") if isinstance(cost.get(phase), dict)]
     body = []
     for phase in phases:
         numbers = cost[phase]

@@ -15,7 +15,9 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from autolora_trainer.arguments import SEARCH_STEPS, SearchArguments, check_choice
 from autolora_trainer.errors import UsageError, usage_errors
-from autolora_trainer.methods import METHODS
+from autolora_trainer.methods import METHODS, OWN_ARGUMENTS, SIZED_BY_RANKS, WITHOUT_LORA
+from autolora_trainer.methods.adapter import DEFAULT_SIZE
+from autolora_trainer.methods.grid import SAMPLERS, TRIALS
 
 # `--preset paper`: §4 (softmax, 1/k, one virtual SGD step, retrain) and §5.1-5.2 (k=8, rates, batch, split 1:1);
 # LoRA's own settings are those of the paper's code (lora_alpha 16 at a fixed value, dropout 0.1). Where the paper is
@@ -97,7 +99,8 @@ class MethodArguments(SearchArguments):
     method: str = field(default="autolora", metadata={"help": "One of " + ", ".join(METHODS) + "."})
     preset: str | None = field(default=None, metadata={"help": "paper: the settings of §4 and §5.1, exactly."})
     ranks: str | None = field(
-        default=None, metadata={"help": "A ranks.json. autolora: skip the search; pattern baselines: match its size."}
+        default=None,
+        metadata={"help": "A ranks.json. autolora: skip the search; eva and pattern baselines: match its size."},
     )
     search_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the weights in the search. Default: learning_rate."}
@@ -140,6 +143,26 @@ class MethodArguments(SearchArguments):
         metadata={"help": "Modules to adapt, or all-linear. Default: PEFT's for the model, query and value."},
     )
     use_rslora: bool = field(default=False, metadata={"help": "Scale by lora_alpha / sqrt(r)."})
+    adapter_size: int | None = field(
+        default=None,
+        metadata={"help": f"Width of the bottleneck of --method adapter. Default: {DEFAULT_SIZE} (Houlsby et al.)."},
+    )
+    adapter_layer_norm: bool | None = field(
+        default=None,
+        metadata={"help": "adapter: train the layer norms too. Default: true, as Houlsby et al. do."},
+    )
+    peft_type: str | None = field(
+        default=None, metadata={"help": "The type of --method peft: IA3, PREFIX_TUNING, DORA, VERA, RANDLORA …."}
+    )
+    peft_kwargs: str | None = field(
+        default=None, metadata={"help": "Settings of its PEFT config as JSON, e.g. '{\"num_virtual_tokens\": 10}'."}
+    )
+    sampler: str | None = field(
+        default=None, metadata={"help": "Of --method grid: grid (default), random or tpe (Optuna's samplers)."}
+    )
+    grid_trials: int | None = field(
+        default=None, metadata={"help": f"Configurations that --method grid tries. Default: {TRIALS} (§5.7)."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace a finished run in output_dir."})
 
     def __post_init__(self):
@@ -167,11 +190,33 @@ class MethodArguments(SearchArguments):
             )
         if self.ranks is not None and self.retrain_init == "search":
             raise ValueError("--retrain_init search needs this run's own search, got --ranks. Drop one of the two.")
-        if self.ranks is not None and self.method in ("lora", "adalora"):
+        if self.ranks is not None and self.method not in SIZED_BY_RANKS:
             raise ValueError(
-                f"--ranks is for autolora and the pattern baselines, got --method {self.method}. Did you mean "
+                f"--ranks is for autolora, eva and the pattern baselines, got --method {self.method}. Did you mean "
                 "--method autolora?"
             )
+        self._check_own_arguments()
+
+    def _check_own_arguments(self) -> None:
+        """Raise `ValueError` for an argument of another method: it would have no effect."""
+        for name, methods in OWN_ARGUMENTS.items():
+            if getattr(self, name) is not None and self.method not in methods:
+                raise ValueError(
+                    f"--{name} is for --method {' or '.join(methods[:1] if name == 'peft_kwargs' else methods)}, got "
+                    f"--method {self.method}. Drop it."
+                )
+        if self.rank_budget is not None and self.method in WITHOUT_LORA:
+            raise ValueError(f"--rank_budget is for methods with ranks, got --method {self.method}. Drop it.")
+        if self.lora_target_modules is not None and self.method in ("full", "adapter"):
+            raise ValueError(
+                f"--lora_target_modules is for LoRA and PEFT's other methods, got --method {self.method}. Drop it."
+            )
+        if self.sampler is not None:
+            check_choice("sampler", self.sampler, SAMPLERS)
+        for name in ("adapter_size", "grid_trials"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 @dataclass

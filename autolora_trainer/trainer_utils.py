@@ -53,7 +53,15 @@ class ResumeAtEndMixin:
 
 
 class RetrainTrainer(ResumeAtEndMixin, Trainer):
-    """The standard Trainer, but for a resume at its very end and for the order of evaluation."""
+    """The standard Trainer, but for a resume at its very end, and for the order and the loss of evaluation."""
+
+    def evaluation_loop(self, *args, **kwargs):
+        """Without label smoothing: `eval_loss` then compares between runs, and with LoRA's published ones."""
+        smoother, self.label_smoother = self.label_smoother, None
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            self.label_smoother = smoother
 
     def _get_eval_sampler(self, eval_dataset):
         """Rows in their order: with `group_by_length` Trainer evaluates and predicts them by length (transformers

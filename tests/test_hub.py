@@ -92,7 +92,7 @@ def test_causal_language_model_gets_the_servers_rank(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method, tags", [("lora", ["peft", "lora"]), ("adapter", ["peft"]), ("random", ["peft", "lora"]), ("full", [])]
+    "method, tags", [("lora", ["peft", "lora"]), ("adapter", ["adapter"]), ("random", ["peft", "lora"]), ("full", [])]
 )
 def test_only_autolora_is_tagged_autolora(tmp_path, method, tags):
     card, text = write_card(tmp_path, None, method=method, base_model=None)

@@ -593,7 +593,7 @@ def test_decoding_leaves_the_model_as_it_was_and_takes_nothing_from_its_checkpoi
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.filterwarnings("ignore:Position ids are not supported")
+@pytest.mark.filterwarnings("error:Position ids are not supported")
 def test_virtual_tokens_of_prompt_tuning_take_positions_and_no_padding():
     tokenizer = padded(byte_tokenizer())
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
@@ -771,6 +771,12 @@ def test_rows_of_ones_own_need_no_task_name(place, tmp_path, scores):
     files = {f"{split}_file": write_rows(tmp_path / f"{split}.jsonl", rows) for split in ("train", "validation")}
     run_nlg.main(command(place, tmp_path / "o", task_name=None, method="lora", max_steps=1, num_beams=1, **files))
     assert scores[0][0] == "nlg" and lines(tmp_path / "o" / "predictions_validation.jsonl")[3]["input"] == "3 and 3"
+
+
+def test_methods_with_virtual_tokens_train_without_label_smoothing_and_say_so(place, tmp_path, caplog):
+    run_nlg.main(command(place, tmp_path / "o", method="prefix_tuning", max_steps=1, num_beams=1))
+    assert "no label smoothing: Trainer has none for virtual tokens" in caplog.text
+    assert len(lines(tmp_path / "o" / "predictions_validation.jsonl")) == 3
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from autolora_trainer.tasks import (
     DataError,
     align_labels,
     check_split,
-    glue,
     hub_data,
     load_task,
     read_rows,

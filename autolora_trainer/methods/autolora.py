@@ -13,6 +13,7 @@ from autolora_trainer.methods.common import Built
 from autolora_trainer.ranks import LearnedRanks, fingerprint
 from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
 from autolora_trainer.rules import EVIDENCE
+from autolora_trainer.termination import TerminationCallback
 from autolora_trainer.trainer import AutoLoraTrainer
 
 # Arguments of the final training that the search takes over (CONTRACT: rate, batch size, accumulation and schedule,
@@ -21,7 +22,8 @@ SHARED_ARGUMENTS = """
     per_device_train_batch_size train_sampling_strategy gradient_accumulation_steps lr_scheduler_type
     lr_scheduler_kwargs warmup_steps
     weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim bf16 fp16 tf32 use_cpu seed data_seed
-    label_smoothing_factor full_determinism logging_steps report_to run_name disable_tqdm log_level save_strategy save_steps
+    label_smoothing_factor
+    full_determinism logging_steps report_to run_name disable_tqdm log_level save_strategy save_steps
     activation_checkpointing activation_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
     dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters ddp_backend ddp_timeout
 """.split()
@@ -58,6 +60,8 @@ def search(run) -> tuple[LearnedRanks, dict]:
     arguments = search_arguments(run)
     checkpoint = run.resume.search_checkpoint
     cost = CostMeter(earlier=read_manifest(checkpoint)["cost"] if checkpoint else None)
+    termination = TerminationCallback()
+    watching = [termination, cost, CheckpointManifest(cost, run.save_total_limit)]
     model = adapt(run.base_model(), run.lora_config(r=run.method.initial_rank))
     trainer = AutoLoraTrainer(
         model=model,
@@ -65,13 +69,14 @@ def search(run) -> tuple[LearnedRanks, dict]:
         train_dataset=run.train_dataset,
         data_collator=run.data_collator,
         processing_class=run.tokenizer,
-        callbacks=[RankSelectionCallback(run.base_model_name), cost, CheckpointManifest(cost, run.save_total_limit)],
+        callbacks=[RankSelectionCallback(run.base_model_name), *watching],
     )
     run.say(
         f"search: {len(trainer.train_dataset)} rows in D_tr, {len(trainer.val_dataset)} in D_val, "
         f"{len(trainer.gates.names)} modules of rank {trainer.gates.initial_rank}"
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+    termination.check(trainer.state)
     ranks = trainer.learned_ranks
     _, trend = trainer.held_out_evidence()
     if trend < EVIDENCE:

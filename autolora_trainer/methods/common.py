@@ -12,7 +12,6 @@ from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.rules import parse_budget
 
-
 HEADS = ("classifier", "score")  # what PEFT trains besides an adapter: the modules that a task adds to a base model
 
 
@@ -46,6 +45,15 @@ def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
         if module_name.endswith(HEADS)
         for name, p in module.named_parameters()
     }
+
+
+def refuse_sharding(run) -> None:
+    """Raise `ValueError` under FSDP and DeepSpeed, for methods that save tensors of their own."""
+    if run.training.fsdp or run.training.deepspeed:
+        raise ValueError(
+            f"--method {run.method.method} saves whole tensors, and FSDP and DeepSpeed shard them. Drop "
+            "--fsdp/--deepspeed."
+        )
 
 
 def probe_adapter(run) -> PeftModel:
@@ -82,6 +90,12 @@ def pattern(run, rule: str, ranks: dict[str, int], model: PeftModel) -> LearnedR
         initial_rank=run.given_ranks.initial_rank if run.given_ranks else run.method.initial_rank,
         rank_rule=rule,
     )
+
+
+def check_pattern(run, share_out: Callable[[dict[str, int], int], dict[str, int]]) -> None:
+    """Raise `ValueError` for a size that a pattern cannot have, before anything is written; see `build_pattern`."""
+    if run.training.do_train:
+        share_out(run.costs, pattern_size(run, run.costs))
 
 
 def build_pattern(run, rule: str, share_out: Callable[[dict[str, int], int], dict[str, int]]) -> Built:

@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from autolora_trainer.methods.common import Built, build_pattern
+from autolora_trainer.methods.common import Built, build_pattern, check_pattern
 from autolora_trainer.rules import fill_budget
 
 
@@ -25,7 +25,15 @@ def random_ranks(costs: dict[str, int], parameters: int, capacity: int, min_rank
     return dict(zip(costs, fill_budget(scores, list(costs.values()), parameters, min_rank)))
 
 
-def build(run) -> Built:
+def share_out(run):
     capacity = max([run.method.initial_rank, *(run.given_ranks.ranks.values() if run.given_ranks else ())])
     settings = {"capacity": capacity, "min_rank": run.method.min_rank, "seed": run.training.seed}
-    return build_pattern(run, "random", partial(random_ranks, **settings))
+    return partial(random_ranks, **settings)
+
+
+def check(run) -> None:
+    check_pattern(run, share_out(run))
+
+
+def build(run) -> Built:
+    return build_pattern(run, "random", share_out(run))

@@ -3,7 +3,7 @@
 Scale and training are the retrain's, so that only the ranks differ.
 """
 
-from autolora_trainer.methods.common import Built, build_pattern
+from autolora_trainer.methods.common import Built, build_pattern, check_pattern
 
 
 def uniform_ranks(costs: dict[str, int], parameters: int) -> dict[str, int]:
@@ -26,6 +26,10 @@ def uniform_ranks(costs: dict[str, int], parameters: int) -> dict[str, int]:
             ranks[name] += 1
             left -= costs[name]
     return ranks
+
+
+def check(run) -> None:
+    check_pattern(run, uniform_ranks)
 
 
 def build(run) -> Built:

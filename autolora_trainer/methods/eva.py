@@ -1,0 +1,172 @@
+"""EVA (Paischer et al. 2024), as PEFT computes it: ranks and the first `lora_A` from activations of the base model.
+
+    X_l = U diag(σ) V^T;   the components of all modules compete with σ_j² / Σ σ²,   lora_A = V^T[:r_l]
+
+X_l are the inputs of module l on training rows, factored batch by batch until the directions stand still (a cosine of
+0.99). The components of uniform LoRA of the asked size are handed out anew: a module gets at most ρ = 2 times its
+uniform rank (PEFT's default), and may get none. The scale is that of every pattern here, and what is saved is an
+ordinary LoRA.
+
+EVA counts components, not parameters: where modules have unequal shapes, the size can differ from the one asked for,
+and a warning says so. It works on whole modules, so a fused `c_attn` has one rank.
+"""
+
+import json
+import os
+import re
+
+import torch
+from peft import EvaConfig
+from peft.tuners.lora.eva import get_eva_state_dict
+from torch.utils.data import DataLoader, Subset
+
+from autolora_trainer.checkpoints import write_atomically
+from autolora_trainer.cost import CostMeter
+from autolora_trainer.fused import lora_layers
+from autolora_trainer.methods.common import Built, component_costs, pattern, pattern_size, probe_adapter
+from autolora_trainer.methods.uniform import uniform_ranks
+from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.retrain import build_adapter
+
+RHO = 2.0
+ROWS = 4096  # at most, drawn by the seed: the directions stand still after tens of batches
+MOST_PASSES = 1000
+CALIBRATION = "calibration.json"  # what the calibration cost; written after ranks.json
+
+
+def layer_costs(model) -> dict[str, int]:
+    """{module: parameters of one component of the whole module}, of an adapter on `model`."""
+    return {
+        name: layer.in_features + layer.out_features for name, layer in lora_layers(model).items()
+    }  # as PEFT reads them off, of `nn.Linear` and `Conv1D`
+
+
+def eva_components(
+    model, dataset, collate, lora_config, start: dict[str, int], *, batch_size: int, seed: int = 0, progress=False
+) -> tuple[dict[str, torch.Tensor], dict]:
+    """The components that EVA gives to every module.
+
+    Args:
+        model: the pre-trained model, without an adapter, on the device to work on.
+        dataset, collate: training rows, and rows -> batch.
+        lora_config: (**changes) -> LoraConfig.
+        start: {module: rank} to hand out anew, each at least 1.
+        batch_size: rows in a batch.
+        seed: of the rows drawn.
+        progress: show a bar.
+    Returns:
+        {module: V^T, (r, n)}, r possibly 0; and {"forward_passes", "examples"}.
+    Raises:
+        RuntimeError: if the directions do not stand still.
+    """
+    config = lora_config(
+        r=max(start.values()),
+        target_modules=list(start),
+        rank_pattern={f"^{re.escape(name)}": rank for name, rank in start.items()},
+        init_lora_weights="eva",
+        eva_config=EvaConfig(rho=RHO),
+    )
+    causal = config.task_type == "CAUSAL_LM"
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()[:ROWS]
+    seen = {"forward_passes": 0, "examples": 0}
+
+    def batch_of(rows):
+        batch = dict(collate(rows))
+        if not causal:  # PEFT masks by labels as by tokens, and those of a classifier are no tokens
+            batch.pop("labels", None)
+        return batch
+
+    def forward(model, batch):
+        seen["forward_passes"] += 1
+        seen["examples"] += len(batch["input_ids"])
+        if seen["forward_passes"] > MOST_PASSES:
+            raise RuntimeError(
+                f"EVA's directions have not stood still after {MOST_PASSES} batches. Lower --rank_budget, or give "
+                "batches of more tokens."
+            )
+        return model(**batch)
+
+    components = get_eva_state_dict(
+        model,
+        DataLoader(Subset(dataset, order), batch_size=batch_size, collate_fn=batch_of),
+        config,
+        forward_fn=forward,
+        prepare_layer_inputs_fn=_tokens,
+        gather_distributed_inputs=False,  # every process sees the same batches
+        show_progress_bar=progress,
+    )
+    return {name: components[name].float().cpu() for name in start}, seen
+
+
+def _tokens(layer_input, positions, layer_name) -> torch.Tensor:
+    """The inputs of a layer at the tokens that count, (tokens, n).
+
+    Args:
+        layer_input: of the forward hook: a tuple with (batch, length, n), or (batch, n) after a pooling.
+        positions: (tokens, 2), batch and place.
+    """
+    hidden = layer_input[0] if isinstance(layer_input, (tuple, list)) else layer_input
+    return hidden[positions[:, 0], positions[:, 1]] if hidden.dim() == 3 else hidden.flatten(0, -2)
+
+
+def _start(run, costs: dict[str, int], whole: dict[str, int]) -> dict[str, int]:
+    """Uniform ranks of the asked size, for whole modules; see `common.pattern_size`."""
+    return uniform_ranks(whole, pattern_size(run, costs))
+
+
+def check(run) -> None:
+    """Raise `ValueError` for a size that leaves a module without a component to start from."""
+    if run.training.do_train and pattern_size(run, run.costs) < sum(run.costs.values()):
+        raise ValueError(
+            f"--method eva hands out uniform ranks anew, and a size of {pattern_size(run, run.costs):,} adapter "
+            f"parameters has none: rank 1 everywhere has {sum(run.costs.values()):,}. Raise --rank_budget, e.g. "
+            "lora:1."
+        )
+
+
+def calibrate(run) -> tuple[LearnedRanks, dict[str, torch.Tensor], dict]:
+    """Ranks, components, and the cost of finding them; `ranks.json` and the cost are on disk after it."""
+    cost = CostMeter()
+    probe = probe_adapter(run)
+    whole = layer_costs(probe)
+    asked = pattern_size(run, component_costs(probe))
+    base = run.base_model().to(run.training.device)
+    components, seen = eva_components(
+        base,
+        run.train_dataset,
+        run.data_collator,
+        run.lora_config,
+        _start(run, component_costs(probe), whole),
+        batch_size=run.training.per_device_train_batch_size,
+        seed=run.training.seed,
+        progress=not run.training.disable_tqdm,
+    )
+    ranks = pattern(run, "eva", {name: len(rows) for name, rows in components.items()}, probe)
+    size = sum(whole[name] * rank for name, rank in ranks.ranks.items())
+    if size > asked:
+        run.warn(
+            f"EVA counts components, not parameters: it has {size:,} adapter parameters, {asked:,} were asked for"
+        )
+    # A pass is a forward and a backward one, and there is no backward one here
+    figures = {**cost.stop(), **seen}
+    if run.is_main_process:
+        ranks.save(run.ranks_path)
+        write_atomically(os.path.join(run.output_dir, CALIBRATION), json.dumps(figures) + "\n")
+    run.wait_for_everyone()
+    return ranks, components, figures
+
+
+def build(run) -> Built:
+    kept = os.path.join(run.output_dir, CALIBRATION)
+    if run.resume.train_checkpoint and os.path.exists(kept):
+        ranks, components = LearnedRanks.load(run.ranks_path), {}  # the checkpoint has the weights
+        with open(kept, encoding="utf-8") as file:
+            figures = json.load(file)
+    else:
+        ranks, components, figures = calibrate(run)
+    model = build_adapter(run.base_model(), ranks, run.lora_config(), run.method.scaling)
+    with torch.no_grad():
+        for name, layer in lora_layers(model).items():
+            if name in components:
+                layer.lora_A["default"].weight.copy_(components[name])
+    return Built(model, ranks, {"calibration": figures})

@@ -1,0 +1,59 @@
+"""The post-hoc SVD cut: train `initial_rank` components everywhere, then keep what a given size has room for.
+
+    ΔW_l = scale B_l A_l = U diag(σ) V^T  ->  its best approximation of rank r_l  (Eckart and Young 1936)
+
+r_l counts the σ of module l among the largest of all modules that the size has room for (with `--min_rank 1` the
+largest of every module come first). Where modules have equal shapes, no adapter of that size is nearer to the trained
+one. Nothing is trained after the cut. It costs one training of uniform LoRA of rank k and no search: the cheapest
+rival of learned ranks.
+"""
+
+import torch
+from peft import PeftModel
+
+from autolora_trainer import report
+from autolora_trainer.cut import copy_cut, cut_to_ranks
+from autolora_trainer.fused import adapt, lora_parts
+from autolora_trainer.methods.common import Built, check_pattern, component_costs, pattern, pattern_size
+from autolora_trainer.retrain import build_adapter
+from autolora_trainer.rules import fill_budget, thin_svd
+
+
+@torch.no_grad()
+def ranks_by_singular_values(model: PeftModel, parameters: int, min_rank: int = 1) -> dict[str, int]:
+    """{module: rank} of the cut.
+
+    Args:
+        model: a trained adapter of k components in every module.
+        parameters: adapter parameters to keep, at most.
+        min_rank: 0 or 1, as in `rules.select_ranks`.
+    """
+    parts = lora_parts(model)
+    values = [thin_svd(part.lora_B.float() * part.scaling, part.lora_A.float())[1] for part in parts.values()]
+    ranks = fill_budget(torch.stack(values).cpu(), list(component_costs(model).values()), parameters, min_rank)
+    return dict(zip(parts, ranks))
+
+
+def check(run) -> None:
+    """Raise `ValueError` for a size that k components in every module cannot fill, before they are trained."""
+    k, min_rank = run.method.initial_rank, run.method.min_rank
+    check_pattern(
+        run, lambda costs, size: fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank)
+    )
+
+
+def build(run) -> Built:
+    built = Built(adapt(run.base_model(), run.lora_config(r=run.method.initial_rank)))
+
+    def finish(wide: PeftModel) -> PeftModel:
+        wide.cpu()
+        ranks = ranks_by_singular_values(wide, pattern_size(run, component_costs(wide)), run.method.min_rank)
+        built.ranks = pattern(run, "svd", ranks, wide)
+        run.say(report.format_rank_table(built.ranks))
+        cut_to_ranks(wide, ranks)
+        small = build_adapter(run.base_model(), built.ranks, run.lora_config(), run.method.scaling)
+        copy_cut(wide, small)
+        return small
+
+    built.finish = finish
+    return built

@@ -1,0 +1,54 @@
+"""SIGTERM, a scheduler's warning before it kills: finish the step, write a checkpoint, stop, say how to go on."""
+
+import signal
+import threading
+
+import torch
+from transformers import TrainerCallback
+
+from autolora_trainer.errors import Terminated
+
+
+class TerminationCallback(TrainerCallback):
+    """Turns SIGTERM during a training into a checkpoint after the running step and an early end.
+
+    Several processes agree on it after every step, so that all of them stop at the same one, whichever got the signal.
+    Outside a training, and where signals cannot be caught (another thread), SIGTERM means what it meant before.
+    """
+
+    def __init__(self):
+        self.asked = False
+        self._earlier = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number, frame):
+        self.asked = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.world_size > 1:
+            flag = torch.tensor([float(self.asked)], device=args.device)
+            torch.distributed.all_reduce(flag)
+            self.asked = bool(flag.item())
+        if self.asked and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._earlier is not None:
+            signal.signal(signal.SIGTERM, self._earlier)
+            self._earlier = None
+
+    def check(self, state) -> None:
+        """Call it after `train()`.
+
+        Raises:
+            Terminated: if the training was cut short.
+        """
+        if self.asked and state.global_step < state.max_steps:
+            raise Terminated(
+                f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, and saved it; type the same "
+                "command with --resume_from_checkpoint to go on"
+            )

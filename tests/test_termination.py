@@ -1,0 +1,59 @@
+"""SIGTERM in the middle of a run leaves a checkpoint and one line; the resumed run ends in the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import run_glue
+from tests.test_scripts import ROOT, command, place  # noqa: F401  (a fixture)
+
+
+@pytest.mark.parametrize("phase", ["search", "retrain"])
+def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase):  # noqa: F811
+    settings = {"search_epochs": 2, "num_train_epochs": 4, "search_patience": 0}
+    run_glue.main(command(place, tmp_path / "whole", **settings))
+    # the signal comes from the run itself, so that it comes at a known step
+    program = (
+        "import os, signal, sys, run_glue\n"
+        "from autolora_trainer.errors import run_guarded\n"
+        "from autolora_trainer.termination import TerminationCallback as T\n"
+        "original = T.on_step_end\n"
+        "def on_step_end(self, args, state, control, **kwargs):\n"
+        f"    if state.global_step == 3 and args.output_dir.endswith('search') == {phase == 'search'}:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return original(self, args, state, control, **kwargs)\n"
+        "T.on_step_end = on_step_end\n"
+        "sys.exit(run_guarded(lambda: run_glue.main(sys.argv[1:]), 'run_glue.py'))\n"
+    )
+    part = tmp_path / "part"
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    typed = [sys.executable, "-c", program, *command(place, part, **settings)]
+    done = subprocess.run(typed, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 143, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("run_glue.py: stopped by SIGTERM after step 3 of ") and "Traceback" not in done.stderr
+    assert not (part / "all_results.json").exists()
+    resumed = run_glue.main([*command(place, part, **settings), "--resume_from_checkpoint"])
+    assert resumed["resumed_from"] == {"phase": phase, "step": 3}
+    for name in ("ranks.json", "adapter_model.safetensors"):
+        assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_signal_from_outside_is_obeyed_within_a_step(place, tmp_path):  # noqa: F811
+    typed = command(place, tmp_path / "o", num_train_epochs=2000, ranks=None, search_max_steps=2)
+    process = subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, "run_glue.py"), *typed], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "o" / "ranks.json").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    time.sleep(3)  # the retrain is on its way
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143 and b"--resume_from_checkpoint to go on" in error
+    assert any(name.startswith("checkpoint-") for name in os.listdir(tmp_path / "o"))
