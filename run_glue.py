@@ -47,9 +47,7 @@ class GlueApplication(Application):
         return glue.tokenize(dataset, run.tokenizer, self.task, length, pad, label2id=self.label2id)
 
     def make_collator(self, run: Run):
-        # padding to a multiple of 8 suits tensor cores; on a CPU it is work for nothing
-        multiple = 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else None
-        return DataCollatorWithPadding(run.tokenizer, pad_to_multiple_of=multiple)
+        return DataCollatorWithPadding(run.tokenizer, pad_to_multiple_of=self.padding_multiple(run))
 
     def load_config(self, run: Run):
         """The model's config with this task's labels, in the order that a base model trained on the task has them."""

@@ -96,11 +96,9 @@ class NerApplication(Application):
         return self.windows[split].rows
 
     def make_collator(self, run: Run):
-        # padding to a multiple of 8 suits tensor cores; on a CPU it is work for nothing
-        multiple = 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else None
         if run.data.pad_to_max_length:
             return DataCollatorForTokenClassification(run.tokenizer, padding="max_length", max_length=self.length)
-        return DataCollatorForTokenClassification(run.tokenizer, pad_to_multiple_of=multiple)
+        return DataCollatorForTokenClassification(run.tokenizer, pad_to_multiple_of=self.padding_multiple(run))
 
     def compute_metrics(self, run: Run):
         windows = self.windows.get("validation")

@@ -18,7 +18,6 @@ import sys
 from dataclasses import dataclass, field
 
 import torch
-from peft import PeftType, PromptLearningConfig
 from transformers import AutoModelForCausalLM
 
 from autolora_trainer.application import Application
@@ -109,7 +108,7 @@ class NlgApplication(Application):
             raise ValueError("Test rows are there to be decoded, got --decode false. Drop it, or the test rows.")
         if run.data.decode and (run.training.do_eval or run.training.do_predict):
             check_libraries()
-        if run.training.label_smoothing_factor and learns_prompts(run.method):
+        if run.training.label_smoothing_factor and peft_types.learns_prompts(run.method):
             run.training.label_smoothing_factor = 0.0  # Trainer 5.23 fails: it looks for the model inside an adapter
             run.warn(
                 "no label smoothing: Trainer has none for virtual tokens. Other methods have it; compare with care."
@@ -164,8 +163,7 @@ class NlgApplication(Application):
         return pairs
 
     def make_collator(self, run: Run):
-        # padding to a multiple of 8 suits tensor cores; on a CPU it is work for nothing
-        multiple = 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else 1
+        multiple = self.padding_multiple(run) or 1
         return nlg.PairCollator(
             run.tokenizer.pad_token_id, multiple, self.longest(run), pad_to_longest=run.data.pad_to_max_length
         )
@@ -238,13 +236,6 @@ class NlgApplication(Application):
             "dataset_id": None if own else self.task.dataset_id,
             "dataset_name": self.task.title,
         }
-
-
-def learns_prompts(method) -> bool:
-    """Whether a method trains virtual tokens: prefix tuning, prompt tuning and their like."""
-    if method.method != "peft" and method.method not in peft_types.SHORT:
-        return False
-    return issubclass(peft_types.CONFIGS[PeftType[peft_types.resolve(method)[0]]], PromptLearningConfig)
 
 
 def check_libraries() -> None:

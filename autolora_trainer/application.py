@@ -5,6 +5,7 @@
 
 import copy
 import os
+from abc import ABC, abstractmethod
 
 from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, AutoTokenizer
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 from autolora_trainer.errors import one_line
 
 
-class Application:
+class Application(ABC):
     """A kind of task.
 
     A subclass sets the class attributes and fills in `load_rows`, `check_rows`, `tokenize`, `make_collator` and
@@ -60,20 +61,25 @@ class Application:
                 run.datasets[split] = self.tokenize(run, dataset, split)
         run.data_collator = self.make_collator(run)
 
+    @abstractmethod
     def load_rows(self, run) -> DatasetDict:
         """The rows of every split that there is, as they come: train, validation, test."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_rows(self, dataset: Dataset, split: str, path: str | None) -> None:
         """Raise `DataError` if these are not rows of the task."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokenize(self, run, dataset: Dataset, split: str) -> Dataset:
         """Rows to what the model takes; only those columns stay."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_collator(self, run):
-        raise NotImplementedError
+        """Rows to a batch; see `padding_multiple`."""
+
+    def padding_multiple(self, run) -> int | None:
+        """Padding to a multiple of 8 suits tensor cores; on a CPU it is work for nothing."""
+        return 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else None
 
     def _check_splits(self, run, rows) -> None:
         needs = {"train": run.training.do_train, "validation": run.training.do_eval, "test": run.training.do_predict}
@@ -134,10 +140,10 @@ class Application:
         """Scores that one forward pass per batch does not give, such as those of generated text, by bare name."""
         return {}
 
+    @abstractmethod
     def predict(self, run, trainer) -> dict[str, float]:
         """Write `predict_results_<task>.txt` for the test rows; return their scores, by bare name, where they have
         labels."""
-        raise NotImplementedError
 
     def save(self, run) -> None:
         """Write what belongs beside the adapter and neither PEFT nor the tokenizer writes."""

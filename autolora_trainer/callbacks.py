@@ -8,7 +8,7 @@ import statistics
 from transformers import TrainerCallback
 
 from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint
-from autolora_trainer.rules import EVIDENCE
+from autolora_trainer.rules import EVIDENCE, slope_statistic
 
 HISTORY_FILE = "selection_history.csv"
 HISTORY_RECORDS = 200  # at most, however long the search
@@ -142,8 +142,7 @@ def falling(losses: list[float], evidence: float = EVIDENCE) -> bool:
     """
     if len(losses) < 3 or len(set(losses)) == 1 or not all(map(math.isfinite, losses)):
         return False
-    r = statistics.correlation(range(len(losses)), losses)
-    return r * math.sqrt((len(losses) - 2) / max(1 - r * r, 1e-12)) < -evidence
+    return slope_statistic(statistics.correlation(range(len(losses)), losses), len(losses)) < -evidence
 
 
 def public_model_name(model) -> str:

@@ -1,6 +1,7 @@
 """What a phase costs: seconds, forward-backward passes, examples and peak memory, measured while it runs."""
 
 import time
+from collections.abc import Iterable
 
 import torch
 from transformers import TrainerCallback
@@ -74,9 +75,14 @@ class CostMeter(TrainerCallback):
         }
 
 
-def total_cost(phases: dict[str, dict], command: str) -> dict:
-    """`cost.json`: the phases, their total (peak memory: the larger), and the command."""
-    total = {key: sum(phase[key] for phase in phases.values()) for key in ("wall_seconds", "passes", "examples")}
+def sum_costs(costs: Iterable[dict]) -> dict:
+    """The sum of several costs; of memory the peak."""
+    costs = list(costs)
+    total = {key: sum(cost[key] for cost in costs) for key in ("wall_seconds", "passes", "examples")}
     total["wall_seconds"] = round(total["wall_seconds"], 3)
-    total["peak_memory_mb"] = max(phase["peak_memory_mb"] for phase in phases.values())
-    return {**phases, "total": total, "command": command}
+    return {**total, "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs)}
+
+
+def total_cost(phases: dict[str, dict], command: str) -> dict:
+    """`cost.json`: the phases, their total, and the command."""
+    return {**phases, "total": sum_costs(phases.values()), "command": command}

@@ -1,6 +1,6 @@
 """A retrain that begins wide: all k components first, the learned ranks from some step on.
 
-    ΔW_l = B_l A_l of rank k  ->  its best approximation of rank r_l  (truncated SVD; Eckart and Young 1936)
+    ΔW_l = B_l A_l of rank k  ->  its best approximation of rank r_l  (truncated SVD)
 
 A component that is cut has A_j = 0 and B_j = 0, so both of its gradients are exactly zero and it stays cut: the model
 is one of the learned ranks from that step on, without a change to a module or to the optimizer's parameters, and a
@@ -13,19 +13,17 @@ from transformers import TrainerCallback
 
 from autolora_trainer.fused import lora_parts
 from autolora_trainer.ranks import LearnedRanks
-from autolora_trainer.rules import thin_svd
+from autolora_trainer.rules import best_factors
 
 
 @torch.no_grad()
 def cut_to_ranks(model: PeftModel, ranks: dict[str, int]) -> None:
     """Replace every update of a LoRA adapter by its best approximation of the given rank, in place."""
     for name, part in lora_parts(model).items():
-        rank = ranks.get(name, 0)
-        u, s, vh = thin_svd(part.lora_B.float(), part.lora_A.float())
-        root = s.sqrt()
-        root[rank:] = 0
-        part.lora_A.copy_(root[:, None] * vh)
-        part.set_lora_B(u * root)
+        a, b = best_factors(part.lora_B.float(), part.lora_A.float(), ranks.get(name, 0))
+        rest = part.rank - len(a)
+        part.lora_A.copy_(torch.nn.functional.pad(a, (0, 0, 0, rest)))
+        part.set_lora_B(torch.nn.functional.pad(b, (0, rest)))
 
 
 @torch.no_grad()

@@ -124,9 +124,14 @@ def module_of(name: str) -> str:
     return name.partition(SEPARATOR)[0]
 
 
-def effective_parameters(model: nn.Module) -> int:
-    """Adapter parameters that can differ from zero; the file of a split layer holds zeros besides."""
-    return sum(part.rank * part.cost for part in lora_parts(model).values())
+def held_at_zero(model: nn.Module, adapter_name: str = "default") -> int:
+    """How many parameters of an adapter the masks of split layers keep at zero: its file holds them, no training."""
+    masks = (getattr(layer, _mask_name(adapter_name), None) for layer in lora_layers(model, adapter_name).values())
+    return sum(int((mask == 0).sum()) for mask in masks if mask is not None)
+
+
+def _mask_name(adapter_name: str) -> str:
+    return f"fused_mask_{adapter_name}"
 
 
 # ---- layouts: which rows of a fused projection are query, key and value
@@ -186,7 +191,7 @@ def split_layer(
     for part, rank in parts.items():
         mask[rows[part].to(mask.device), start : start + rank] = 1
         start += rank
-    buffer = f"fused_mask_{adapter_name}"
+    buffer = _mask_name(adapter_name)
     layer.register_buffer(buffer, mask, persistent=False)  # moves with the model, and is not saved
     with torch.no_grad():
         weight.mul_(mask)

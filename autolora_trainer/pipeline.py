@@ -26,7 +26,7 @@ from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, writ
 from autolora_trainer.checks import RUN_FILE, Resume, check_model, check_request, find_resume, is_output
 from autolora_trainer.cost import CostMeter, total_cost
 from autolora_trainer.errors import usage_errors
-from autolora_trainer.fused import lora_layers, lora_parts
+from autolora_trainer.fused import held_at_zero
 from autolora_trainer.methods import CHECKS, METHODS, adalora, load_trained, trainer_class
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS
 from autolora_trainer.methods.common import Built, head_parameters
@@ -337,14 +337,7 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     head = sum(p.numel() for p in head_parameters(model).values() if p.requires_grad)
     if adalora.is_adalora(model):
         return adalora.kept_parameters(model), head
-    adapter = sum(p.numel() for p in model.parameters() if p.requires_grad) - head
-    stored = sum(
-        layer.lora_A["default"].weight.numel() + layer.lora_B["default"].weight.numel()
-        for layer in lora_layers(model).values()
-        if hasattr(layer, "fused_parts")
-    )
-    split = sum(part.rank * part.cost for part in lora_parts(model).values() if part.rows is not None)
-    return adapter - stored + split, head
+    return sum(p.numel() for p in model.parameters() if p.requires_grad) - head - held_at_zero(model), head
 
 
 def _score_line(evaluation: dict) -> str:

@@ -12,6 +12,7 @@ is shared in proportion to the held-out gradient of the modules, which agrees be
 be worth, and where it only shows the architecture, is in `benchmarks/README.md`.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def _singular_values(state: SearchState) -> torch.Tensor:
     return squares.flip(-1).clamp_min(0).sqrt().to(state.selection.dtype)
 
 
-def _apportioned(shares: torch.Tensor, components: int) -> torch.Tensor:
+def apportioned(shares: torch.Tensor, components: int) -> torch.Tensor:
     """Sainte-Laguë quotients s_l / (j - 1/2), (M, components), from shares (M,): the largest N of them share N
     components out in proportion to the shares."""
     return shares[:, None] / (torch.arange(components) + 0.5)
@@ -113,6 +114,11 @@ def _half(scores: torch.Tensor, state: SearchState) -> torch.Tensor:
 GAP = 2.0  # neighbours on both sides of the cut differ by this factor; real tasks: at most 1.2, planted: at least 3
 NULL = 0.01  # singular values below this share of the largest count as this share of it
 EVIDENCE = 2.0  # t statistic beyond which something on the held-out rows is taken for more than chance
+
+
+def slope_statistic(correlation: float, count: float) -> float:
+    """The t statistic of the slope of a straight line through `count` points, from their correlation."""
+    return correlation * math.sqrt((count - 2) / max(1 - correlation * correlation, 1e-12))
 
 
 def spectral_cut(values: torch.Tensor) -> tuple[float, float]:
@@ -144,9 +150,9 @@ def _adaptive(state: SearchState) -> torch.Tensor:
     uniform = torch.ones(modules)
     gain, trend = state.evidence
     if gain < -EVIDENCE and trend < EVIDENCE:
-        return _apportioned(uniform, k)
+        return apportioned(uniform, k)
     shares = uniform if state.energy is None or not (state.energy > 0).any() else state.energy / state.energy.max()
-    scores = _apportioned(shares.clamp_min(1e-3), k)
+    scores = apportioned(shares.clamp_min(1e-3), k)
     singular = _singular_values(state)
     if not torch.isfinite(singular).all():
         return singular  # which stops `select_ranks`
@@ -176,7 +182,7 @@ RANK_RULES = {
         _singular_values, lambda scores, state: scores.mean(), "#{ j : σ_j(B diag(α) A) >= mean over all modules }"
     ),
     "sensitivity": RankRule(
-        lambda state: _apportioned(state.sensitivity.sum(dim=1), state.sensitivity.shape[1]),
+        lambda state: apportioned(state.sensitivity.sum(dim=1), state.sensitivity.shape[1]),
         _half,
         "half of all components, shared out by mean |∂L_val/∂β| (Sainte-Laguë)",
     ),
@@ -286,6 +292,17 @@ def thin_svd(b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return q_b @ u, s, vh @ q_a.T
 
 
+def best_factors(b: torch.Tensor, a: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best approximation of B A of rank r (truncated SVD; Eckart and Young 1936), as factors of equal norms.
+
+    Returns:
+        A of shape (r, n) and B of shape (m, r).
+    """
+    u, s, vh = thin_svd(b, a)
+    root = s[:rank].sqrt()
+    return root[:, None] * vh[:rank], u[:, :rank] * root
+
+
 @torch.no_grad()
 def keep_components(
     gates: SelectionGates, state: SearchState, ranks: list[int], rule: str
@@ -305,9 +322,7 @@ def keep_components(
             continue
         a, b = state.lora_A[row], state.lora_B[row] * state.selection[row]  # (k, n), (m, k)
         if rule in ("singular", "adaptive"):
-            u, s, vh = thin_svd(b, a)
-            root = s[:rank].sqrt()
-            kept[name] = (root[:, None] * vh[:rank], u[:, :rank] * root)
+            kept[name] = best_factors(b, a, rank)
         else:
             chosen = scores[row].argsort(descending=True)[:rank].sort().values
             kept[name] = (a[chosen], b[:, chosen])

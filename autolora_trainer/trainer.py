@@ -24,7 +24,7 @@ from autolora_trainer.fused import adapt
 from autolora_trainer.gates import attach_gates
 from autolora_trainer.probe import GradientProbe
 from autolora_trainer.ranks import LearnedRanks
-from autolora_trainer.rules import SearchState, select_ranks
+from autolora_trainer.rules import SearchState, select_ranks, slope_statistic
 from autolora_trainer.splits import EndlessBatches, split_train
 from autolora_trainer.trainer_utils import (
     RandomState,
@@ -326,8 +326,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
         mean, variance = gain / n, max(gain2 / n - (gain / n) ** 2, 0.0) / (n - 1)
         spread = max((t2 / n - (t / n) ** 2) * (loss2 / n - (loss / n) ** 2), 0.0)
         r = (loss_t / n - t * loss / n**2) / math.sqrt(spread) if spread else 0.0
-        trend = -r * math.sqrt((n - 2) / max(1 - r * r, 1e-12))
-        return (mean / math.sqrt(variance) if variance else 0.0), trend
+        return (mean / math.sqrt(variance) if variance else 0.0), -slope_statistic(r, n)
 
     def current_ranks(self) -> list[int]:
         """The ranks that the search would end with if it ended now, in the order of `gates.names`."""

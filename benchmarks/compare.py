@@ -279,14 +279,9 @@ def _ratio(own: list[dict], by: dict, base: str, name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", help="YAML file; see above")
-    parser.add_argument("--data", help="folder with a folder per task: train.jsonl, …; default: the Hub")
-    parser.add_argument("--model", help="folder of the base model; default: the plan's")
-    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
-    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th trial from the I-th")
-    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
+    trials.add_arguments(parser)
     parser.add_argument("--isolate", action="store_true", help="every trial in a process of its own")
     parser.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
-    parser.add_argument("--report", action="store_true", help="write the table beside --output, and run nothing")
     options = parser.parse_args()
     plan = load_plan(options.plan)
     if options.dry_run:

@@ -17,14 +17,14 @@ import os
 import sys
 import time
 
-import torch
 import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from autolora_trainer.fused import lora_layers  # noqa: E402
+from autolora_trainer.cut import copy_cut, cut_to_ranks  # noqa: E402
+from autolora_trainer.methods.svd import ranks_by_singular_values  # noqa: E402
+from autolora_trainer.pipeline import count_parameters  # noqa: E402
 from autolora_trainer.ranks import LearnedRanks, ModuleRank  # noqa: E402
-from autolora_trainer.retrain import build_adapter, load_kept_components  # noqa: E402
-from autolora_trainer.rules import fill_budget, thin_svd  # noqa: E402
+from autolora_trainer.retrain import build_adapter  # noqa: E402
 from benchmarks import trials  # noqa: E402
 from benchmarks.significance import bootstrap_interval, markdown, paired_differences, smallest_detectable  # noqa: E402
 
@@ -61,60 +61,32 @@ def row_of(trial: dict, settings: list[str], results: dict, folder: str) -> dict
     return {**row, "command": row["command"].replace("run_glue.py", f"run_glue.py --method {trial['method']}")}
 
 
-@torch.no_grad()
-def cut_by_singular_values(model, budget: str, learned: LearnedRanks) -> tuple[LearnedRanks, dict]:
-    """Post-hoc cut of a trained adapter: of all singular values of all its updates, those that the budget can pay.
-
-    Returns:
-        The ranks, and the tensors in the form of `retrain.save_kept_components`.
-    """
-    layers = lora_layers(model)
-    factors, values = {}, []
-    for name, layer in layers.items():
-        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight * layer.scaling["default"]
-        factors[name] = thin_svd(b, a)
-        values.append(factors[name][1])
-    costs = [u.shape[0] + vh.shape[1] for u, _, vh in factors.values()]
-    ranks = fill_budget(torch.stack(values), costs, budget, min_rank=0)
-    tensors = {}
-    for (name, (u, s, vh)), rank in zip(factors.items(), ranks):
-        if rank:
-            root = s[:rank].sqrt()
-            tensors[f"A.{name}"], tensors[f"B.{name}"] = root[:, None] * vh[:rank], u[:, :rank] * root
-    for name, parameter in model.named_parameters():
-        if "modules_to_save" in name:
-            tensors[f"head.{name}"] = parameter.detach().clone()
-    pattern = {name: ModuleRank(rank) for name, rank in zip(factors, ranks)}
-    return LearnedRanks(pattern, initial_rank=learned.initial_rank, rank_rule="svd_cut"), tensors
-
-
 def svd_cuts(options, plan, trial, folder, results, rows) -> None:
     """From the uniform adapter of the largest rank in `folder`: one evaluated cut for every budget of the plan."""
     from peft import AutoPeftModelForSequenceClassification, LoraConfig
-    from safetensors.torch import save_file
     from transformers import AutoModelForSequenceClassification
 
     with open(os.path.join(folder, "cost.json"), encoding="utf-8") as file:
         cost = file.read()
+    labels = 3 if trial["task"] == "mnli" else 2
     for budget in plan["svd_cut"]["budgets"]:
         cut = {**trial, "method": "svd_cut", "budget": budget}
         settings = arguments(plan, {**trial, "method": "uniform"})
         if key({**cut, "settings": settings}) in rows:
             continue
-        model = AutoPeftModelForSequenceClassification.from_pretrained(
-            folder, num_labels=3 if trial["task"] == "mnli" else 2
+        wide = AutoPeftModelForSequenceClassification.from_pretrained(folder, is_trainable=True, num_labels=labels)
+        pattern = ranks_by_singular_values(wide, f"lora:{budget}", min_rank=0)
+        cut_to_ranks(wide, pattern)
+        ranks = LearnedRanks(
+            {name: ModuleRank(rank) for name, rank in pattern.items()},
+            initial_rank=LearnedRanks.load(os.path.join(folder, "ranks.json")).initial_rank,
+            rank_rule="svd_cut",
         )
-        learned = LearnedRanks.load(os.path.join(folder, "ranks.json"))
-        ranks, tensors = cut_by_singular_values(model, f"lora:{budget}", learned)
-        base = AutoModelForSequenceClassification.from_pretrained(
-            options.model, num_labels=3 if trial["task"] == "mnli" else 2
-        )
+        base = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=labels)
         alpha = plan["settings"].get("lora_alpha", 16)
         small = build_adapter(base, ranks, LoraConfig(task_type="SEQ_CLS", lora_alpha=alpha))
+        copy_cut(wide, small)
         target = os.path.join(folder, f"cut-{budget}")
-        os.makedirs(target)
-        save_file({n: t.contiguous() for n, t in tensors.items()}, os.path.join(target, "cut.safetensors"))
-        load_kept_components(os.path.join(target, "cut.safetensors"), small)
         small.save_pretrained(target)
         typed = [a for a in settings if not a.startswith("--rank_budget")]
         where = trials.places(options.data, options.model, trial["task"])
@@ -122,8 +94,7 @@ def svd_cuts(options, plan, trial, folder, results, rows) -> None:
         ranks.save(os.path.join(target, "ranks.json"))
         with open(os.path.join(target, "cost.json"), "w", encoding="utf-8") as file:
             file.write(cost)
-        adapter = sum(t.numel() for n, t in tensors.items() if n[:2] in ("A.", "B."))
-        sizes = {"adapter_params": adapter, "head_params": results["head_params"]}
+        sizes = dict(zip(("adapter_params", "head_params"), count_parameters(small)))
         row = row_of(cut, settings, {**scores, **sizes}, target)
         row["command"] = (
             row["command"].replace("--method svd_cut", "--method uniform") + f" # then cut to lora:{budget}"
@@ -196,12 +167,7 @@ def report(rows: list[dict], plan: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", help="YAML file with tasks, settings, methods and groups")
-    parser.add_argument("--data", help="folder with a folder per task: train.jsonl, validation.jsonl")
-    parser.add_argument("--model", help="folder of the base model")
-    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
-    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th trial from the I-th")
-    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
-    parser.add_argument("--report", action="store_true", help="write the table beside --output, and run nothing")
+    trials.add_arguments(parser)
     options = parser.parse_args()
     with open(options.plan, encoding="utf-8") as file:
         plan = yaml.safe_load(file)

@@ -26,6 +26,16 @@ METRICS = {
 }  # (the task's own metric, factor to points); accuracy elsewhere
 
 
+def add_arguments(parser) -> None:
+    """The arguments of a benchmark that works off a plan of trials."""
+    parser.add_argument("--data", help="folder with a folder per task: train.jsonl, …; default: the Hub")
+    parser.add_argument("--model", help="folder of the base model; default: the plan's")
+    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
+    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th trial from the I-th")
+    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
+    parser.add_argument("--report", action="store_true", help="write the table beside --output, and run nothing")
+
+
 def script_of(task: str) -> str:
     """`run_glue`, `run_ner` or `run_nlg`."""
     return SCRIPTS.get(task, "run_glue")

@@ -128,3 +128,51 @@ def write_rows(path, made):
 
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     return str(path)
+
+
+def short_training(folder, kind=None, **changes):
+    """Arguments of a short, quiet training on the CPU, with weight decay and without checkpoints.
+
+    Args:
+        kind: `TrainingArguments` (the default), or a class of it.
+    """
+    from transformers import TrainingArguments
+
+    settings = dict(
+        output_dir=str(folder),
+        learning_rate=1e-2,
+        weight_decay=0.1,
+        per_device_train_batch_size=8,
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+        report_to=[],
+    )
+    return (kind or TrainingArguments)(**{**settings, **changes})
+
+
+def write_sst2(folder):
+    """A tiny checkpoint and rows of SST-2 in miniature in `folder`, which is returned."""
+    tiny_checkpoint(folder / "tiny-roberta")
+    write_rows(folder / "train.jsonl", sentences(40))
+    write_rows(folder / "validation.jsonl", sentences(20, seed=1))
+    return folder
+
+
+def as_argv(settings):
+    """{"seed": 1, "ranks": None, "lora_target_modules": ["a", "b"]} -> --seed 1 --lora_target_modules a b"""
+    argv = []
+    for name, value in settings.items():
+        if value is not None:
+            argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return argv
+
+
+def data_error(call, *args, **kwargs):
+    """The message of the `DataError` that a call raises; it is one line."""
+    from autolora_trainer.tasks import DataError
+
+    with pytest.raises(DataError) as error:
+        call(*args, **kwargs)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)

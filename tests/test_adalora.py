@@ -14,7 +14,7 @@ import run_glue
 from autolora_trainer.errors import UsageError
 from autolora_trainer.methods import adalora
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import rows, sentences, tiny_checkpoint, tiny_roberta, write_rows
+from tests.conftest import rows, tiny_roberta, write_sst2
 from tests.test_scripts import accuracy, command
 
 MODULES = 4  # query and value of two blocks
@@ -22,11 +22,7 @@ MODULES = 4  # query and value of two blocks
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    tiny_checkpoint(folder / "tiny-roberta")
-    write_rows(folder / "train.jsonl", sentences(40))
-    write_rows(folder / "validation.jsonl", sentences(20, seed=1))
-    return folder
+    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 def adalora_command(place, output, **changes):

@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from autolora_trainer import LearnedRanks
 from autolora_trainer.cut import CutCallback, copy_cut, cut_to_ranks
 from autolora_trainer.fused import adapt, lora_parts
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.retrain import build_adapter
-from tests.conftest import lora, rows, tiny_gpt2, tiny_roberta
+from tests.conftest import lora, rows, short_training, tiny_gpt2, tiny_roberta
 
 LEARNED = [1, 3, 0, 2]
 
@@ -46,17 +46,7 @@ def test_what_is_cut_stays_cut_and_the_small_adapter_computes_the_same(make, tar
     data = rows(32)
     if make is tiny_gpt2:
         data = data.map(lambda row: {"labels": row["input_ids"]}, keep_in_memory=True, load_from_cache_file=False)
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        max_steps=10,
-        learning_rate=1e-2,
-        weight_decay=0.1,
-        per_device_train_batch_size=8,
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-        report_to=[],
-    )
+    arguments = short_training(tmp_path, max_steps=10)
     callback = CutCallback(ranks, 0.5)
     trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[callback])
     trainer.train()

@@ -17,17 +17,17 @@ from transformers import (
     Phi3Config,
     Phi3ForCausalLM,
     Trainer,
-    TrainingArguments,
 )
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
-from autolora_trainer.fused import adapt, effective_parameters, lora_layers, lora_parts, part_rows, resolve_targets
+from autolora_trainer.fused import adapt, lora_layers, lora_parts, part_rows, resolve_targets
 from autolora_trainer.gates import attach_gates
+from autolora_trainer.pipeline import count_parameters
 from autolora_trainer.probe import GradientProbe
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.report import lora_rank_for_servers, rank_grid
 from autolora_trainer.retrain import build_adapter
-from tests.conftest import rows, tiny_gpt2, tiny_roberta
+from tests.conftest import rows, short_training, tiny_gpt2, tiny_roberta
 
 CONFIG = LoraConfig(task_type="CAUSAL_LM", lora_alpha=8)
 FUSED = ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
@@ -71,18 +71,7 @@ def update_ranks(model) -> dict[str, int]:
 
 
 def train(model, steps=12, **arguments):
-    arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(),
-        max_steps=steps,
-        learning_rate=1e-2,
-        weight_decay=0.1,
-        per_device_train_batch_size=8,
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-        report_to=[],
-        **arguments,
-    )
+    arguments = short_training(tempfile.mkdtemp(), max_steps=steps, **arguments)
     Trainer(model=model, args=arguments, train_dataset=text_rows()).train()
     return model
 
@@ -204,20 +193,14 @@ def test_probe_sees_the_gradient_of_each_part():
 
 
 def test_a_search_learns_ranks_for_query_and_value_apart(tmp_path):
-    arguments = AutoLoraTrainingArguments(
-        output_dir=str(tmp_path),
+    arguments = short_training(
+        tmp_path,
+        AutoLoraTrainingArguments,
         max_steps=8,
         initial_rank=2,
-        learning_rate=1e-2,
-        weight_decay=0.1,
         hypergradient="finite_difference",
         hypergradient_interval=1,
         selection_learning_rate=0.1,
-        per_device_train_batch_size=8,
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-        report_to=[],
     )
     trainer = AutoLoraTrainer(model=tiny_gpt2(), args=arguments, train_dataset=text_rows(), peft_config=CONFIG)
     trainer.train()
@@ -264,7 +247,7 @@ def test_paper_scaling_gives_a_fused_module_the_scale_of_its_mean_rank():
 
 def test_effective_parameters_count_no_zeros():
     model = build_adapter(tiny_gpt2(), RANKS, CONFIG)
-    assert effective_parameters(model) == (1 + 3 + 2) * (16 + 16)
+    assert count_parameters(model) == ((1 + 3 + 2) * (16 + 16), 0)
     assert sum(p.numel() for n, p in model.named_parameters() if "lora_" in n) == (4 + 2) * (16 + 48)
 
 
@@ -272,16 +255,8 @@ def test_a_resumed_training_keeps_the_zeros(tmp_path):
     arguments = {"save_strategy": "steps", "save_steps": 6, "seed": 3}
 
     def trainer(steps):
-        settings = TrainingArguments(
-            output_dir=str(tmp_path),
-            max_steps=steps,
-            learning_rate=1e-2,
-            lr_scheduler_type="constant",
-            per_device_train_batch_size=8,
-            use_cpu=True,
-            disable_tqdm=True,
-            report_to=[],
-            **arguments,
+        settings = short_training(
+            tmp_path, max_steps=steps, lr_scheduler_type="constant", weight_decay=0.0, **arguments
         )
         torch.manual_seed(0)
         model = build_adapter(tiny_gpt2(), RANKS, CONFIG)

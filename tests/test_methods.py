@@ -46,7 +46,7 @@ from autolora_trainer.ranks import LearnedRanks, ModuleRank
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import rows, sentences, tiny_checkpoint, tiny_gpt2, tiny_roberta, write_rows
+from tests.conftest import rows, tiny_gpt2, tiny_roberta, write_sst2
 from tests.test_scripts import accuracy, command, interrupt
 
 HEAD = 16 * 17 + 16 * 2 + 2  # of the tiny RoBERTa: dense and out_proj
@@ -56,11 +56,7 @@ COST = 16 + 16  # one component of query or value; there are four modules
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    tiny_checkpoint(folder / "tiny-roberta")
-    write_rows(folder / "train.jsonl", sentences(40))
-    write_rows(folder / "validation.jsonl", sentences(20, seed=1))
-    return folder
+    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 def prepared(place, output, **changes) -> Run:

@@ -28,8 +28,7 @@ from autolora_trainer import LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.tasks import ner
-from autolora_trainer.tasks.files import DataError
-from tests.conftest import tiny_checkpoint, write_rows
+from tests.conftest import as_argv, data_error, tiny_checkpoint, write_rows
 
 LABELS = ("O", "B-blame", "B-praise", "I-blame", "I-praise")
 IDS = {name: index for index, name in enumerate(LABELS)}
@@ -66,13 +65,6 @@ def rows(*sentences):
     """("a b", "O B-x") -> a row a sentence."""
     made = {"tokens": [words.split() for words, _ in sentences], "tags": [tags.split() for _, tags in sentences]}
     return Dataset.from_dict(made)
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(DataError) as error:
-        call(*args, **kwargs)
-    assert len(str(error.value).splitlines()) == 1
-    return str(error.value)
 
 
 # ---- scores
@@ -146,7 +138,7 @@ def test_scores_agree_with_counting(seed):
 
 def test_without_seqeval_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "seqeval", None)
-    assert message(ner.require_seqeval) == (
+    assert data_error(ner.require_seqeval) == (
         "The scores of named entities need seqeval, which is not installed. Type: pip install 'autolora_trainer[ner]'"
     )
 
@@ -257,7 +249,7 @@ def test_rows_without_tags_have_places_and_no_labels():
 
 def test_rows_without_any_token_are_refused():
     dataset = rows(("\u200d", "O"))
-    assert message(ner.tokenize, dataset, word_tokenizer(), IDS, 20) == (
+    assert data_error(ner.tokenize, dataset, word_tokenizer(), IDS, 20) == (
         "No word of these rows gives a token of this model. Check the text, or give another model."
     )
 
@@ -269,7 +261,7 @@ def test_window_length_is_held_within_the_model_and_above_the_special_tokens(cap
     assert caplog.messages == ["max_seq_length 128 is more than the model takes; using 38."]
     tokenizer.model_max_length = 16
     assert ner.window_length(tokenizer, 128, positions=40) == 16
-    assert message(ner.window_length, tokenizer, 2) == (
+    assert data_error(ner.window_length, tokenizer, 2) == (
         "max_seq_length=2 leaves no room for words: the tokenizer adds 2 special tokens. Give --max_seq_length 3 or "
         "more."
     )
@@ -591,20 +583,20 @@ BAD_ROWS = [
 @pytest.mark.parametrize("task, name, content, expected", BAD_ROWS)
 def test_bad_rows_are_named(tmp_path, task, name, content, expected):
     path = write(tmp_path / name, content)
-    assert message(ner.load_task, task, train_file=path) == f"{tmp_path.name}/{expected}"
+    assert data_error(ner.load_task, task, train_file=path) == f"{tmp_path.name}/{expected}"
 
 
 def test_own_labels_that_training_rows_lack_are_refused(tmp_path):
     train = jsonl(tmp_path / "a.jsonl", ("a b", ["B-z", "O"]))
     dev = write(tmp_path / "b.iob2", "a\tO\nb\tI-z\n")
-    assert message(ner.load_task, "ner", train_file=train, validation_file=dev) == (
+    assert data_error(ner.load_task, "ner", train_file=train, validation_file=dev) == (
         f"{tmp_path.name}/b.iob2, line 2: the tag is 'I-z', and the training rows have O, B-z. Correct the tag, or "
         "leave the row out."
     )
-    assert message(ner.load_task, "ner", validation_file=dev) == (
+    assert data_error(ner.load_task, "ner", validation_file=dev) == (
         f"{tmp_path.name}/b.iob2: ner takes its labels from the training rows, got none. Give --train_file."
     )
-    assert message(ner.load_task, "ner") == (
+    assert data_error(ner.load_task, "ner") == (
         "The task ner is your own data. Give it with --train_file and --validation_file."
     )
 
@@ -623,14 +615,14 @@ def test_own_labels_that_training_rows_lack_are_refused(tmp_path):
 )
 def test_bad_labels_file_is_named(tmp_path, content, expected):
     write(tmp_path / "labels.json", content)
-    text = message(ner.load_task, "ner", train_file=jsonl(tmp_path / "a.jsonl", ("a", [1])))
+    text = data_error(ner.load_task, "ner", train_file=jsonl(tmp_path / "a.jsonl", ("a", [1])))
     assert text.startswith(f"{tmp_path.name}/labels.json ") and expected in text
 
 
 def test_training_rows_need_an_entity():
     dataset = rows(("a b", "O O"), ("c", "O"))
     ner.check_split(dataset, "validation")
-    assert message(ner.check_split, dataset, "train", "data/a.jsonl") == (
+    assert data_error(ner.check_split, dataset, "train", "data/a.jsonl") == (
         "data/a.jsonl: every tag of the 2 rows is O, and there is no entity to learn. Add rows with entities, or "
         "check the tags column."
     )
@@ -686,11 +678,7 @@ def command(place, output, **changes):
         "use_cpu": True,
         "save_strategy": "no",
     }
-    argv = []
-    for name, value in {**settings, **changes}.items():
-        if value is not None:
-            argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return argv
+    return as_argv({**settings, **changes})
 
 
 @pytest.fixture(scope="module")

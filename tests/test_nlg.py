@@ -26,9 +26,9 @@ from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.generation import NoRepeatInText, generate_texts, line_break_tokens
 from autolora_trainer.pipeline import execute
 from autolora_trainer.script_arguments import parse_arguments
-from autolora_trainer.tasks import DataError, nlg, nlg_metrics
+from autolora_trainer.tasks import nlg, nlg_metrics
 from autolora_trainer.trainer_utils import RetrainTrainer, fix_loss_scale
-from tests.conftest import lora, tiny_gpt2, write_rows
+from tests.conftest import as_argv, data_error, lora, tiny_gpt2, write_rows
 
 E2E, WEBNLG, OWN = (nlg.NLG_TASKS[name] for name in ("e2e", "webnlg", "nlg"))
 
@@ -78,13 +78,6 @@ def gpt2(**changes):
         "eos_token_id": 256,
     }
     return tiny_gpt2(**{**config, **changes})
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(DataError) as error:
-        call(*args, **kwargs)
-    assert len(str(error.value).splitlines()) == 1
-    return str(error.value)
 
 
 # ---- prompts and rows
@@ -191,7 +184,7 @@ def test_a_test_set_may_have_no_references_but_not_for_some_rows_only():
     rows = {"input": ["a", "b", "a"]}
     assert nlg.to_examples(Dataset.from_dict(rows), OWN, "test")["references"][:] == [[], []]
     rows["reference"] = ["x", "", None]
-    text = message(nlg.to_examples, Dataset.from_dict(rows), OWN, "test", "folder/t.jsonl")
+    text = data_error(nlg.to_examples, Dataset.from_dict(rows), OWN, "test", "folder/t.jsonl")
     assert (
         text == "folder/t.jsonl, row 2: there is no reference, and other rows have one. Give every row one, or none."
     )
@@ -244,7 +237,9 @@ BAD_ROWS = [
 
 @pytest.mark.parametrize("task, rows, expected", BAD_ROWS, ids=[expected for _, _, expected in BAD_ROWS])
 def test_bad_rows_are_named(task, rows, expected):
-    assert re.search(expected, message(nlg.to_examples, Dataset.from_dict(rows), task, "train", "folder/rows.jsonl"))
+    assert re.search(
+        expected, data_error(nlg.to_examples, Dataset.from_dict(rows), task, "train", "folder/rows.jsonl")
+    )
 
 
 # ---- where the rows of E2E and WebNLG lie
@@ -302,10 +297,10 @@ def test_both_tasks_load_without_a_script(monkeypatch):
 
 
 def test_without_a_network_the_message_names_the_data_set():
-    text = message(nlg.load_examples, WEBNLG, {})
+    text = data_error(nlg.load_examples, WEBNLG, {})
     assert "Could not reach the Hugging Face Hub for the data set WebNLG 2017" in text and "--train_file" in text
-    assert "data set tuetschek/e2e_nlg" in message(nlg.load_examples, E2E, {})
-    assert "is for rows of your own. Give --train_file" in message(nlg.load_examples, OWN, {})
+    assert "data set tuetschek/e2e_nlg" in data_error(nlg.load_examples, E2E, {})
+    assert "is for rows of your own. Give --train_file" in data_error(nlg.load_examples, OWN, {})
 
 
 # ---- tokens
@@ -331,7 +326,7 @@ def test_long_texts_are_cut_and_counted_and_lose_their_end():
     assert cut == 1 and [len(row) for row in pairs["input_ids"]] == [7, 7]
     assert pairs[0]["labels"][-1] != 256 and pairs[1]["labels"][-1] == 256
     nlg.check_lengths(prompts, [1, 2], 5, "f", "")
-    text = message(nlg.check_lengths, prompts, [3, 8], 4, "d/f.csv", "Shorten it.")
+    text = data_error(nlg.check_lengths, prompts, [3, 8], 4, "d/f.csv", "Shorten it.")
     assert (
         text == "d/f.csv, row 3: the prompt has 4 tokens, and with a limit of 4 none is left for the text. Shorten it."
     )
@@ -686,11 +681,7 @@ def command(place, output, model="gpt2", **changes):
         "use_cpu": True,
         "save_strategy": "no",
     }
-    argv = []
-    for name, value in {**settings, **changes}.items():
-        if value is not None:
-            argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return argv
+    return as_argv({**settings, **changes})
 
 
 def lines(path):

@@ -24,7 +24,7 @@ from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import PRESETS, parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import sentences, tiny_checkpoint, tiny_roberta, write_rows
+from tests.conftest import as_argv, sentences, tiny_checkpoint, tiny_roberta, write_rows, write_sst2
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -32,10 +32,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a checkpoint and rows."""
-    folder = tmp_path_factory.mktemp("place")
-    tiny_checkpoint(folder / "tiny-roberta")
-    write_rows(folder / "train.jsonl", sentences(40))
-    write_rows(folder / "validation.jsonl", sentences(20, seed=1))
+    folder = write_sst2(tmp_path_factory.mktemp("place"))
     write_rows(folder / "test.jsonl", [{**row, "label": -1} for row in sentences(6, seed=2)])
     return folder
 
@@ -57,11 +54,7 @@ def command(place, output, **changes):
         "use_cpu": True,
         "save_strategy": "no",
     }
-    argv = []
-    for name, value in {**settings, **changes}.items():
-        if value is not None:
-            argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return argv
+    return as_argv({**settings, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from autolora_trainer.tasks import (
     tokenize,
 )
 from autolora_trainer.tasks.metrics import Glue, compute_metrics
+from tests.conftest import data_error
 
 
 def tiny_tokenizer():
@@ -60,13 +61,6 @@ def write(path, content):
 
 def pair_rows(*labels):
     return [{"sentence1": "the cat", "sentence2": "the dog", "label": label} for label in labels]
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(DataError) as error:
-        call(*args, **kwargs)
-    assert len(str(error.value).splitlines()) == 1
-    return str(error.value)
 
 
 # ---- files
@@ -218,7 +212,7 @@ def test_csv_field_limit_of_the_process_is_left_alone(tmp_path):
 )
 def test_malformed_file_is_named_with_its_line(tmp_path, name, content, expected):
     path = write(tmp_path / name, content)
-    assert message(read_rows, path) == f"{tmp_path.name}/{expected}"
+    assert data_error(read_rows, path) == f"{tmp_path.name}/{expected}"
 
 
 @pytest.mark.parametrize(
@@ -226,17 +220,18 @@ def test_malformed_file_is_named_with_its_line(tmp_path, name, content, expected
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_hostile_json_is_one_line(tmp_path, name, content):
-    assert "a.json" in message(read_rows, write(tmp_path / name, content))
+    assert "a.json" in data_error(read_rows, write(tmp_path / name, content))
 
 
 def test_missing_file_and_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "train.jsonl", pair_rows(0, 1))
     (tmp_path / "folder.csv").mkdir()
-    assert message(read_rows, "trian.jsonl") == "There is no file trian.jsonl. Did you mean 'train.jsonl'?"
-    assert message(read_rows, "data/x/dev.csv") == "There is no file x/dev.csv. Check the path."
+    assert data_error(read_rows, "trian.jsonl") == "There is no file trian.jsonl. Did you mean 'train.jsonl'?"
+    assert data_error(read_rows, "data/x/dev.csv") == "There is no file x/dev.csv. Check the path."
     assert (
-        message(read_rows, "folder.csv") == "folder.csv is a folder. Give one .jsonl, .json, .csv or .tsv file in it."
+        data_error(read_rows, "folder.csv")
+        == "folder.csv is a folder. Give one .jsonl, .json, .csv or .tsv file in it."
     )
 
 
@@ -397,12 +392,12 @@ def test_test_rows_may_have_no_labels(tmp_path):
     ],
 )
 def test_rows_that_are_not_the_tasks_are_refused(task, split, rows, expected):
-    assert message(check_split, datasets.Dataset.from_list(rows), task, split) == expected
+    assert data_error(check_split, datasets.Dataset.from_list(rows), task, split) == expected
 
 
 @pytest.mark.parametrize("label", [True, 0.5, [0], 7, "2", "nan"])
 def test_no_other_value_passes_for_a_label(label):
-    assert "row 1: the label is" in message(
+    assert "row 1: the label is" in data_error(
         check_split, datasets.Dataset.from_list(pair_rows(label)), "rte", "validation"
     )
 
@@ -414,13 +409,13 @@ def test_a_bad_row_is_named_with_its_file(tmp_path):
 
 
 def test_unknown_task():
-    assert message(load_task, "mprc") == f"task_name must be one of {', '.join(GLUE_TASKS)}, got 'mprc'."
+    assert data_error(load_task, "mprc") == f"task_name must be one of {', '.join(GLUE_TASKS)}, got 'mprc'."
 
 
 def test_sample_comes_from_the_loader_it_is_given():
     rows = datasets.DatasetDict({"train": datasets.Dataset.from_list(pair_rows(0, 1))})
     assert load_task("sample", loader=lambda: rows) is rows
-    assert "is not on the hub" in message(load_task, "sample")
+    assert "is not on the hub" in data_error(load_task, "sample")
 
 
 # ---- the hub
@@ -433,7 +428,7 @@ UNREACHABLE = (
 
 
 def test_hub_in_offline_mode_is_one_line(tmp_path):
-    assert message(load_task, "mrpc", cache_dir=tmp_path) == UNREACHABLE
+    assert data_error(load_task, "mrpc", cache_dir=tmp_path) == UNREACHABLE
     assert list(tmp_path.iterdir()) == []
 
 
@@ -441,7 +436,7 @@ def test_hub_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub_data, "_hub_answers", lambda: False)
     monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("load_dataset went to the network"))
-    assert message(load_task, "mrpc", cache_dir=tmp_path) == UNREACHABLE
+    assert data_error(load_task, "mrpc", cache_dir=tmp_path) == UNREACHABLE
     assert datasets.config.HF_HUB_OFFLINE is False
 
 
@@ -486,7 +481,7 @@ def test_other_hub_failures_keep_their_reason(monkeypatch):
     monkeypatch.setattr(hub_data, "load_dataset", full)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub_data, "_hub_answers", lambda: True)
-    assert "from the hub: [Errno 28] No space left on device. Give local files" in message(load_task, "mrpc")
+    assert "from the hub: [Errno 28] No space left on device. Give local files" in data_error(load_task, "mrpc")
 
 
 # ---- tokenization
@@ -504,7 +499,7 @@ def test_length_is_held_within_the_model_and_above_the_special_tokens(caplog):
     dataset = datasets.Dataset.from_list(pair_rows(0, 1))
     padded = tokenize(dataset, tiny_tokenizer(), "mrpc", max_seq_length=99, pad_to_max_length=True)
     assert len(padded["input_ids"][0]) == 32 and "max_seq_length 99 is more than the model takes" in caplog.text
-    assert message(tokenize, dataset, tiny_tokenizer(), "mrpc", max_seq_length=4) == (
+    assert data_error(tokenize, dataset, tiny_tokenizer(), "mrpc", max_seq_length=4) == (
         "max_seq_length=4 leaves no room for text: mrpc needs 3 special tokens and at least one token for each text. "
         "Give "
         "--max_seq_length 5 or more."
@@ -515,7 +510,7 @@ def test_padding_needs_a_padding_token():
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = None
     dataset = datasets.Dataset.from_list(pair_rows(0, 1))
-    assert "needs a padding token" in message(tokenize, dataset, tokenizer, "mrpc", pad_to_max_length=True)
+    assert "needs a padding token" in data_error(tokenize, dataset, tokenizer, "mrpc", pad_to_max_length=True)
 
 
 # ---- labels of a model that was trained before (transformers PR #10401)

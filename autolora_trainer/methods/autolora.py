@@ -7,9 +7,9 @@ from autolora_trainer.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, 
 from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
 from autolora_trainer.cost import CostMeter
-from autolora_trainer.cut import CutCallback, copy_cut
+from autolora_trainer.cut import CutCallback
 from autolora_trainer.fused import adapt
-from autolora_trainer.methods.common import Built
+from autolora_trainer.methods.common import Built, shrink
 from autolora_trainer.ranks import LearnedRanks, fingerprint
 from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
 from autolora_trainer.rules import EVIDENCE
@@ -96,13 +96,6 @@ def search(run) -> tuple[LearnedRanks, dict]:
     trainer.gates.remove()
     run.wait_for_everyone()
     return ranks, figures
-
-
-def shrink(run, wide, ranks: LearnedRanks):
-    """The ordinary adapter of the learned ranks that a cut training ends in."""
-    small = build_adapter(run.base_model(), ranks, run.lora_config(), run.method.scaling)
-    copy_cut(wide, small)
-    return small
 
 
 def build(run) -> Built:

@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import TrainerCallback
 
+from autolora_trainer.cut import copy_cut
 from autolora_trainer.fused import adapt, lora_parts
 from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint
 from autolora_trainer.retrain import build_adapter
@@ -54,6 +55,18 @@ def refuse_sharding(run) -> None:
             f"--method {run.method.method} saves whole tensors, and FSDP and DeepSpeed shard them. Drop "
             "--fsdp/--deepspeed."
         )
+
+
+def adapter_of(run, ranks: LearnedRanks) -> PeftModel:
+    """The run's base model, anew, under the ordinary adapter of some ranks."""
+    return build_adapter(run.base_model(), ranks, run.lora_config(), run.method.scaling)
+
+
+def shrink(run, wide: PeftModel, ranks: LearnedRanks) -> PeftModel:
+    """The ordinary adapter of `ranks` that a wide one, cut to them, computes like."""
+    small = adapter_of(run, ranks)
+    copy_cut(wide, small)
+    return small
 
 
 def probe_adapter(run) -> PeftModel:
@@ -109,4 +122,4 @@ def build_pattern(run, rule: str, share_out: Callable[[dict[str, int], int], dic
     probe = probe_adapter(run)
     costs = component_costs(probe)
     learned = pattern(run, rule, share_out(costs, pattern_size(run, costs)), probe)
-    return Built(build_adapter(run.base_model(), learned, run.lora_config(), run.method.scaling), learned)
+    return Built(adapter_of(run, learned), learned)

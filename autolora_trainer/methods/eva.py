@@ -23,10 +23,9 @@ from torch.utils.data import DataLoader, Subset
 from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.cost import CostMeter
 from autolora_trainer.fused import lora_layers
-from autolora_trainer.methods.common import Built, component_costs, pattern, pattern_size, probe_adapter
+from autolora_trainer.methods.common import Built, adapter_of, component_costs, pattern, pattern_size, probe_adapter
 from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import LearnedRanks
-from autolora_trainer.retrain import build_adapter
 
 RHO = 2.0
 ROWS = 4096  # at most, drawn by the seed: the directions stand still after tens of batches
@@ -164,7 +163,7 @@ def build(run) -> Built:
             figures = json.load(file)
     else:
         ranks, components, figures = calibrate(run)
-    model = build_adapter(run.base_model(), ranks, run.lora_config(), run.method.scaling)
+    model = adapter_of(run, ranks)
     with torch.no_grad():
         for name, layer in lora_layers(model).items():
             if name in components:

@@ -26,12 +26,11 @@ import time
 import traceback
 
 from autolora_trainer.checkpoints import write_atomically
-from autolora_trainer.cost import CostMeter
+from autolora_trainer.cost import CostMeter, sum_costs
 from autolora_trainer.errors import one_line
-from autolora_trainer.methods.common import Built, component_costs, pattern, probe_adapter
+from autolora_trainer.methods.common import Built, adapter_of, component_costs, pattern, probe_adapter
 from autolora_trainer.methods.linear import depths, split_block
 from autolora_trainer.ranks import LearnedRanks, ModuleRank
-from autolora_trainer.retrain import build_adapter
 from autolora_trainer.rules import parse_budget
 from autolora_trainer.splits import split_train
 from autolora_trainer.trainer_utils import full_precision
@@ -219,7 +218,7 @@ def train_trial(application, model, data, method, training, ranks: dict[str, int
     run.application.load_data(run)
     run.datasets["train"], held_out = split_train(run.train_dataset, method.val_fraction, training.seed)
     learned = LearnedRanks({name: ModuleRank(rank) for name, rank in ranks.items()}, initial_rank=method.initial_rank)
-    adapter = build_adapter(run.base_model(), learned, run.lora_config(), method.scaling)
+    adapter = adapter_of(run, learned)
     cost = CostMeter()
     trainer = make_trainer(run, adapter, [cost])
     trainer.train()
@@ -354,7 +353,7 @@ def search(run, space: Space) -> tuple[dict[str, int], dict]:
         raise RuntimeError(
             "The loss of every configuration is no number: all trainings diverged. Lower learning_rate."
         )
-    return dict(zip(space.sizes, best)), total(result["cost"] for result in results.values())
+    return dict(zip(space.sizes, best)), sum_costs(result["cost"] for result in results.values())
 
 
 def _in_order(trial, space: Space) -> dict[str, int]:
@@ -366,14 +365,6 @@ def _make_sampler(optuna, name: str, seed: int, trials: int):
         return optuna.samplers.RandomSampler(seed=seed)
     # a trial that was killed is still running in the storage, and must not count
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, trials // 4), constant_liar=False)
-
-
-def total(costs) -> dict:
-    """The sum of the trials' costs; of memory the peak."""
-    costs = list(costs)
-    figures = {key: sum(cost[key] for cost in costs) for key in ("wall_seconds", "passes", "examples")}
-    figures["wall_seconds"] = round(figures["wall_seconds"], 3)
-    return {**figures, "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs)}
 
 
 def build(run) -> Built:
@@ -388,6 +379,4 @@ def build(run) -> Built:
         ranks = pattern(run, "grid", space.ranks(best), probe)
         write_atomically(os.path.join(run.output_dir, FOLDER, COST), json.dumps(cost) + "\n")
         ranks.save(run.ranks_path)  # last: it marks the search as finished
-    return Built(
-        build_adapter(run.base_model(), ranks, run.lora_config(), run.method.scaling), ranks, {"search": cost}
-    )
+    return Built(adapter_of(run, ranks), ranks, {"search": cost})

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from autolora_trainer.methods.common import Built, build_pattern, check_pattern
-from autolora_trainer.rules import fill_budget
+from autolora_trainer.rules import apportioned, fill_budget
 
 
 def split_block(name: str) -> tuple[str, str]:
@@ -54,8 +54,7 @@ def linear_ranks(costs: dict[str, int], parameters: int, min_rank: int = 1) -> d
     places = torch.tensor(depths(costs), dtype=torch.double)
     shares = 0.5 + places / places.max().clamp_min(1)
     most = int(parameters / min(costs.values()) * (shares.max() / shares.sum()).item()) + 2  # the last block's rank
-    scores = shares[:, None] / (torch.arange(most) + 0.5)  # (M, most), Sainte-Laguë's quotients
-    return dict(zip(costs, fill_budget(scores, list(costs.values()), parameters, min_rank)))
+    return dict(zip(costs, fill_budget(apportioned(shares, most), list(costs.values()), parameters, min_rank)))
 
 
 def share_out(run):

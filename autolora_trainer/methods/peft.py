@@ -68,6 +68,13 @@ def resolve(method) -> tuple[str, dict]:
     return name, dict(settings)
 
 
+def learns_prompts(method) -> bool:
+    """Whether a run's method trains virtual tokens: prefix tuning, prompt tuning and their like."""
+    if method.method != "peft" and method.method not in SHORT:
+        return False
+    return issubclass(CONFIGS[PeftType[resolve(method)[0]]], PromptLearningConfig)
+
+
 def given_settings(method, name: str) -> dict:
     """`--peft_kwargs` as a dict.
 
@@ -141,7 +148,7 @@ def refuse_task(run) -> None:
             f"--peft_type {name} puts virtual tokens before the words, and PEFT does not move the words' labels. Type "
             "--method prefix_tuning."
         )
-    if issubclass(CONFIGS[PeftType[name]], PromptLearningConfig) and run.training.label_smoothing_factor:
+    if learns_prompts(run.method) and run.training.label_smoothing_factor:
         raise ValueError(
             f"Trainer has no label smoothing for virtual tokens, got --peft_type {name} and "
             f"--label_smoothing_factor {run.training.label_smoothing_factor}. Set it to 0."
@@ -264,11 +271,6 @@ class PeftTypeTrainer(RetrainTrainer):
 
     What PEFT saves is for use, not always for going on: of P-tuning's encoder it keeps the output alone.
     """
-
-    def __init__(self, model=None, **arguments):
-        super().__init__(model=model, **arguments)
-        if model.peft_config["default"].is_prompt_learning:
-            self.label_smoother = None  # see `refuse_task`; in an evaluation the loss has none either
 
     def _trainable(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}

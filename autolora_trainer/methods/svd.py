@@ -12,20 +12,19 @@ import torch
 from peft import PeftModel
 
 from autolora_trainer import report
-from autolora_trainer.cut import copy_cut, cut_to_ranks
+from autolora_trainer.cut import cut_to_ranks
 from autolora_trainer.fused import adapt, lora_parts
-from autolora_trainer.methods.common import Built, check_pattern, component_costs, pattern, pattern_size
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer.methods.common import Built, check_pattern, component_costs, pattern, pattern_size, shrink
 from autolora_trainer.rules import fill_budget, thin_svd
 
 
 @torch.no_grad()
-def ranks_by_singular_values(model: PeftModel, parameters: int, min_rank: int = 1) -> dict[str, int]:
+def ranks_by_singular_values(model: PeftModel, parameters: int | str, min_rank: int = 1) -> dict[str, int]:
     """{module: rank} of the cut.
 
     Args:
         model: a trained adapter of k components in every module.
-        parameters: adapter parameters to keep, at most.
+        parameters: adapter parameters to keep, at most, or `lora:R`.
         min_rank: 0 or 1, as in `rules.select_ranks`.
     """
     parts = lora_parts(model)
@@ -51,9 +50,7 @@ def build(run) -> Built:
         built.ranks = pattern(run, "svd", ranks, wide)
         run.say(report.format_rank_table(built.ranks))
         cut_to_ranks(wide, ranks)
-        small = build_adapter(run.base_model(), built.ranks, run.lora_config(), run.method.scaling)
-        copy_cut(wide, small)
-        return small
+        return shrink(run, wide, built.ranks)
 
     built.finish = finish
     return built

@@ -40,7 +40,7 @@ def read_rows(path) -> Dataset:
             f"{name}: cannot tell the format from the ending {Path(path).suffix!r}. Give a .jsonl, .json, .csv or "
             ".tsv file."
         )
-    columns, places = reader(_read_text(path, name), name)
+    columns, places = reader(read_text(path, name), name)
     if not places:
         raise DataError(f"{name} has no rows. Give a file with at least one row.")
     for column in columns:
@@ -61,7 +61,7 @@ def shown_value(value) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-def _read_text(path, name: str) -> str:
+def read_text(path, name: str) -> str:
     path = Path(path)
     try:
         data = path.read_bytes()

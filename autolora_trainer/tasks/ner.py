@@ -16,7 +16,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from tokenizers.pre_tokenizers import ByteLevel
 
-from autolora_trainer.tasks.files import DataError, _read_text, read_rows, shown_columns, shown_path, shown_value
+from autolora_trainer.tasks.files import DataError, read_rows, read_text, shown_columns, shown_path, shown_value
 from autolora_trainer.tasks.hub_data import load_from_hub
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def read_iob2(path, tags_optional: bool = False) -> Sentences:
     """
     source = shown_path(path)
     found, sentence = [], []  # a sentence: (line, fields) of its words
-    for number, line in enumerate(_read_text(path, source).split("\n"), 1):
+    for number, line in enumerate(read_text(path, source).split("\n"), 1):
         fields = _fields(line)
         if not fields or fields[0] == "-DOCSTART-":
             found.append(sentence)
@@ -250,7 +250,7 @@ def read_labels(folder) -> tuple[str, ...] | None:
         return None
     name = shown_path(path)
     try:
-        content = json.loads(_read_text(path, name))
+        content = json.loads(read_text(path, name))
     except ValueError as error:
         if isinstance(error, DataError):
             raise
