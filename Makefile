@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
-CODE = autolora_trainer tests benchmarks run_glue.py run_ner.py run_nlg.py setup.py
+CODE = autolora_trainer tests benchmarks examples run_glue.py run_ner.py run_nlg.py setup.py
 
 .PHONY: install demo test style quality
 
@@ -17,7 +17,7 @@ demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/python run_glue.py --method autolora --task_name sample --overwrite
 
 test: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=10
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 10
 
 style: install
 	$(BIN)/isort $(CODE)

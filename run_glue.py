@@ -61,6 +61,9 @@ class GlueApplication(Application):
             config.label2id, config.id2label = self.label2id, id2label
         return config
 
+    def metric_names(self, run: Run) -> tuple[str, ...]:
+        return self.task.metrics
+
     def compute_metrics(self, run: Run):
         return compute_metrics(self.task, self.label2id)
 

@@ -100,6 +100,11 @@ class NerApplication(Application):
             return DataCollatorForTokenClassification(run.tokenizer, padding="max_length", max_length=self.length)
         return DataCollatorForTokenClassification(run.tokenizer, pad_to_multiple_of=self.padding_multiple(run))
 
+    def metric_names(self, run: Run) -> tuple[str, ...]:
+        kinds = sorted({name[2:] for name in self.label_names if name != ner.OUTSIDE})
+        ratios = ("precision", "recall", "f1")
+        return (*ratios, "accuracy", *(f"{ratio}_{kind}" for kind in kinds for ratio in ratios))
+
     def compute_metrics(self, run: Run):
         windows = self.windows.get("validation")
         return ner.compute_metrics(windows, self.id2label) if windows else None

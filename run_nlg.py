@@ -49,7 +49,10 @@ class NlgArguments(DataArguments):
     )
     prompt_format: str = field(
         default="lora",
-        metadata={"help": "lora: as LoRA's code writes the data (`name : X | Type : Y`); plain: as the rows have it."},
+        metadata={
+            "help": "lora: as LoRA's code writes the data (`name : X | Type : Y`); words: the same with blanks for `_` "
+            "and without quotes, so that a value can be copied token by token; plain: as the rows have it."
+        },
     )
     one_line: bool = field(
         default=True,
@@ -76,7 +79,7 @@ class NlgArguments(DataArguments):
     )
 
     def __post_init__(self):
-        check_choice("prompt_format", self.prompt_format, ("lora", "plain"))
+        check_choice("prompt_format", self.prompt_format, ("lora", "words", "plain"))
         least = {"num_beams": 1, "no_repeat_ngram_size": 0, "max_new_tokens": 1, "generation_batch_size": 1}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
@@ -141,6 +144,20 @@ class NlgApplication(Application):
             if hasattr(config, name):
                 setattr(config, name, run.data.base_dropout)
         return config
+
+    def check_model(self, run: Run, model) -> None:
+        """A model for masked words (BERT, RoBERTa) loads as a causal one too, and would read what it is to write."""
+        words = torch.zeros(2, 8, dtype=torch.long)
+        words[1, -1] = 1  # the two texts differ in their last token alone
+        model.eval()
+        with torch.no_grad():
+            first, second = model(input_ids=words.to(model.device)).logits[:, 0].float()
+        tolerance = math.sqrt(torch.finfo(model.dtype).eps) * first.abs().max()
+        if (first - second).abs().max() > tolerance:
+            raise ValueError(
+                f"{run.model.model_name_or_path} is a {type(model).__name__} that sees the words after a word, and "
+                "texts are written one word after the other. Give a causal model with --model_name_or_path."
+            )
 
     def longest(self, run: Run) -> int:
         """Tokens that a row may have: `--max_seq_length`, or fewer where the model has fewer positions."""

@@ -8,9 +8,10 @@ import os
 from abc import ABC, abstractmethod
 
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 
-from autolora_trainer.errors import one_line
+from autolora_trainer.errors import sentence
+from autolora_trainer.tasks import hub_data
 
 
 class Application(ABC):
@@ -90,9 +91,10 @@ class Application(ABC):
 
     def load_tokenizer(self, run, **arguments):
         """The tokenizer, with a padding token (GPT-2 and Llama have none)."""
-        tokenizer = load_pretrained(
-            AutoTokenizer, run.model.tokenizer_name or run.model.model_name_or_path, run.model, **arguments
-        )
+        name = run.model.tokenizer_name or run.model.model_name_or_path
+        tokenizer = load_pretrained(AutoTokenizer, name, run.model, **arguments)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without one
+            raise ValueError(f"{name} holds no tokenizer: it knows no word. Give one with --tokenizer_name.")
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token is None:
                 raise ValueError(
@@ -109,23 +111,38 @@ class Application(ABC):
         return load_pretrained(AutoConfig, run.model.model_name_or_path, run.model)
 
     def load_model(self, run):
-        """The pre-trained model for the task, in fp32, with a new head where it has none."""
-        model = load_pretrained(
+        """The pre-trained model for the task, with a new head where it has none; in fp32 but for what `--dtype`,
+        `--load_in_8bit` and `--load_in_4bit` say of frozen weights."""
+        if run.model.dtype != "float32" and self.task_type != "CAUSAL_LM":
+            raise ValueError(
+                f"--dtype {run.model.dtype} would train the new head in it. Drop it; --bf16 is for speed."
+            )
+        model, info = load_pretrained(
             self.auto_class,
             run.model.model_name_or_path,
             run.model,
+            output_loading_info=True,
             config=copy.deepcopy(self.config),
-            dtype="float32",
+            dtype=run.model.dtype,
             ignore_mismatched_sizes=True,
             attn_implementation=run.model.attn_implementation,
+            quantization_config=quantization(run),
         )
+        check_weights(model, info, run.model.model_name_or_path)
         if run.model.base_model_id:
             model.name_or_path = model.config._name_or_path = run.model.base_model_id
         if model.config.pad_token_id is None:
             model.config.pad_token_id = run.tokenizer.pad_token_id
         return model
 
+    def check_model(self, run, model) -> None:
+        """Raise `ValueError` for a model that loads and cannot do the task."""
+
     # ---- Scores
+
+    def metric_names(self, run) -> tuple[str, ...]:
+        """What `compute_metrics` will give, by bare name, as far as it is known before the run."""
+        return ()
 
     def compute_metrics(self, run):
         """Trainer's `compute_metrics`; None: the loss alone."""
@@ -153,6 +170,26 @@ class Application(ABC):
         return {"task_name": run.data.task_name, "dataset_id": None, "dataset_name": run.data.task_name}
 
 
+def quantization(run) -> BitsAndBytesConfig | None:
+    """How bitsandbytes holds the frozen weights; heads stay as they are, since they are trained or tied.
+
+    Raises:
+        ValueError: for a method that trains more than an adapter.
+    """
+    model, method = run.model, run.method.method
+    if not (model.load_in_8bit or model.load_in_4bit):
+        return None
+    if method in ("full", "adapter"):
+        raise ValueError(f"--load_in_{8 if model.load_in_8bit else 4}bit is for LoRA, got --method {method}. Drop it.")
+    return BitsAndBytesConfig(
+        load_in_8bit=model.load_in_8bit,
+        load_in_4bit=model.load_in_4bit,
+        bnb_4bit_quant_type="nf4",  # QLoRA (Dettmers et al. 2023)
+        bnb_4bit_compute_dtype="bfloat16" if run.training.bf16 else model.dtype,
+        llm_int8_skip_modules=["classifier", "score", "lm_head"],
+    )
+
+
 def load_pretrained(auto_class, name: str, model, **arguments):
     """`auto_class.from_pretrained(name)` with the script's Hub arguments, and one line for what can go wrong.
 
@@ -163,6 +200,8 @@ def load_pretrained(auto_class, name: str, model, **arguments):
     Raises:
         ValueError: if there is no such model, or it cannot be reached.
     """
+    if not os.path.isdir(name) and not hub_data.hub_answers():
+        arguments["local_files_only"] = True  # the client asks a silent Hub for minutes, file by file
     try:
         return auto_class.from_pretrained(
             name,
@@ -172,11 +211,48 @@ def load_pretrained(auto_class, name: str, model, **arguments):
             trust_remote_code=model.trust_remote_code,
             **arguments,
         )
-    except OSError as error:
-        if os.path.isdir(name):
-            raise ValueError(f"The folder {name} holds no whole checkpoint: {one_line(error)}") from error
-        raise ValueError(
+    except Exception as error:  # transformers, tokenizers and safetensors raise nearly every kind
+        raise ValueError(_load_failure(auto_class, name, model, error)) from error
+
+
+def _load_failure(auto_class, name: str, model, error: Exception) -> str:
+    """Why `auto_class` could not be loaded, and what to type."""
+    arguments = {model.tokenizer_name: "--tokenizer_name", model.model_name_or_path: "--model_name_or_path"}
+    advice = f"Give another with {arguments.get(name, '--output_dir')}"
+    if "trust_remote_code" in str(error):
+        return f"{name} comes with code of its own. Type --trust_remote_code if you trust it. {advice} if not."
+    reason = sentence(error).partition(" Model type should be one of")[0]  # a hundred names follow
+    if os.path.isdir(name):
+        return f"The folder {name} gives no {auto_class.__name__}: {reason} {advice}."
+    if isinstance(error, OSError):
+        return (
             f"Could not load {name!r}: it is no folder here, and the Hugging Face Hub does not give it (no "
             "connection, or no such model). Give a folder with --model_name_or_path, or connect once so that the "
             "model is cached."
-        ) from error
+        )
+    return f"Could not load {name!r}: {reason} {advice}."
+
+
+def check_weights(model, info: dict, name: str) -> None:
+    """Raise `ValueError` where a checkpoint does not hold the model: transformers draws at random what it lacks, which
+    is right for a task's new head, and says so in a warning.
+
+    Args:
+        model: as `from_pretrained` made it.
+        info: of `output_loading_info=True`.
+        name: where it comes from.
+    """
+    inside = f"{model.base_model_prefix}."
+    other = sorted(key for key, *_ in info["mismatched_keys"] if key.startswith(inside))
+    if other:
+        raise ValueError(
+            f"The weights in {name} have other shapes than its config says, {len(other)} of them; the first is "
+            f"{other[0]!r}. Give a model whose files belong together with --model_name_or_path."
+        )
+    wanted = [key for key in model.state_dict() if key.startswith(inside)]
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(inside))
+    if 2 * len(missing) > len(wanted):
+        raise ValueError(
+            f"The weights in {name} are not those of a {type(model).__name__}: {len(missing)} of {len(wanted)} are "
+            f"missing; the first is {missing[0]!r}. Give another model with --model_name_or_path."
+        )

@@ -1,9 +1,12 @@
 """What the search adds to `transformers.TrainingArguments`."""
 
+import difflib
 import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+
+from autolora_trainer.finite import NON_FINITE_CHOICES
 
 CONSTRAINT_CHOICES = ("softmax", "sigmoid", "none")
 HYPERGRADIENT_CHOICES = ("finite_difference", "first_order", "exact")
@@ -16,9 +19,11 @@ SEARCH_STEPS = 80  # weight steps of the scripts' search: by then ranks agree be
 
 
 def check_choice(name, value, choices):
-    """Raise `ValueError` unless `value` is one of `choices`; the sentence names all three."""
+    """Raise `ValueError` unless `value` is one of `choices`; the sentence names all three, and the likeliest."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        close = difflib.get_close_matches(str(value), choices, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{hint}")
 
 
 @dataclass
@@ -179,10 +184,15 @@ class AutoLoraTrainingArguments(SearchArguments, TrainingArguments):
             `load_best_model_at_end` (it would bring back the weights of one step and the selection of another).
     """
 
+    non_finite: str = field(
+        default="skip", metadata={"help": "A step whose loss or gradient is NaN or infinite: skip it, or stop."}
+    )
+
     def __post_init__(self):
-        TrainingArguments.__post_init__(self)
+        super(SearchArguments, self).__post_init__()  # TrainingArguments', or that of a subclass mixed in
         self.check_search()
-        if self.fp16:
+        check_choice("non_finite", self.non_finite, NON_FINITE_CHOICES)
+        if self.mixed_precision == "fp16":  # of fp16=True, or of accelerate's configuration
             raise ValueError(
                 "The search does not run in fp16: its loss scale hides the hypergradient. Use bf16=True or fp32."
             )

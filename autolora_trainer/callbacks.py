@@ -40,6 +40,11 @@ class RankSelectionCallback(TrainerCallback):
         """Called by the trainer whose search this callback watches."""
         self._search = search
 
+    @property
+    def total_rank(self) -> int | None:
+        """Σ_l r_l after the last selection step, where `search_patience` has it counted."""
+        return sum(self._recent[-1]) if self._recent else None
+
     def checkpoint(self) -> dict:
         return {"recent": self._recent, "recent_losses": self._recent_losses, "settled": self.settled}
 
@@ -76,6 +81,7 @@ class RankSelectionCallback(TrainerCallback):
             )
         if state.global_step % self._interval:
             self._record(args, state)
+        self._search.check_finite()
         model = self._search.model
         ranks = self._search.current_ranks()
         threshold = args.threshold

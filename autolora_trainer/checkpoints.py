@@ -4,27 +4,43 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 
 import torch
+from safetensors import safe_open
+from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import rotate_checkpoints
 
 MANIFEST = "manifest.json"
 
 
 def write_atomically(path: str, text: str) -> None:
-    """Write a text file whole or not at all: a kill in between leaves the old one."""
+    """Write a text file whole or not at all: a kill in between, or a full disk, leaves the old one."""
     temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def _hash(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(manifest: dict) -> dict:
+    """A manifest with a hash of its own content, which tells a damaged one from a whole one."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {**content, "sha256": digest}
 
 
 class CheckpointManifest(TrainerCallback):
@@ -55,44 +71,90 @@ class CheckpointManifest(TrainerCallback):
             for p in [os.path.join(folder, name)]
         }
         manifest = {"step": state.global_step, "files": files, "cost": self.cost.figures() if self.cost else None}
-        write_atomically(os.path.join(folder, MANIFEST), json.dumps(manifest, indent=1) + "\n")
+        write_atomically(os.path.join(folder, MANIFEST), json.dumps(sealed(manifest), indent=1) + "\n")
         rotate_checkpoints(args.output_dir, self.keep, state.best_model_checkpoint, use_mtime=True)
 
 
+def read_json(path: str):
+    """The content of a JSON file that an earlier part of a run left.
+
+    Raises:
+        ValueError: one line that names the file, if it is no JSON.
+        OSError: if it cannot be read.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}. Remove it to do without it.") from None
+
+
 def read_manifest(checkpoint: str) -> dict:
-    with open(os.path.join(checkpoint, MANIFEST), encoding="utf-8") as file:
-        return json.load(file)
+    return read_json(os.path.join(checkpoint, MANIFEST))
 
 
 def fault(checkpoint: str) -> str | None:
-    """Why a folder is no checkpoint to resume from, in a few words; None if it is one."""
+    """Why a folder is no checkpoint to resume from, in a few words; None if it is one.
+
+    A manifest whose hashes fit says that nothing was damaged by accident, not who wrote it. So each file is also what
+    its name says, and no file that will be read holds anything but data; nothing is unpickled to find out.
+    """
     if not os.path.isdir(checkpoint):
         return "is no folder"
     try:
-        files = read_manifest(checkpoint)["files"]
+        manifest = read_manifest(checkpoint)
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        figures = manifest["cost"] or {}
+        if (
+            manifest != sealed(manifest)
+            or type(manifest["step"]) is not int
+            or not all(type(v) in (int, float) for v in figures.values())
+        ):
+            raise TypeError
     except FileNotFoundError:
         return f"has no {MANIFEST}: writing it was interrupted, or this package did not write it"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"has a damaged {MANIFEST}"
     for name, entry in files.items():
         path = os.path.join(checkpoint, name)
         if not os.path.isfile(path):
             return f"lacks {name}"
-        if os.path.getsize(path) != entry["bytes"] or _hash(path) != entry["sha256"]:
+        if (os.path.getsize(path), _hash(path)) != entry:
             return f"has a damaged {name}"
+    for name in sorted(os.listdir(checkpoint)):
+        if not _is_data(os.path.join(checkpoint, name)):
+            return f"has a {name} that is no data of a checkpoint"
     return None
+
+
+def _is_data(path: str) -> bool:
+    """Whether a file of a checkpoint is JSON, safetensors, or tensors that `weights_only=True` will read, as its name
+    says; true of other files and of training_args.bin, which nothing reads on a resume."""
+    try:
+        if path.endswith(".json"):
+            read_json(path)
+        elif path.endswith(".safetensors"):
+            with safe_open(path, framework="pt") as tensors:
+                tensors.keys()
+        elif path.endswith((".pt", ".pth", ".bin")) and os.path.basename(path) != "training_args.bin":
+            with safe_globals():  # of numpy's generator, which Trainer lets pass too
+                return not get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # each format has errors of its own
+        return False
+    return True
+
+
+def checkpoint_steps(folder: str) -> list[int]:
+    """The steps of the checkpoints in a folder, whole or not, in ascending order."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(int(m[1]) for name in names if (m := re.fullmatch(r"checkpoint-(\d+)", name)))
 
 
 def newest_checkpoint(folder: str) -> tuple[str | None, list[str]]:
     """The newest whole checkpoint in `folder`, and a line for each newer one that had to be passed over."""
-    numbers = [
-        int(m[1])
-        for name in (os.listdir(folder) if os.path.isdir(folder) else [])
-        if (m := re.fullmatch(r"checkpoint-(\d+)", name))
-    ]
     passed_over = []
-    for number in sorted(numbers, reverse=True):
-        checkpoint = os.path.join(folder, f"checkpoint-{number}")
+    for step in reversed(checkpoint_steps(folder)):
+        checkpoint = os.path.join(folder, f"checkpoint-{step}")
         reason = fault(checkpoint)
         if reason is None:
             return checkpoint, passed_over

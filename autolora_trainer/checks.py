@@ -6,21 +6,24 @@ Each takes a `pipeline.Run` and raises `ValueError` with one line: what was give
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
 import torch
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import hub
+from autolora_trainer.arguments import check_choice
 from autolora_trainer.checkpoints import fault, newest_checkpoint, read_manifest
-from autolora_trainer.errors import one_line
-from autolora_trainer.fused import adapt
+from autolora_trainer.errors import one_line, sentence
+from autolora_trainer.fused import SEPARATOR, adapt, module_of
 from autolora_trainer.methods import WITHOUT_LORA, grid
 from autolora_trainer.methods.autolora import search_arguments
-from autolora_trainer.methods.common import component_costs
+from autolora_trainer.methods.common import component_costs, refuse_sharding
 from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.retrain import build_adapter
 from autolora_trainer.rules import fill_budget, parse_budget
 from autolora_trainer.splits import split_train
 
@@ -45,15 +48,16 @@ class Resume:
     search_done: bool = False
     train_checkpoint: str | None = None
     trials: int = 0  # of a grid, finished
+    origin: dict | None = field(init=False)  # `resumed_from` of all_results.json
 
-    @property
-    def origin(self) -> dict | None:
-        """`resumed_from` of all_results.json."""
+    def __post_init__(self):
+        self.origin = None
         checkpoint = self.train_checkpoint or self.search_checkpoint
-        if checkpoint is None and not self.search_done:
-            return {"phase": "search", "step": self.trials} if self.trials else None
-        phase = "search" if self.search_checkpoint else "retrain"
-        return {"phase": phase, "step": read_manifest(checkpoint)["step"] if checkpoint else 0}
+        if checkpoint or self.search_done:  # read now: the training that goes on rotates its checkpoints
+            step = read_manifest(checkpoint)["step"] if checkpoint else 0
+            self.origin = {"phase": "search" if self.search_checkpoint else "retrain", "step": step}
+        elif self.trials:
+            self.origin = {"phase": "search", "step": self.trials}
 
 
 def is_output(name: str) -> bool:
@@ -76,8 +80,7 @@ def check_request(run: "Run") -> None:
         raise ValueError(f"--task_name is missing. Give one of {', '.join(tasks)}.")
     data.task_name = data.task_name.lower()
     data.task_name = run.application.task_aliases.get(data.task_name, data.task_name)
-    if data.task_name not in tasks:
-        raise ValueError(f"task_name must be one of {', '.join(tasks)}, got {data.task_name!r}.")
+    check_choice("task_name", data.task_name, tasks)
     for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
         if getattr(data, name) is not None and getattr(data, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(data, name)}.")
@@ -87,18 +90,20 @@ def check_request(run: "Run") -> None:
     if not any(training.asked):
         training.do_train = training.do_eval = True
         training.do_predict = data.test_file is not None
-    if training.fp16 and run.searches:
+    if training.mixed_precision == "fp16" and run.searches:  # of --fp16, or of accelerate's configuration
         raise ValueError(
             "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
         )
     try:
         for callback in get_reporting_integration_callbacks(training.report_to):
             callback()
-    except (RuntimeError, ImportError) as error:
+    except (RuntimeError, ImportError, ValueError) as error:
         raise ValueError(f"--report_to {' '.join(training.report_to)}: {one_line(error)}") from error
     if training.chose_output_dir:
         method = (run.method.peft_type or run.method.method).lower()
         training.output_dir = os.path.join("outputs", f"{data.task_name}-{method}")
+    if run.model.base_model_id:
+        hub.check_repo_id(run.model.base_model_id, "base_model_id")
     if run.push:
         if training.hub_model_id:
             hub.check_repo_id(training.hub_model_id)
@@ -107,6 +112,14 @@ def check_request(run: "Run") -> None:
                 "--push_to_hub needs the base model's Hub id, got a folder "
                 f"({os.path.basename(run.model.model_name_or_path)}). Add --base_model_id OWNER/NAME."
             )
+    if training.do_train and run.searches:
+        refuse_sharding(
+            run, "The search moves whole LoRA weights", f"then retrain sharded with --ranks {run.ranks_path}"
+        )
+    if training.do_train and (run.method.retrain_cut or run.method.method == "svd"):
+        refuse_sharding(run, "A truncated SVD takes whole LoRA weights")
+    if not training.output_dir:
+        raise ValueError("output_dir is empty. Give a folder, or leave --output_dir out.")
     parent = training.output_dir
     while parent and not os.path.exists(parent):
         parent = os.path.dirname(parent)
@@ -149,21 +162,22 @@ def find_resume(run: "Run") -> Resume:
         if os.path.basename(os.path.dirname(os.path.abspath(asked))) == "search":
             if not run.searches:
                 raise ValueError(
-                    f"--resume_from_checkpoint {asked} belongs to a search, and this run does not search."
+                    f"--resume_from_checkpoint {asked} belongs to a search, and this run does not search. Drop "
+                    "it, or give a checkpoint-N folder beside search/."
                 )
             return Resume(search_checkpoint=asked)
         return Resume(train_checkpoint=asked, search_done=os.path.exists(run.ranks_path))
-    search_done = (
-        run.searches and os.path.exists(run.ranks_path) and os.path.exists(os.path.join(run.search_dir, "cost.json"))
-    )
-    resume, passed_over = Resume(search_done=search_done), []
     if run.method.method == "grid":
-        resume.search_done = grid.is_finished(run.output_dir)
-        resume.trials = grid.finished_trials(run.output_dir)
-    if resume.search_done or not run.searches:
-        resume.train_checkpoint, passed_over = newest_checkpoint(run.output_dir)
+        done, trials = grid.is_finished(run.output_dir), grid.finished_trials(run.output_dir)
     else:
-        resume.search_checkpoint, passed_over = newest_checkpoint(run.search_dir)
+        files = (run.ranks_path, os.path.join(run.search_dir, "cost.json"))
+        done, trials = run.searches and all(map(os.path.exists, files)), 0
+    if done or not run.searches:
+        checkpoint, passed_over = newest_checkpoint(run.output_dir)
+        resume = Resume(train_checkpoint=checkpoint, search_done=done, trials=trials)
+    else:
+        checkpoint, passed_over = newest_checkpoint(run.search_dir)
+        resume = Resume(search_checkpoint=checkpoint, trials=trials)
     for line in passed_over:
         run.warn(f"passed over: {line}")
     if resume.origin is None:
@@ -176,7 +190,12 @@ def find_resume(run: "Run") -> Resume:
 def check_model(run: "Run") -> None:
     """Load the model: a wrong id or folder shows before anything is written, and so do modules, ranks and a budget
     that do not fit it."""
+    if run.method.ranks:
+        run.given_ranks = _read_ranks(run.method.ranks)
     base = run.load_ahead()
+    run.application.check_model(run, base)
+    _check_vocabulary(run, base)
+    _check_targets(run, base)
     if run.method.method not in WITHOUT_LORA:
         run.costs = _component_costs(run, base)
     if run.searches:
@@ -188,11 +207,17 @@ def check_model(run: "Run") -> None:
             )
         if run.training.do_train:
             split_train(run.train_dataset, arguments.val_fraction)
+    metric = run.training.metric_for_best_model
+    if metric is not None:
+        check_choice(
+            "metric_for_best_model", metric.removeprefix("eval_"), ("loss", *run.application.metric_names(run))
+        )
     if run.training.eval_strategy != "no" and "validation" not in run.datasets:
         raise ValueError("--eval_strategy needs rows, got no validation rows. Add --validation_file.")
     if run.method.ranks:
-        run.given_ranks = LearnedRanks.load(run.method.ranks)
         run.given_ranks.check_names(name for name, _ in base.named_modules())
+        if run.method.method == "autolora":
+            _check_fit(run, base)
     elif run.method.rank_budget and run.method.method == "autolora":
         fill_budget(
             torch.zeros(len(run.costs), run.method.initial_rank),
@@ -202,20 +227,85 @@ def check_model(run: "Run") -> None:
         )
     elif run.method.rank_budget:
         parse_budget(run.method.rank_budget, list(run.costs.values()))
+    names = run.given_ranks.modules if run.given_ranks and run.method.method == "autolora" else run.costs
+    if run.training.do_train and any(SEPARATOR in name for name in names):
+        # fully_shard replaces the weight that the mask hangs on, and the zeros would be trained (seen with torch 2.13)
+        refuse_sharding(
+            run,
+            "A mask over whole gradients keeps the parts of a fused projection apart",
+            "or adapt whole modules (--lora_target_modules)",
+        )
+
+
+def _read_ranks(path: str) -> LearnedRanks:
+    try:
+        return LearnedRanks.load(path)
+    except OSError as error:
+        raise ValueError(
+            f"--ranks {path} cannot be read: {error.strerror}. Give the ranks.json of a finished run."
+        ) from error
+
+
+def _check_fit(run: "Run", base: torch.nn.Module) -> None:
+    """Build the adapter of `--ranks` on a model without weights: names alone do not tell whether it can be built."""
+    with torch.device("meta"):
+        skeleton = type(base)(base.config)
+    try:
+        build_adapter(skeleton, run.given_ranks, run.lora_config(), run.method.scaling)
+    except ValueError as error:
+        raise ValueError(
+            f"--ranks {run.method.ranks} does not fit {type(base).__name__}: {sentence(error)} Give ranks that were "
+            "learned on this model, or search without --ranks."
+        ) from error
+
+
+def _check_vocabulary(run: "Run", base: torch.nn.Module) -> None:
+    """A tokenizer may know more tokens than the model (padding that no row has), but not the rows."""
+    known = getattr(base.get_input_embeddings(), "num_embeddings", None)
+    if known is None or len(run.tokenizer) <= known:
+        return
+    for split, dataset in run.datasets.items():
+        batches = dataset.with_format("arrow").iter(10_000)
+        highest = max(pc.max(pc.list_flatten(batch["input_ids"])).as_py() for batch in batches)
+        if highest >= known:
+            raise ValueError(
+                f"The {split} rows hold token {highest}, and {run.model.model_name_or_path} has {known} tokens: the "
+                "tokenizer is another model's. Give its own with --tokenizer_name, or leave that out."
+            )
+
+
+def _check_targets(run: "Run", base: torch.nn.Module) -> None:
+    """PEFT is content where one of several targets is there, and passes over the others."""
+    names = [name for name, _ in base.named_modules() if name]
+    for target in run.method.lora_target_modules or []:
+        module = module_of(target)
+        if target != "all-linear" and not any(name == module or name.endswith(f".{module}") for name in names):
+            ends = ", ".join(sorted({name.rpartition(".")[2] for name in _linear_names(base)}))
+            raise ValueError(
+                f"--lora_target_modules {target or repr(target)} fits no module of {type(base).__name__}. "
+                f"{_linear_example(base)} and end in {ends or 'nothing'}; give some of these."
+            )
+
+
+def _linear_names(model: torch.nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+
+
+def _linear_example(model: torch.nn.Module) -> str:
+    linear = _linear_names(model)
+    return f"Its linear layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}"
 
 
 def _component_costs(run: "Run", base: torch.nn.Module) -> dict[str, int]:
     """{module: parameters of one LoRA component}, of the modules that a LoRA of this run adapts."""
     with torch.device("meta"):
         skeleton = type(base)(base.config)
-    linear = [name for name, module in skeleton.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
     try:
         return component_costs(adapt(skeleton, run.lora_config(r=1)))
     except ValueError as error:
         given = run.method.lora_target_modules
         what = f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"
         raise ValueError(
-            f"{what} {'no module of ' if given else ''}{type(base).__name__} ({one_line(error).split('. ')[0]}). Its "
-            f"linear layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}; give "
-            "--lora_target_modules."
+            f"{what} {'no module of ' if given else ''}{type(base).__name__} ({one_line(error).split('. ')[0]}). "
+            f"{_linear_example(skeleton)}; give --lora_target_modules."
         ) from error

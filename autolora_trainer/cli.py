@@ -2,7 +2,8 @@
 
 autolora run glue --task_name mrpc …        the scripts, after a pip install
 autolora show DIR|REPO                      rank grid, parameters, what a server needs, cost
-autolora export DIR|REPO --format peft      the ranks for tools that take a rank pattern
+autolora export DIR|REPO --format peft      the ranks for tools that take a rank pattern: peft, axolotl, and
+                                            method_comparison, an experiment folder of PEFT's benchmark
 autolora diff A B                           where two patterns differ
 """
 
@@ -19,10 +20,11 @@ from scipy.stats import spearmanr
 from autolora_trainer import report
 from autolora_trainer.errors import UsageError, run_guarded, usage_errors
 from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.script_arguments import hide_secrets
 from autolora_trainer.version import __version__
 
 SCRIPTS = {"glue": "run_glue", "nlg": "run_nlg", "ner": "run_ner"}
-FORMATS = ("peft", "axolotl")
+FORMATS = ("peft", "axolotl", "method_comparison")
 
 
 def show(source: str) -> str:
@@ -41,7 +43,9 @@ def show(source: str) -> str:
         scores = {k: v for k, v in results.items() if k.startswith(("eval_", "predict_")) and isinstance(v, float)}
         hidden = ("runtime", "per_second", "preparation_time")
         scores = {k: v for k, v in scores.items() if not any(part in k for part in hidden)}
-        lines.append(f"{results['adapter_params']:,} adapter parameters, {results['head_params']:,} in the head")
+        sizes = [results.get(name) for name in ("adapter_params", "head_params")]
+        if all(type(size) is int for size in sizes):
+            lines.append("{:,} adapter parameters, {:,} in the head".format(*sizes))
         lines.append(", ".join(f"{name} = {value:.4f}" for name, value in scores.items()))
     cost = _neighbour(source, "cost.json")
     if cost:
@@ -57,9 +61,12 @@ def _neighbour(source: str, name: str) -> dict | None:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+            content = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}. Remove it, and the ranks are shown without it.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {content!r:.80}. Remove it, or run again.")
+    return content
 
 
 def export(ranks: LearnedRanks, form: str, lora_alpha: int = 16) -> str:
@@ -73,13 +80,7 @@ def export(ranks: LearnedRanks, form: str, lora_alpha: int = 16) -> str:
     Raises:
         ValueError: for ranks of parts of fused projections, which a pattern of whole modules cannot say.
     """
-    parts = [name for name, rank in ranks.ranks.items() if "#" in name and rank]
-    if parts:
-        raise ValueError(
-            f"{parts[0]!r} is a part of a fused module, and {form} takes whole modules: their sum would train more "
-            "than was searched. Use the adapter itself, or --ranks of this package's scripts."
-        )
-    config = ranks.to_lora_config(LoraConfig(lora_alpha=lora_alpha))
+    config = _pattern(ranks, form, lora_alpha)
     targets = sorted(config.target_modules)
     if form == "peft":
         settings = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": targets}
@@ -88,6 +89,40 @@ def export(ranks: LearnedRanks, form: str, lora_alpha: int = 16) -> str:
     settings = {"adapter": "lora", "lora_r": config.r, "lora_alpha": config.lora_alpha, "lora_target_modules": targets}
     settings |= {"lora_rank_pattern": config.rank_pattern, "lora_alpha_pattern": config.alpha_pattern}
     return yaml.safe_dump(settings, sort_keys=False).rstrip()
+
+
+def export_experiment(ranks: LearnedRanks, output: str, lora_alpha: int = 16) -> str:
+    """An experiment folder of PEFT's `method_comparison/MetaMathQA`: `adapter_config.json` with the learned pattern,
+    and `training_params.json` with what differs from the benchmark's own defaults, which is the model.
+
+    Args:
+        ranks: of a search on a causal language model.
+        output: the folder; the benchmark reads `experiments/lora/NAME`.
+        lora_alpha: as in `export`.
+    Returns:
+        What was written, in one line.
+    Raises:
+        ValueError: as `export`, and if the folder holds something already.
+    """
+    config = _pattern(ranks, "method_comparison", lora_alpha)
+    config.task_type = "CAUSAL_LM"
+    if os.path.isdir(output) and os.listdir(output):
+        raise ValueError(f"--output {output} is not empty. Give a new folder.")
+    config.save_pretrained(output)
+    parameters = {"model_id": ranks.base_model} if ranks.base_model else {}
+    with open(os.path.join(output, "training_params.json"), "w", encoding="utf-8") as file:
+        file.write(json.dumps(parameters, indent=2) + "\n")
+    return f"adapter_config.json and training_params.json in {output}"
+
+
+def _pattern(ranks: LearnedRanks, form: str, lora_alpha: int) -> LoraConfig:
+    parts = [name for name, rank in ranks.ranks.items() if "#" in name and rank]
+    if parts:
+        raise ValueError(
+            f"{parts[0]!r} is a part of a fused module, and {form} takes whole modules: their sum would train more "
+            "than was searched. Use the adapter itself, or --ranks of this package's scripts."
+        )
+    return ranks.to_lora_config(LoraConfig(lora_alpha=lora_alpha))
 
 
 def diff(first: LearnedRanks, second: LearnedRanks) -> str:
@@ -129,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "export":
             command.add_argument("--format", default="peft", choices=FORMATS)
             command.add_argument("--lora_alpha", type=int, default=16, help="as in the search")
+            command.add_argument("--output", metavar="DIR", help="of method_comparison: the folder to write")
     compare = commands.add_parser("diff", help="where two patterns differ")
     compare.add_argument("first", metavar="A")
     compare.add_argument("second", metavar="B")
@@ -141,6 +177,8 @@ def main(argv: list[str] | None = None) -> None:
     Raises:
         UsageError: one line, for what was given.
     """
+    if argv is None:
+        argv, sys.argv[1:] = sys.argv[1:], hide_secrets(sys.argv[1:])
     options = _parser().parse_args(argv)
     if options.command == "run":
         importlib.import_module(SCRIPTS[options.script]).main(options.arguments)
@@ -149,9 +187,21 @@ def main(argv: list[str] | None = None) -> None:
         if options.command == "show":
             print(show(options.source))
         elif options.command == "export":
-            print(export(LearnedRanks.from_pretrained(options.source), options.format, options.lora_alpha))
+            print(_export(options))
         else:
             print(diff(LearnedRanks.from_pretrained(options.first), LearnedRanks.from_pretrained(options.second)))
+
+
+def _export(options) -> str:
+    if options.lora_alpha < 1:
+        raise ValueError(f"lora_alpha must be at least 1, got {options.lora_alpha}. LoRA's usual is 16.")
+    if (options.format == "method_comparison") != (options.output is not None):
+        given = f"--format {options.format}" + (" and --output" if options.output else " without it")
+        raise ValueError(f"--output DIR belongs to --format method_comparison, got {given}.")
+    ranks = LearnedRanks.from_pretrained(options.source)
+    if options.output is None:
+        return export(ranks, options.format, options.lora_alpha)
+    return export_experiment(ranks, options.output, options.lora_alpha)
 
 
 def entry_point() -> None:

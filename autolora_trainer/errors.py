@@ -1,9 +1,14 @@
 """One line on stderr for whatever goes wrong: what was given, what is needed, what to type next."""
 
+import errno
 import os
+import re
 import sys
 import traceback
 from contextlib import contextmanager
+
+SECRET = re.compile(r"token(?!i[sz])|secret|key(?!w)|passw|credential", re.IGNORECASE)  # names of what is secret
+HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}")
 
 
 class UsageError(ValueError):
@@ -29,6 +34,34 @@ def one_line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+def _advice(error: BaseException) -> str:
+    """What to type after a failure that is the machine's: a full disk, in whatever class a library wraps it."""
+    full = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+    if not any(text in str(error) for text in full):
+        return ""
+    return ". Free some space, then type the same command with --resume_from_checkpoint to go on."
+
+
+def without_secrets(text: str) -> str:
+    """Text with `***` for the Hub's tokens, and for the values of environment variables that are named as secrets."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and SECRET.search(name):
+            text = text.replace(value, "***")
+    return HUB_TOKEN.sub("***", text)
+
+
+def sentence(error: BaseException, most: int = 300) -> str:
+    """The message of another library's exception as one sentence of at most `most` characters, or a few more.
+
+    Example:
+        >>> sentence(ValueError("no such\\nmodule"))
+        'no such module.'
+    """
+    text = one_line(error)
+    text = text if len(text) <= most else text[:most] + " ..."
+    return text if text.endswith((".", "?", "!")) else text + "."
+
+
 def run_guarded(main, program: str) -> int:
     """Run a script's `main` and turn its exceptions into one line and an exit status: 2 for a `UsageError`, 1 for a
     failure while running. `AUTOLORA_DEBUG=1` shows the traceback."""
@@ -48,5 +81,5 @@ def run_guarded(main, program: str) -> int:
             traceback.print_exc()
         usage = isinstance(error, UsageError)
         name = "" if usage else f"{type(error).__name__}: "
-        print(f"{program}: error: {name}{one_line(error)}", file=sys.stderr)
+        print(f"{program}: error: {name}{without_secrets(one_line(error))}{_advice(error)}", file=sys.stderr)
         return 2 if usage else 1

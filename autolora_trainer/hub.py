@@ -16,6 +16,8 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from autolora_trainer.errors import HUB_TOKEN, SECRET, without_secrets
+from autolora_trainer.hub_client import bounded_waits, reason, root_cause
 from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.report import (
     HEATMAP_FILES,
@@ -68,13 +70,11 @@ TASK_TYPES = {
 }
 MARKDOWN_COLUMNS = 24
 HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.\-]{0,95}/)?[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
-SECRET = re.compile(r"token(?!i[sz])|secret|key(?!w)|passw|credential", re.IGNORECASE)
-# name=value and "name": "value" inside a longer value, and the Hub's own tokens wherever they stand
+# name=value and "name": "value" inside a longer value; the Hub's own tokens go wherever they stand (HUB_TOKEN)
 INNER_SECRET = re.compile(
     r"""([\w-]*(?:token(?!i[sz])|secret|api_?key|passw|credential)[\w-]*["']?\s*[=:]\s*["']?)[^\s,"'}&]+""",
     re.IGNORECASE,
 )
-HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}")
 HUB_ARGUMENTS = {
     "model_name_or_path", "base_model_id", "tokenizer_name", "config_name", "hub_model_id", "dataset_name",
 }  # fmt: skip
@@ -114,7 +114,7 @@ def public_command(argv: Sequence[str]) -> str:
             words.append(_public_program(word))
         else:
             words.append(_public_value(flag, word))
-    return " ".join(words)
+    return without_secrets(" ".join(words))
 
 
 def _public_program(word: str) -> str:
@@ -496,13 +496,13 @@ def _split_command(command: str) -> list[str]:
 # ---------------------------------------------------------------- upload
 
 
-def check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str, argument: str = "hub_model_id") -> None:
     """Raise `ValueError` unless this can name a repository; to be asked before a run, not after it."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
         raise ValueError(
-            f"hub_model_id must be a repository's name, e.g. owner/mrpc-autolora, got {repo_id!r}."
+            f"{argument} must be a repository's name, e.g. owner/mrpc-autolora, got {repo_id!r}."
         ) from None
 
 
@@ -534,28 +534,27 @@ def push_to_hub(
     folder = os.fspath(folder)
     check_repo_id(repo_id)
     try:
-        api = HfApi(endpoint=endpoint, token=token)
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=url.repo_id,
-            folder_path=folder,
-            allow_patterns=list(PUSHED_FILES),
-            commit_message=commit_message or "Upload the adapter",
-        )
+        with bounded_waits():
+            api = HfApi(endpoint=endpoint, token=token)
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=url.repo_id,
+                folder_path=folder,
+                allow_patterns=list(PUSHED_FILES),
+                commit_message=commit_message or "Upload the adapter",
+            )
     # The client raises HTTP, JSON, OS and value errors, and none of them may look as if the run had failed.
     except Exception as error:
-        reason = (_one_line(error)[:300] or type(error).__name__).rstrip(".")
-        if token:
-            reason = reason.replace(token, "***")
         again = f"from autolora_trainer.hub import push_to_hub; push_to_hub({folder!r}, {repo_id!r})"
         raise PushError(
-            f"Could not push to {repo_id}: {reason}. The run itself is finished, in {folder}. {_remedy(error)}, "
-            f"then type: python -c {shlex.quote(again)}"
+            f"Could not push to {repo_id}: {reason(error, token)}. The run itself is finished, in {folder}. "
+            f"{_remedy(error)}, then type: python -c {shlex.quote(again)}"
         ) from error
     return str(url)
 
 
 def _remedy(error: Exception) -> str:
+    error = root_cause(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, OfflineModeIsEnabled):
         return "Unset HF_HUB_OFFLINE"

@@ -22,16 +22,19 @@ from transformers.utils import logging as transformers_logging
 
 from autolora_trainer import hub, report
 from autolora_trainer.callbacks import public_model_name
-from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
+from autolora_trainer.checkpoints import CheckpointManifest, checkpoint_steps, read_manifest, write_atomically
 from autolora_trainer.checks import RUN_FILE, Resume, check_model, check_request, find_resume, is_output
 from autolora_trainer.cost import CostMeter, total_cost
-from autolora_trainer.errors import usage_errors
+from autolora_trainer.errors import UsageError, usage_errors
 from autolora_trainer.fused import held_at_zero
+from autolora_trainer.hub_client import save_without_asking
 from autolora_trainer.methods import CHECKS, METHODS, adalora, load_trained, trainer_class
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS
-from autolora_trainer.methods.common import Built, head_parameters
+from autolora_trainer.methods.common import HEADS, Built, head_parameters
+from autolora_trainer.progress import show_phase
 from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.termination import TerminationCallback
+from autolora_trainer.trackers import RankTracking
 from autolora_trainer.trainer_utils import RandomState, fix_loss_scale, full_precision
 from autolora_trainer.version import __version__
 
@@ -122,6 +125,8 @@ class Run:
             "use_rslora": self.method.use_rslora,
             "target_modules": "all-linear" if targets == ["all-linear"] else targets,
         }
+        if targets == ["all-linear"] and self.application.task_type == "TOKEN_CLS":
+            settings["exclude_modules"] = list(HEADS)  # PEFT leaves out heads of sequences by itself
         return LoraConfig(**{**settings, **changes})
 
     def say(self, text: str) -> None:
@@ -174,6 +179,11 @@ def execute(application, model, data, method, training) -> dict:
     termination = TerminationCallback()
     callbacks = [*built.callbacks, termination, cost, CheckpointManifest(cost, run.save_total_limit)]
     trainer = make_trainer(run, built.model, callbacks)
+    total_rank = None
+    if built.ranks is not None:
+        trainer.add_callback(RankTracking(trainer, built.ranks))
+        total_rank = built.ranks.total_rank
+    show_phase(trainer, "retrain" if run.method.method == "autolora" else "training", lambda: total_rank)
     result = trainer.train(resume_from_checkpoint=run.resume.train_checkpoint)
     termination.check(trainer.state)
     built.phases["retrain"] = cost.stop()
@@ -192,6 +202,7 @@ def make_trainer(run: Run, model: torch.nn.Module, callbacks) -> Trainer:
     arguments = run.training
     if run.method.method == "autolora" and run.method.retrain_epochs is not None:
         arguments = dataclasses.replace(arguments, num_train_epochs=run.method.retrain_epochs)
+    save_without_asking(model)
     set_seed(arguments.seed)  # the training that follows does not depend on what a search drew before it
     trainer = trainer_class(model)(
         model=model,
@@ -222,13 +233,23 @@ def set_up_logging(training) -> None:
 def _clear_output(run: Run) -> None:
     """Make room: for a run from the beginning, or after a resume for what comes later than its checkpoint."""
     if run.is_main_process:
-        os.makedirs(run.output_dir, exist_ok=True)
+        try:
+            os.makedirs(run.output_dir, exist_ok=True)
+        except (OSError, ValueError) as error:  # a read-only place, a name that no folder can have
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(
+                f"output_dir {run.output_dir!r} cannot be made: {reason}. Give another --output_dir."
+            ) from error
         later = ["all_results.json"] if run.resume.origin else [n for n in os.listdir(run.output_dir) if is_output(n)]
         if run.resume.search_checkpoint:
             later += ["ranks.json", os.path.join("search", "cost.json"), os.path.join("search", KEPT_COMPONENTS)]
             later += [
                 name for name in os.listdir(run.output_dir) if name.startswith("checkpoint-") and is_output(name)
             ]
+        if run.resume.origin:  # a checkpoint that was passed over: a new one would be written among its files
+            phase = os.path.relpath(run.search_dir, run.output_dir) if run.resume.search_checkpoint else ""
+            steps = checkpoint_steps(os.path.join(run.output_dir, phase))
+            later += [os.path.join(phase, f"checkpoint-{step}") for step in steps if step > run.resume.origin["step"]]
         for name in later:
             path = os.path.join(run.output_dir, name)
             if os.path.isdir(path):
@@ -324,6 +345,7 @@ def _evaluate_only(run: Run) -> dict:
     with usage_errors():
         model = load_trained(run)
     run.training = dataclasses.replace(run.training, bf16=False, fp16=False)  # as in a run that has just trained
+    run.training.mixed_precision = "no"  # which otherwise is what accelerate's configuration says
     trainer = make_trainer(run, model, [])
     evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
     prediction = _predict(run, trainer) if run.training.do_predict else {}

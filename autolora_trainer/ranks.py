@@ -9,15 +9,20 @@ import re
 from dataclasses import dataclass, field
 
 import torch
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi
 from peft import LoraConfig
+from peft.utils.integrations import dequantize_module_weight
 
+from autolora_trainer import hub_client
+from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.fused import lora_parts, module_of
 
 FORMAT_VERSION = 1
 RANKS_FILE = "ranks.json"
 MAX_FILE_BYTES = 20_000_000
 MAX_RANK = 4096
+ADVICE = "Correct it, or give the ranks.json of a finished run."
+QUANTIZED = "quantized-"  # how the fingerprint of a quantized model begins
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,14 @@ class LearnedRanks:
         return sum(self.ranks.values())
 
     def to_json(self) -> str:
+        """The content of ranks.json.
+
+        Raises:
+            ValueError: for a selection that is not of finite numbers.
+        """
+        for name, module in self.modules.items():
+            if not all(_is_number(a) for a in module.selection):
+                raise ValueError(f"The selection of {name!r} must hold finite numbers, got {module.selection}."[:300])
         modules = {
             name: {"rank": module.rank, "selection": [float(f"{a:.9g}") for a in module.selection]}
             for name, module in self.modules.items()
@@ -84,10 +97,7 @@ class LearnedRanks:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write `ranks.json`, whole or not at all."""
-        temporary = f"{path}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(self.to_json())
-        os.replace(temporary, path)
+        write_atomically(os.fspath(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LearnedRanks":
@@ -103,9 +113,10 @@ class LearnedRanks:
             )
         with open(path, encoding="utf-8") as file:
             try:
-                document = json.load(file, parse_constant=_no_constant)
+                text = file.read(MAX_FILE_BYTES + 1)
+                document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path} is not a ranks.json: {str(error).splitlines()[0]}.") from None
+                raise ValueError(f"{path} is not a ranks.json: {str(error).splitlines()[0]}. {ADVICE}") from None
         return cls(**_checked(document, path))
 
     @classmethod
@@ -122,11 +133,11 @@ class LearnedRanks:
         if os.path.isdir(source):
             raise ValueError(f"{source} holds no {RANKS_FILE}. Give the output directory of a finished run.")
         try:
-            path = hf_hub_download(source, RANKS_FILE, revision=revision, token=token)
+            path = hub_client.download(source, RANKS_FILE, MAX_FILE_BYTES, revision, token)
         except Exception as error:  # HTTP, JSON, OS and value errors of the client
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ValueError(
-                f"{source!r} is neither a folder or file here nor a repository that gives a {RANKS_FILE}: {reason}"
+                f"{source!r} is neither a folder or file here nor a repository that gives a {RANKS_FILE}: "
+                f"{hub_client.reason(error, token)}."
             ) from error
         return cls.load(path)
 
@@ -139,14 +150,13 @@ class LearnedRanks:
             ValueError: one line, with the reason, if the Hub does not take it.
         """
         try:
-            api = HfApi(token=token)
-            url = api.create_repo(repo_id, private=private, exist_ok=True)
-            content = self.to_json().encode()
-            api.upload_file(path_or_fileobj=content, path_in_repo=RANKS_FILE, repo_id=url.repo_id)
+            with hub_client.bounded_waits():
+                api = HfApi(token=token)
+                url = api.create_repo(repo_id, private=private, exist_ok=True)
+                content = self.to_json().encode()
+                api.upload_file(path_or_fileobj=content, path_in_repo=RANKS_FILE, repo_id=url.repo_id)
         except Exception as error:  # HTTP, JSON, OS and value errors of the client
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            reason = reason.replace(token, "***") if token else reason
-            raise ValueError(f"Could not push the ranks to {repo_id}: {reason}") from error
+            raise ValueError(f"Could not push the ranks to {repo_id}: {hub_client.reason(error, token)}.") from error
         return str(url)
 
     def to_lora_config(
@@ -227,18 +237,33 @@ def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks, adapter_name: str 
 
 def fingerprint(model: torch.nn.Module, names) -> str:
     """A short hash of a base model: the names and shapes of `names` and the first 64 values of each weight, as
-    bfloat16,
-    so that loading in another precision does not change it. It tells checkpoints apart; it is no signature."""
-    digest = hashlib.sha256()
+    bfloat16, so that loading in another precision does not change it. It tells checkpoints apart; it is no signature.
+
+    Quantizing does change the values. The hash of a quantized model is that of its dequantized weights, begins with
+    `quantized-`, and compares only with its like: see `is_other_model`.
+    """
+    digest, quantized = hashlib.sha256(), False
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     modules = dict(base.named_modules())
     for name in sorted({module_of(name) for name in names}):
         module = modules[name]
-        weight = (module.get_base_layer() if hasattr(module, "get_base_layer") else module).weight
+        layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+        weight = dequantize_module_weight(layer)
+        quantized |= weight is not getattr(layer, "weight", None)
         head = weight.detach().flatten()[:64]
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         digest.update(repr(head.to(torch.bfloat16).float().tolist()).encode())
-    return digest.hexdigest()[:16]
+    return (QUANTIZED if quantized else "") + digest.hexdigest()[:16]
+
+
+def is_other_model(ranks: LearnedRanks, model: torch.nn.Module) -> bool:
+    """Whether `ranks` were learned on a checkpoint with other weights than `model`, as far as fingerprints tell; of
+    a quantized and an unquantized model they cannot."""
+    learned = ranks.base_model_fingerprint
+    if learned is None:
+        return False
+    present = fingerprint(model, ranks.modules)
+    return learned != present and learned.startswith(QUANTIZED) == present.startswith(QUANTIZED)
 
 
 def _plain(number: float) -> int | float:
@@ -249,7 +274,7 @@ def _lora_settings(base: LoraConfig | None) -> dict:
     """The init fields of a LoraConfig, less those that the ranks decide."""
     if base is None:
         return {}
-    decided = {"r", "target_modules", "rank_pattern", "alpha_pattern", "peft_type"}
+    decided = {"r", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "peft_type"}
     return {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.init and f.name not in decided}
 
 
@@ -261,11 +286,17 @@ def _no_constant(name):
     raise ValueError(f"it holds {name}, which is no number")
 
 
+def _no_duplicates(pairs):
+    if len(mapping := dict(pairs)) < len(pairs):
+        raise ValueError("it names something twice in one object")
+    return mapping
+
+
 def _checked(document, path) -> dict:
     """The fields of a ranks.json document, each of the right type and within bounds; else `ValueError`."""
 
     def wrong(what):
-        return ValueError(f"{path} is not a valid ranks.json: {what}.")
+        return ValueError(f"{path} is not a valid ranks.json: {what}. {ADVICE}")
 
     if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
         given = document.get("format_version") if isinstance(document, dict) else type(document).__name__
@@ -292,8 +323,8 @@ def _checked(document, path) -> dict:
     fields = {"modules": checked, "initial_rank": initial_rank}
     for name in ("base_model", "base_model_fingerprint", "constraint", "rank_rule"):
         value = document.get(name)
-        if value is not None and not (isinstance(value, str) and len(value) <= 500):
-            raise wrong(f"{name} must be a short text, got {type(value).__name__}")
+        if value is not None and not (isinstance(value, str) and len(value) <= 500 and value.isprintable()):
+            raise wrong(f"{name} must be a short text on one line, got {type(value).__name__}")
         fields[name] = value
     threshold = document.get("threshold")
     if threshold is not None and not _is_number(threshold):

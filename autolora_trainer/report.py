@@ -8,6 +8,8 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from autolora_trainer.ranks import LearnedRanks
 
 HEATMAP_FILES = ("rank_heatmap.png", "rank_heatmap.svg")
@@ -166,15 +168,24 @@ def save_rank_heatmap(ranks: LearnedRanks, folder: str | os.PathLike, title: str
     Returns:
         The two paths.
     """
-    rows, columns, grid = rank_grid(ranks)
-    if title is None:
-        title = " ".join(filter(None, ("LoRA ranks", _shown_model(ranks))))
     with _style():
-        figure = _draw_heatmap(rows, columns, grid, " ".join(title.split()), _summary(ranks))
+        figure = _heatmap_figure(ranks, title)
         paths = tuple(os.path.join(folder, name) for name in HEATMAP_FILES)
         _save_figure(figure, paths[0], dpi=200)
         _save_figure(figure, paths[1], metadata={"Date": None, "Creator": None})
     return paths
+
+
+def rank_heatmap_pixels(ranks: LearnedRanks) -> np.ndarray:
+    """The picture of `save_rank_heatmap` as (height, width, 3) bytes, for trackers."""
+    with _style():
+        return _pixels(_heatmap_figure(ranks))
+
+
+def _heatmap_figure(ranks: LearnedRanks, title: str | None = None):
+    if title is None:
+        title = " ".join(filter(None, ("LoRA ranks", _shown_model(ranks))))
+    return _draw_heatmap(*rank_grid(ranks), " ".join(title.split()), _summary(ranks))
 
 
 def _draw_heatmap(rows, columns, grid, title, subtitle):
@@ -254,6 +265,12 @@ def save_selection_history(csv_path: str | os.PathLike, png_path: str | os.PathL
         figure = _draw_history(history)
         _save_figure(figure, png_path, dpi=150)
     return os.fspath(png_path)
+
+
+def selection_history_pixels(csv_path: str | os.PathLike) -> np.ndarray:
+    """The picture of `save_selection_history` as (height, width, 3) bytes, for trackers."""
+    with _style():
+        return _pixels(_draw_history(_read_history(csv_path)))
 
 
 def _read_history(path) -> dict[str, tuple[list[int], list[list[float]]]]:
@@ -402,6 +419,14 @@ def _save_figure(figure, path, **settings):
     temporary = f"{os.fspath(path)}.tmp"
     figure.savefig(temporary, format=os.path.splitext(path)[1].lstrip("."), **settings)
     os.replace(temporary, path)
+
+
+def _pixels(figure) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def _luminance(colour: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from autolora_trainer.fused import lora_parts, split_parts
@@ -52,7 +53,10 @@ def load_kept_components(path: str, model: PeftModel) -> None:
     Raises:
         ValueError: if the file does not hold what the adapter needs.
     """
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error}). Search again.") from None
     targets = {}
     for name, part in lora_parts(model).items():
         targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)

@@ -4,7 +4,9 @@ What is typed wins over the YAML file, and the file over a preset: all three bec
 """
 
 import difflib
+import importlib.util
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -15,9 +17,11 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from autolora_trainer.arguments import SEARCH_STEPS, SearchArguments, check_choice
 from autolora_trainer.errors import UsageError, usage_errors
+from autolora_trainer.finite import NON_FINITE_CHOICES
 from autolora_trainer.methods import METHODS, OWN_ARGUMENTS, SIZED_BY_RANKS, WITHOUT_LORA
 from autolora_trainer.methods.adapter import DEFAULT_SIZE
 from autolora_trainer.methods.grid import SAMPLERS, TRIALS
+from autolora_trainer.ranks import MAX_RANK
 
 # `--preset paper`: §4 (softmax, 1/k, one virtual SGD step, retrain) and §5.1-5.2 (k=8, rates, batch, split 1:1);
 # LoRA's own settings are those of the paper's code (lora_alpha 16 at a fixed value, dropout 0.1). Where the paper is
@@ -50,6 +54,39 @@ PRESETS = {
 }
 
 
+SECRET_ARGUMENTS = ("--token", "--hub_token")
+MAX_ADAPTER_SIZE = 65_536
+
+NUMBERS = {  # what a number must be: whether it is
+    "at least 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "at least 1, or -1 for its default": lambda value: value >= 1 or value == -1,
+    "a positive number": lambda value: value > 0,
+    "at least 0 and below 1": lambda value: 0 <= value < 1,
+    "from 0 to 4294967295": lambda value: 0 <= value < 2**32,
+    f"at most {MAX_RANK}": lambda value: value <= MAX_RANK,
+    f"at most {MAX_ADAPTER_SIZE}": lambda value: value <= MAX_ADAPTER_SIZE,
+}
+
+
+def check_numbers(arguments, needed: dict[str, str]) -> None:
+    """Raise `ValueError` for the first number that is not finite or not what it must be.
+
+    Args:
+        arguments: a dataclass; None is no number.
+        needed: {a key of `NUMBERS`: names of fields}.
+    Example:
+        >>> check_numbers(DataArguments(max_train_samples=0), {"at least 1": "max_seq_length max_train_samples"})
+        Traceback (most recent call last):
+        ValueError: max_train_samples must be at least 1, got 0.
+    """
+    for words, names in needed.items():
+        for name in names.split():
+            value = getattr(arguments, name)
+            if value is not None and not (math.isfinite(value) and NUMBERS[words](value)):
+                raise ValueError(f"{name} must be {words}, got {value}.")
+
+
 @dataclass
 class ModelArguments:
     """Which model to start from."""
@@ -73,6 +110,26 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with the model. Only as typed, never from a file."}
     )
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Of the frozen weights of a causal language model: float32 or bfloat16 (half the memory)."},
+    )
+    load_in_8bit: bool = field(
+        default=False, metadata={"help": "Hold the frozen weights in 8 bit (bitsandbytes; on a CPU too)."}
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Hold the frozen weights in 4 bit, NF4 (bitsandbytes; on a CPU too)."}
+    )
+
+    def __post_init__(self):
+        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("Weights have one width, got --load_in_8bit and --load_in_4bit. Drop one of the two.")
+        if (self.load_in_8bit or self.load_in_4bit) and importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError(
+                f"--load_in_{'8' if self.load_in_8bit else '4'}bit needs bitsandbytes, which is not installed. Type "
+                'pip install "autolora_trainer[quantization]", or drop it.'
+            )
 
 
 @dataclass
@@ -172,17 +229,17 @@ class MethodArguments(SearchArguments):
         check_choice("retrain_init", self.retrain_init, ("scratch", "search"))
         if self.preset is not None:
             check_choice("preset", self.preset, tuple(PRESETS))
-        for name in ("lora_r", "lora_alpha"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout must be at least 0 and below 1, got {self.lora_dropout}.")
-        for name in ("search_epochs", "retrain_epochs", "search_learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be a positive number, got {value}.")
-        if not 0 <= self.retrain_cut < 1:
-            raise ValueError(f"retrain_cut must be at least 0 and below 1, got {self.retrain_cut}.")
+        check_numbers(
+            self,
+            {
+                "at least 1": "lora_r lora_alpha adapter_size grid_trials",
+                f"at most {MAX_RANK}": "initial_rank lora_r",
+                f"at most {MAX_ADAPTER_SIZE}": "adapter_size",
+                "a positive number": "search_epochs retrain_epochs search_learning_rate",
+                "at least 0 and below 1": "lora_dropout retrain_cut",
+                "at least 1, or -1 for its default": "search_max_steps",
+            },
+        )
         if self.retrain_cut and (self.retrain_init == "search" or self.scaling == "paper"):
             raise ValueError(
                 "--retrain_cut starts from all components at one scale, got --retrain_init search or --scaling paper. "
@@ -213,10 +270,6 @@ class MethodArguments(SearchArguments):
             )
         if self.sampler is not None:
             check_choice("sampler", self.sampler, SAMPLERS)
-        for name in ("adapter_size", "grid_trials"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 @dataclass
@@ -238,7 +291,12 @@ class ScriptTrainingArguments(TrainingArguments):
         metadata={"help": "Go on from the newest whole checkpoint of either phase (no value), or from this one."},
     )
 
+    non_finite: str = field(
+        default="skip", metadata={"help": "A step whose loss or gradient is NaN or infinite: skip it, or stop."}
+    )
+
     def __post_init__(self):
+        check_choice("non_finite", self.non_finite, NON_FINITE_CHOICES)
         self.chose_cpu = False
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device to copy to
@@ -246,18 +304,28 @@ class ScriptTrainingArguments(TrainingArguments):
         self.asked = (self.do_train, self.do_eval, self.do_predict)  # before eval_strategy turns do_eval on
         if str(self.resume_from_checkpoint).lower() in ("none", "false", ""):
             self.resume_from_checkpoint = None
-        if self.disable_tqdm is None and not sys.stderr.isatty():
-            self.disable_tqdm = True  # a log file is no place for a moving bar
-        if self.bf16 and not self.use_cpu and not torch.accelerator.is_available():
-            self.use_cpu = self.chose_cpu = True
+        if self.disable_tqdm is None:
+            self.disable_tqdm = not sys.stderr.isatty()  # a log file is no place for a moving bar
+        # without use_cpu accelerate starts no group of processes on CPUs, and each would do the whole run by itself
+        several = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if (self.bf16 or several) and not self.use_cpu and not torch.accelerator.is_available():
+            self.use_cpu, self.chose_cpu = True, self.bf16
+        if self.deepspeed and importlib.util.find_spec("deepspeed") is None:
+            raise ValueError("--deepspeed needs DeepSpeed, which is not installed. Type pip install deepspeed.")
+        check_numbers(
+            self,
+            {
+                "a positive number": "learning_rate num_train_epochs logging_steps save_steps",
+                "at least 1": "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+                "save_total_limit",
+                "at least 1, or -1 for its default": "max_steps",
+                "at least 0": "weight_decay warmup_steps max_grad_norm adam_epsilon dataloader_num_workers eval_steps "
+                "eval_delay",
+                "at least 0 and below 1": "adam_beta1 adam_beta2 label_smoothing_factor",
+                "from 0 to 4294967295": "seed data_seed",
+            },
+        )
         super().__post_init__()
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}.")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.num_train_epochs <= 0:
-            raise ValueError(f"num_train_epochs must be a positive number, got {self.num_train_epochs}.")
 
 
 class _OneLineParser(HfArgumentParser):
@@ -285,12 +353,14 @@ def parse_arguments(
     Raises:
         UsageError: one line, for whatever is wrong with them.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        argv, sys.argv[1:] = sys.argv[1:], hide_secrets(sys.argv[1:])
+    argv = list(argv)
     groups = (ModelArguments, data_arguments, MethodArguments, ScriptTrainingArguments)
     parser = _OneLineParser(groups, allow_abbrev=False, prog=os.path.basename(sys.argv[0]))
     parser.add_argument("--config", help="A YAML file with any of these arguments; what is typed wins over it.")
     parser.set_defaults(**defaults)
-    known = {action.dest for action in parser._actions}
+    known = {action.dest: action for action in parser._actions}
     with usage_errors():
         typed, config = _take_config(argv)
         from_file = _config_tokens(config, known) if config else []
@@ -301,8 +371,33 @@ def parse_arguments(
         parser.set_defaults(**(task_defaults or {}).get(task, {}))
         preset = {**PRESETS[name], **(preset_changes or {})} if name is not None else {}
         tokens = _tokens(preset) + from_file + _complete_resume(typed)
-        *groups, rest = parser.parse_args_into_dataclasses(tokens)
+        *groups, unknown = parser.parse_args_into_dataclasses(tokens, return_remaining_strings=True)
+        if unknown:
+            raise ValueError(f"{unknown[0]} is no argument of this script.{_suggestion(unknown[0], known)}")
         return tuple(groups[:4])
+
+
+def _suggestion(name: str, known) -> str:
+    """What to type in place of an argument that there is not."""
+    name = str(name).lstrip("-").partition("=")[0].replace("-", "_")
+    close = difflib.get_close_matches(name, [dest for dest in known if dest not in ("config", "help")], 1)
+    return f" Did you mean {close[0]}?" if close else " --help lists the arguments."
+
+
+def hide_secrets(argv: list[str]) -> list[str]:
+    """A command line without the Hub's tokens: trackers send `sys.argv` along (seen with wandb 0.31).
+
+    Example:
+        >>> hide_secrets(["--hub_token", "hf_abc", "--token=hf_abc", "--seed", "1"])
+        ['--hub_token', '***', '--token=***', '--seed', '1']
+    """
+    hidden = []
+    for word in argv:
+        name, equals, _ = word.partition("=")
+        if hidden and hidden[-1] in SECRET_ARGUMENTS:
+            word = "***"
+        hidden.append(f"{name}=***" if equals and name in SECRET_ARGUMENTS else word)
+    return hidden
 
 
 def _take_config(argv):
@@ -312,7 +407,7 @@ def _take_config(argv):
     typed, config, index = [], None, 0
     while index < len(argv):
         if argv[index] == "--config":
-            if index + 1 == len(argv):
+            if index + 1 == len(argv) or argv[index + 1].startswith("--"):
                 raise ValueError("--config needs a YAML file after it.")
             config, index = argv[index + 1], index + 2
         elif argv[index].startswith("--config="):
@@ -323,21 +418,45 @@ def _take_config(argv):
     return typed, config
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a name stands once; PyYAML takes the last of several."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"it sets {name!r} twice")
+        return super().construct_mapping(node, deep)
+
+
 def _config_tokens(path, known):
+    """The settings of a YAML file as words of a command line.
+
+    Args:
+        path: of the file.
+        known: {argument: action of the parser}.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            settings = yaml.safe_load(file)
+            settings = yaml.load(file, _UniqueKeys)
     except OSError as error:
         raise ValueError(f"--config {path} cannot be read: {error.strerror}. Give a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())[:200]}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())[:200]
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"--config {path} is not YAML: {reason}{where}. Write 'name: value' lines.") from None
     if not isinstance(settings, dict):
-        raise ValueError(f"--config {path} must hold 'name: value' lines, got {type(settings).__name__}.")
-    for name in settings:
-        if name not in known or name in ("config", "help"):
-            close = difflib.get_close_matches(str(name), known, 1)
-            hint = f" Did you mean {close[0]}?" if close else " --help lists the arguments."
+        given = "nothing" if settings is None else type(settings).__name__
+        raise ValueError(f"--config {path} must hold 'name: value' lines, got {given}.")
+    for name, value in settings.items():
+        if name in ("config", "help"):
+            raise ValueError(f"--config {path} sets {name}, which is for the command line alone. Type --{name}.")
+        if name not in known:
+            hint = " Write its settings without it." if isinstance(value, dict) else _suggestion(name, known)
             raise ValueError(f"--config {path} sets {name!r}, which is no argument.{hint}")
+        if isinstance(value, list) and known[name].nargs not in ("+", "*"):
+            raise ValueError(f"--config {path} sets {name} to the list {value}, and it takes one value. Write one.")
     if "trust_remote_code" in settings:
         raise ValueError(
             f"--config {path} sets trust_remote_code. Type --trust_remote_code yourself if you trust the model."
@@ -352,7 +471,8 @@ def _tokens(settings: dict) -> list[str]:
         if isinstance(value, list):
             if any(str(item).startswith("-") for item in value):
                 raise ValueError(
-                    f"the list {name} holds {next(i for i in value if str(i).startswith('-'))!r}, an argument."
+                    f"the list {name} holds {next(i for i in value if str(i).startswith('-'))!r}, an argument. "
+                    "Write values only."
                 )
             tokens += [f"--{name}", *map(str, value)]
         elif value is not None:

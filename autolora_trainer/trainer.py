@@ -20,25 +20,29 @@ from transformers import Trainer
 from autolora_trainer import hypergradient
 from autolora_trainer.arguments import AutoLoraTrainingArguments
 from autolora_trainer.callbacks import RankSelectionCallback
+from autolora_trainer.finite import FiniteStepMixin
 from autolora_trainer.fused import adapt
 from autolora_trainer.gates import attach_gates
 from autolora_trainer.probe import GradientProbe
+from autolora_trainer.progress import show_phase
 from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.rules import SearchState, select_ranks, slope_statistic
 from autolora_trainer.splits import EndlessBatches, split_train
+from autolora_trainer.trackers import SearchTracking
 from autolora_trainer.trainer_utils import (
     RandomState,
     ResumeAtEndMixin,
     fix_loss_scale,
     full_precision,
     is_full_precision,
+    unrecorded,
 )
 
 SELECTION_TENSORS = "selection.safetensors"
 SELECTION_STATE = "selection.json"
 
 
-class AutoLoraMixin(ResumeAtEndMixin):
+class AutoLoraMixin(FiniteStepMixin, ResumeAtEndMixin):
     """The search as a mixin over `transformers.Trainer` or a subclass of it: `class MyTrainer(AutoLoraMixin,
     Seq2SeqTrainer)`.
 
@@ -48,8 +52,8 @@ class AutoLoraMixin(ResumeAtEndMixin):
         args: `AutoLoraTrainingArguments`.
         train_dataset: the training set. It is split into D_tr and D_val by `args.val_fraction`, unless `val_dataset`
             is given, which then is D_val whole.
-        val_dataset: D_val, if you split yourself. `eval_dataset` stays the benchmark's: it takes no part in the
-            search.
+        val_dataset: D_val, if you split yourself, as the collator takes it. `eval_dataset` stays the benchmark's: it
+            takes no part in the search.
         peft_config: the `LoraConfig` to wrap `model` with; its `r` is replaced by `args.initial_rank`.
         callbacks, **trainer_arguments: as in `Trainer`.
     Attributes:
@@ -72,14 +76,16 @@ class AutoLoraMixin(ResumeAtEndMixin):
         **trainer_arguments,
     ):
         self._check_construction(model, args, train_dataset, peft_config, trainer_arguments)
-        if val_dataset is None:
-            train_dataset, val_dataset = split_train(train_dataset, args.val_fraction, args.seed)
         if peft_config is not None:
             model = adapt(model, peft_config, rank=args.initial_rank)
         callbacks = list(callbacks or [])
         if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
             callbacks.append(RankSelectionCallback())
         super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks, **trainer_arguments)
+        if val_dataset is None:  # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
+            self.train_dataset, val_dataset = split_train(self.train_dataset, args.val_fraction, args.seed)
+        else:
+            self._check_prepared(train_dataset, val_dataset)
         fix_loss_scale(self)
         self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling)
         if self.gates.initial_rank != args.initial_rank:
@@ -115,6 +121,10 @@ class AutoLoraMixin(ResumeAtEndMixin):
         self._sums = self._zero_sums()
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
         self.rank_selection.bind(self)
+        # both first in line: when training ends, they are through before a tracker closes what they write to
+        others = [callback for callback in self.callback_handler.callbacks if callback is not self.rank_selection]
+        self.callback_handler.callbacks = [self.rank_selection, SearchTracking(self), *others]
+        show_phase(self, "search", lambda: self.rank_selection.total_rank)
 
     @staticmethod
     def _check_construction(model, args, train_dataset, peft_config, trainer_arguments):
@@ -124,7 +134,8 @@ class AutoLoraMixin(ResumeAtEndMixin):
                 "TrainingArguments."
             )
         if model is None or trainer_arguments.get("model_init") is not None:
-            raise ValueError("The search needs the model itself, got model_init. Pass model=model_init().")
+            given = "model_init" if trainer_arguments.get("model_init") is not None else "none"
+            raise ValueError(f"The search needs the model itself, got {given}. Pass model=..., e.g. model_init().")
         if train_dataset is None:
             raise ValueError("The search needs train_dataset, got none. D_tr and D_val both come from it.")
         if peft_config is not None and not isinstance(peft_config, LoraConfig):
@@ -133,6 +144,16 @@ class AutoLoraMixin(ResumeAtEndMixin):
             raise ValueError(
                 f"The search needs a LoRA adapter, got a plain {type(model).__name__}. Pass "
                 "peft_config=LoraConfig(...) or wrap the model with get_peft_model."
+            )
+
+    def _check_prepared(self, given, val_dataset):
+        """Raise `ValueError` where the Trainer has made columns of its training rows that D_val lacks."""
+        columns = [set(getattr(rows, "column_names", None) or ()) for rows in (self.train_dataset, given, val_dataset)]
+        missing = sorted(columns[0] - columns[1] - columns[2])
+        if missing:
+            raise ValueError(
+                f"val_dataset lacks {', '.join(missing)}, which {type(self).__name__} has made of train_dataset. Give "
+                "rows that are prepared likewise, or leave val_dataset out: the search then splits train_dataset."
             )
 
     # ---- Algorithm 1
@@ -233,7 +254,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
 
     def _micro_loss(self, inputs, num_items_in_batch, count):
         """The loss that `Trainer.training_step` would differentiate for one micro-batch of a window of `count`."""
-        with self.compute_loss_context_manager():
+        with self.compute_loss_context_manager(), unrecorded(self):
             loss = self.compute_loss(self.model, dict(inputs), num_items_in_batch=num_items_in_batch)
         normalized = self.loss_is_scaled_for_ga
         if normalized is None:
@@ -255,31 +276,30 @@ class AutoLoraMixin(ResumeAtEndMixin):
     @torch.no_grad()
     def _step_selection(self, result: hypergradient.Hypergradient) -> None:
         direct, gradient = self.gates.pull_back(result.direct), self.gates.pull_back(result.total)
-        implicit = gradient - direct
-        usable = torch.isfinite(gradient).all() & torch.isfinite(result.val_loss)
-        gain = torch.where(usable, -(self.gates.selection * result.direct).sum(), 0.0)
-        n, t, loss = (
-            usable.double(),
-            torch.full_like(gain, self._selection_steps),
-            torch.where(usable, result.val_loss, 0),
-        )
-        self._evidence_sums += torch.stack([n, gain, gain**2, n * t, n * t**2, loss, loss**2, loss * t])
-        self.gates.logits.grad = torch.where(usable, gradient, 0.0)  # decided on the device: no host synchronisation
+        t = self._selection_steps
+        self._selection_steps += 1
+        self._usable_selection_step = bool(torch.isfinite(gradient).all() & torch.isfinite(result.val_loss))
+        if not self._usable_selection_step:
+            self._sums[3] += 1
+            return
+        gain, loss = -(self.gates.selection * result.direct).sum().double(), result.val_loss.double()
+        one = torch.ones_like(loss)
+        self._evidence_sums += torch.stack([one, gain, gain**2, one * t, one * t**2, loss, loss**2, loss * t])
+        self.gates.logits.grad = gradient
         self.selection_optimizer.step()
         self.gates.logits.grad = None
         self.gates.refresh()
-        self._sensitivity_sum += torch.where(usable, direct, 0.0).abs()
-        self._selection_steps += 1
+        self._sensitivity_sum += direct.abs()
         self.last_val_loss = result.val_loss
-        self._sums += torch.stack(
-            [
-                result.val_loss,
-                gradient.norm(),
-                implicit.norm() / direct.norm().clamp_min(1e-30),
-                (~usable).float(),
-                torch.ones_like(result.val_loss),
-            ]
-        )
+        ratio = (gradient - direct).norm() / direct.norm().clamp_min(1e-30)
+        one = torch.ones_like(ratio)
+        self._sums += torch.stack([result.val_loss, gradient.norm(), ratio, 0 * one, one])
+
+    def trained_tensors(self):
+        yield from super().trained_tensors()
+        yield "the selection", self.gates.selection
+        yield "the selection logits", self.gates.logits.detach()
+        yield from ((f"{name} of the selection", value) for name, value in self._evidence().items())
 
     def _reduce(self, tensors: list[torch.Tensor]) -> None:
         """Average over processes in place, as one flat vector."""
@@ -299,7 +319,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
     @property
     def sensitivity(self) -> torch.Tensor:
         """Running mean of |∂L_val/∂β|, shape (M, k)."""
-        return self._sensitivity_sum / max(1, self._selection_steps)
+        return self._sensitivity_sum / self._evidence_sums[0].clamp_min(1)
 
     def search_state(self) -> SearchState:
         """What the rank rules read, as it is now."""
@@ -331,6 +351,14 @@ class AutoLoraMixin(ResumeAtEndMixin):
     def current_ranks(self) -> list[int]:
         """The ranks that the search would end with if it ended now, in the order of `gates.names`."""
         return select_ranks(self.search_state(), self.args.rank_rule, self.args.rank_budget, self.args.min_rank)
+
+    def _evidence(self) -> dict[str, torch.Tensor]:
+        """The sums over selection steps that rank rules read."""
+        return {
+            "sensitivity_sum": self._sensitivity_sum,
+            "energy_sum": self.probe.energy_sum,
+            "evidence_sums": self._evidence_sums,
+        }
 
     # ---- Logs
 
@@ -376,13 +404,7 @@ class AutoLoraMixin(ResumeAtEndMixin):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             optimizer = self.selection_optimizer.state.get(self.gates.logits, {})
-            tensors = {
-                "logits": self.gates.logits.detach(),
-                "sensitivity_sum": self._sensitivity_sum,
-                "sums": self._sums,
-                "energy_sum": self.probe.energy_sum,
-                "evidence_sums": self._evidence_sums,
-            }
+            tensors = {"logits": self.gates.logits.detach(), "sums": self._sums, **self._evidence()}
             tensors |= {f"optimizer.{name}": value for name, value in optimizer.items()}
             tensors = {name: value.contiguous() for name, value in tensors.items()}
             save_file(tensors, os.path.join(output_dir, SELECTION_TENSORS))

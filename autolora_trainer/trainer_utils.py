@@ -1,9 +1,15 @@
 """What every Trainer of the package needs: the right loss scale, and what a pass has to have fixed to be repeated."""
 
+import copy
+import inspect
+from collections import deque
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 import torch
 from transformers import Trainer
+
+from autolora_trainer.finite import FiniteStepMixin
 
 # Heads that average over the micro-batch and never look at `num_items_in_batch`.
 _MEAN_LOSS_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
@@ -16,24 +22,34 @@ def base_class_name(model) -> str:
 
 
 def fix_loss_scale(trainer: Trainer) -> Trainer:
-    """Make the loss of a step the mean over its whole global batch, for classification heads and for GPT-2.
+    """Make the loss of a step the mean over its whole global batch, for classification heads, T5 and GPT-2.
 
     Trainer takes every model whose `forward` has `**kwargs` for one that divides by `num_items_in_batch`, and so
     neither divides by the accumulation steps nor averages over processes. Classification heads do not divide: with 4
     accumulation steps loss and gradient are 4 times too large (seen with transformers 5.23), and clipping and the
-    virtual step of Eq. 4 with them. GPT-2 leaves `loss_type` unset, and its loss comes out (T-1)/T too small.
+    virtual step of Eq. 4 with them; nor do models like T5, which average by themselves. GPT-2 leaves `loss_type`
+    unset, and its loss comes out (T-1)/T too small.
 
     Returns:
         The same trainer.
     """
     name = base_class_name(trainer.model)
-    if name.endswith(_MEAN_LOSS_HEADS):
-        trainer.model_accepts_loss_kwargs = False
     base = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
+    if name.endswith(_MEAN_LOSS_HEADS) or not _reads_item_count(base):
+        trainer.model_accepts_loss_kwargs = False
     if name == "GPT2LMHeadModel" and getattr(base, "loss_type", None) is None:
         base.loss_type = "ForCausalLM"
         trainer._loss_shifts_labels = True  # which Trainer.__init__ has read already
     return trainer
+
+
+def _reads_item_count(model: torch.nn.Module) -> bool:
+    """Whether a model's `forward` divides by `num_items_in_batch`, itself or through `self.loss_function`. A wrong no
+    is harmless: Trainer then passes no count, and averages over the micro-batches."""
+    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
+    return code is not None and not {"loss_function", "num_items_in_batch"}.isdisjoint(
+        code.co_names + code.co_varnames + code.co_consts
+    )
 
 
 class ResumeAtEndMixin:
@@ -52,8 +68,9 @@ class ResumeAtEndMixin:
         super()._run_epoch(*args, **kwargs)
 
 
-class RetrainTrainer(ResumeAtEndMixin, Trainer):
-    """The standard Trainer, but for a resume at its very end, and for the order and the loss of evaluation."""
+class RetrainTrainer(FiniteStepMixin, ResumeAtEndMixin, Trainer):
+    """The standard Trainer, but for steps that are no numbers, a resume at its very end, and the order and the loss of
+    evaluation."""
 
     def evaluation_loop(self, *args, **kwargs):
         """Without label smoothing: `eval_loss` then compares between runs, and with LoRA's published ones."""
@@ -71,6 +88,32 @@ class RetrainTrainer(ResumeAtEndMixin, Trainer):
             return super()._get_eval_sampler(eval_dataset)
         finally:
             self.args.train_sampling_strategy = strategy
+
+
+@contextmanager
+def unrecorded(trainer: Trainer):
+    """Inside, `compute_loss` leaves no records: what it counts on the trainer ends as it was.
+
+    TRL's trainers count tokens and collect accuracies in `compute_loss`, and the passes of a hypergradient are no
+    training. Records are numbers, and mappings that end in numbers, text or sequences of them; no data set is one.
+    """
+    records = {
+        name: copy.deepcopy(value)
+        for name, value in vars(trainer).items()
+        if isinstance(value, (int, float, Mapping)) and not name.endswith("dataset") and _is_record(value)
+    }
+    try:
+        yield
+    finally:
+        vars(trainer).update(records)
+
+
+def _is_record(value) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_record, value.values()))
+    if isinstance(value, (list, tuple, deque)):
+        return all(map(_is_record, value))
+    return value is None or isinstance(value, (int, float, str))
 
 
 class RandomState:

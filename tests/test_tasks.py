@@ -434,7 +434,7 @@ def test_hub_in_offline_mode_is_one_line(tmp_path):
 
 def test_hub_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_data, "_hub_answers", lambda: False)
+    monkeypatch.setattr(hub_data, "hub_answers", lambda: False)
     monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("load_dataset went to the network"))
     assert data_error(load_task, "mrpc", cache_dir=tmp_path) == UNREACHABLE
     assert datasets.config.HF_HUB_OFFLINE is False
@@ -443,7 +443,7 @@ def test_hub_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "reply, answers", [(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", True), (b"", False)]
 )
-def test_one_question_tells_whether_the_hub_answers(reply, answers, monkeypatch):
+def test_one_question_tells_whether_thehub_answers(reply, answers, monkeypatch):
     monkeypatch.setattr(hub_data, "HUB_TIMEOUT", 0.5)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -461,7 +461,7 @@ def test_one_question_tells_whether_the_hub_answers(reply, answers, monkeypatch)
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         began = time.monotonic()
-        assert hub_data._hub_answers() is answers
+        assert hub_data.hub_answers() is answers
         assert time.monotonic() - began < 3
         done.set()
         thread.join(5)
@@ -480,7 +480,7 @@ def test_other_hub_failures_keep_their_reason(monkeypatch):
 
     monkeypatch.setattr(hub_data, "load_dataset", full)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_data, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub_data, "hub_answers", lambda: True)
     assert "from the hub: [Errno 28] No space left on device. Give local files" in data_error(load_task, "mrpc")
 
 

@@ -7,8 +7,10 @@ follows (training, evaluation, files) is the same for all of them.
 import os
 
 from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 
+from autolora_trainer.errors import sentence
 from autolora_trainer.methods import (
     adalora,
     adapter,
@@ -81,10 +83,29 @@ def load_trained(run) -> nn.Module:
     Raises:
         ValueError: if there is nothing of the kind, or it does not fit.
     """
-    if os.path.exists(os.path.join(run.output_dir, "adapter_config.json")):
-        return PeftModel.from_pretrained(run.base_model(), run.output_dir)
-    if adapter.is_saved_in(run.output_dir):
-        return adapter.load_bottleneck_adapter(run.base_model(), run.output_dir)
-    if full.is_saved_in(run.output_dir):
+    folder, base = run.output_dir, None
+    if os.path.exists(os.path.join(folder, "adapter_config.json")):
+        base = run.base_model()
+
+        def load():
+            if not os.path.exists(os.path.join(folder, SAFETENSORS_WEIGHTS_NAME)):  # PEFT would ask the Hub for it
+                raise ValueError(f"{SAFETENSORS_WEIGHTS_NAME} is missing")
+            return PeftModel.from_pretrained(base, folder)
+
+    elif adapter.is_saved_in(folder):
+        base = run.base_model()
+
+        def load():
+            return adapter.load_bottleneck_adapter(base, folder)
+
+    elif full.is_saved_in(folder):
         return full.load(run)
-    raise ValueError(f"{run.output_dir} holds no adapter to evaluate. Add --do_train, or give its --output_dir.")
+    else:
+        raise ValueError(f"{folder} holds no adapter to evaluate. Add --do_train, or give its --output_dir.")
+    try:
+        return load()
+    except Exception as error:  # PEFT and safetensors raise nearly every kind
+        raise ValueError(
+            f"The adapter in {folder} does not load on {type(base).__name__}: {type(error).__name__}, "
+            f"{sentence(error)} Train it again with --do_train --overwrite, or give another --output_dir."
+        ) from error

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.fused import lora_layers
-from autolora_trainer.methods.common import Built, component_costs
+from autolora_trainer.methods.common import Built, component_costs, refuse_sharding
 from autolora_trainer.rules import parse_budget
 from autolora_trainer.trainer_utils import RetrainTrainer
 
@@ -131,8 +131,7 @@ def check(run) -> None:
         raise ValueError(
             "--load_best_model_at_end would bring back an adapter from before AdaLoRA had reached its budget. Drop it."
         )
-    if run.training.fsdp or run.training.deepspeed:
-        raise ValueError("AdaLoRA reads whole gradients, and FSDP and DeepSpeed shard them. Drop --fsdp/--deepspeed.")
+    refuse_sharding(run, "AdaLoRA reads whole gradients")
     plan(run, run.load_ahead())
 
 
@@ -187,6 +186,8 @@ class AllocationCallback(TrainerCallback):
             raise RuntimeError(f"AdaLoRA's schedule is for {planned} steps, and the training has {state.max_steps}.")
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):  # gradients are still there
+        if all(p.grad is None for p in model.parameters()):
+            return  # a skipped step, see `finite.py`
         model.base_model.update_and_allocate(state.global_step + 1)
         self.calls += 1
 

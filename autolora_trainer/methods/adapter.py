@@ -280,7 +280,7 @@ class BottleneckTrainer(RetrainTrainer):
 def check(run) -> None:
     """Raise `ValueError` for what the method cannot do, before anything is written."""
     find_outputs(run.load_ahead())
-    refuse_sharding(run)
+    refuse_sharding(run, f"--method {run.method.method} saves whole tensors")
 
 
 def build(run) -> Built:

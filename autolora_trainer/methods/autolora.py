@@ -5,12 +5,13 @@ import os
 
 from autolora_trainer.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, SearchArguments
 from autolora_trainer.callbacks import RankSelectionCallback
-from autolora_trainer.checkpoints import CheckpointManifest, read_manifest, write_atomically
+from autolora_trainer.checkpoints import CheckpointManifest, read_json, read_manifest, write_atomically
 from autolora_trainer.cost import CostMeter
 from autolora_trainer.cut import CutCallback
 from autolora_trainer.fused import adapt
+from autolora_trainer.hub_client import save_without_asking
 from autolora_trainer.methods.common import Built, shrink
-from autolora_trainer.ranks import LearnedRanks, fingerprint
+from autolora_trainer.ranks import LearnedRanks, is_other_model
 from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
 from autolora_trainer.rules import EVIDENCE
 from autolora_trainer.termination import TerminationCallback
@@ -22,7 +23,7 @@ SHARED_ARGUMENTS = """
     per_device_train_batch_size train_sampling_strategy gradient_accumulation_steps lr_scheduler_type
     lr_scheduler_kwargs warmup_steps
     weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim bf16 fp16 tf32 use_cpu seed data_seed
-    label_smoothing_factor
+    label_smoothing_factor non_finite
     full_determinism logging_steps report_to run_name disable_tqdm log_level save_strategy save_steps
     activation_checkpointing activation_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
     dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters ddp_backend ddp_timeout
@@ -63,6 +64,7 @@ def search(run) -> tuple[LearnedRanks, dict]:
     termination = TerminationCallback()
     watching = [termination, cost, CheckpointManifest(cost, run.save_total_limit)]
     model = adapt(run.base_model(), run.lora_config(r=run.method.initial_rank))
+    save_without_asking(model)
     trainer = AutoLoraTrainer(
         model=model,
         args=arguments,
@@ -104,14 +106,13 @@ def build(run) -> Built:
         run.say(f"ranks from {os.path.basename(run.method.ranks)}, no search")
     elif run.resume.search_done:
         ranks = LearnedRanks.load(run.ranks_path)
-        with open(os.path.join(run.search_dir, "cost.json"), encoding="utf-8") as file:
-            phases = {"search": json.load(file)}
+        phases = {"search": read_json(os.path.join(run.search_dir, "cost.json"))}
     else:
         ranks, cost = search(run)
         phases = {"search": cost}
     base = run.base_model()
     ranks.check_names(name for name, _ in base.named_modules())
-    if ranks.base_model_fingerprint not in (None, fingerprint(base, ranks.modules)):
+    if is_other_model(ranks, base):
         run.warn(f"the ranks were learned on {ranks.base_model}, and this base model has other weights")
     if run.method.retrain_cut:
         wide = adapt(base, run.lora_config(r=ranks.initial_rank))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from peft import PeftModel
 from transformers import TrainerCallback
 
@@ -48,12 +49,26 @@ def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def refuse_sharding(run) -> None:
-    """Raise `ValueError` under FSDP and DeepSpeed, for methods that save tensors of their own."""
-    if run.training.fsdp or run.training.deepspeed:
+def sharding(training) -> str | None:
+    """`FSDP` or `DeepSpeed`, where the script's arguments or accelerate's configuration ask for it; else None."""
+    for kind, argument in (("DeepSpeed", training.deepspeed), ("FSDP", training.fsdp)):
+        if argument or parse_flag_from_env(f"ACCELERATE_USE_{kind.upper()}"):
+            return kind
+    return None
+
+
+def refuse_sharding(run, reason: str, cure: str = "or drop --fsdp/--deepspeed") -> None:
+    """Raise `ValueError` under FSDP and DeepSpeed, for what takes weights or gradients whole.
+
+    Args:
+        run: `pipeline.Run`.
+        reason: a main clause, e.g. "AdaLoRA reads whole gradients".
+        cure: what to do besides or instead of plain data parallelism.
+    """
+    kind = sharding(run.training)
+    if kind is not None:
         raise ValueError(
-            f"--method {run.method.method} saves whole tensors, and FSDP and DeepSpeed shard them. Drop "
-            "--fsdp/--deepspeed."
+            f"{reason}, and {kind} shards them. Use plain data parallelism (examples/accelerate/ddp.yaml), {cure}."
         )
 
 
@@ -108,7 +123,12 @@ def pattern(run, rule: str, ranks: dict[str, int], model: PeftModel) -> LearnedR
 def check_pattern(run, share_out: Callable[[dict[str, int], int], dict[str, int]]) -> None:
     """Raise `ValueError` for a size that a pattern cannot have, before anything is written; see `build_pattern`."""
     if run.training.do_train:
-        share_out(run.costs, pattern_size(run, run.costs))
+        size = pattern_size(run, run.costs)
+        if not any(share_out(run.costs, size).values()):
+            raise ValueError(
+                f"--method {run.method.method} has {size:,} adapter parameters to share out, and a component takes "
+                f"{min(run.costs.values()):,}. Raise --rank_budget, e.g. lora:1, or give other --ranks."
+            )
 
 
 def build_pattern(run, rule: str, share_out: Callable[[dict[str, int], int], dict[str, int]]) -> Built:

@@ -28,7 +28,7 @@ import traceback
 from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.cost import CostMeter, sum_costs
 from autolora_trainer.errors import one_line
-from autolora_trainer.methods.common import Built, adapter_of, component_costs, pattern, probe_adapter
+from autolora_trainer.methods.common import Built, adapter_of, component_costs, pattern, probe_adapter, sharding
 from autolora_trainer.methods.linear import depths, split_block
 from autolora_trainer.ranks import LearnedRanks, ModuleRank
 from autolora_trainer.rules import parse_budget
@@ -144,7 +144,7 @@ def check(run) -> None:
         return
     if importlib.util.find_spec("optuna") is None:
         raise ValueError('--method grid needs Optuna. Type pip install "autolora_trainer[grid]".')
-    if run.training.world_size > 1 or run.training.fsdp or run.training.deepspeed:
+    if run.training.world_size > 1 or sharding(run.training):
         raise ValueError(
             f"--method grid starts a process for every trial, got {run.training.world_size} processes. Start it "
             "without torchrun or accelerate launch, --fsdp and --deepspeed."

@@ -247,7 +247,7 @@ def check(run) -> None:
     """Raise `ValueError` for what the type cannot do, before anything is written."""
     if not run.training.do_train:
         return
-    refuse_sharding(run)
+    refuse_sharding(run, f"--method {run.method.method} saves whole tensors")
     run.adapted = adapt(run)  # kept: building twice would cost twice
     check_positions(run, run.adapted)
 

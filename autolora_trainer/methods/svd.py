@@ -36,9 +36,11 @@ def ranks_by_singular_values(model: PeftModel, parameters: int | str, min_rank: 
 def check(run) -> None:
     """Raise `ValueError` for a size that k components in every module cannot fill, before they are trained."""
     k, min_rank = run.method.initial_rank, run.method.min_rank
-    check_pattern(
-        run, lambda costs, size: fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank)
-    )
+
+    def share_out(costs, size):
+        return dict(zip(costs, fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank)))
+
+    check_pattern(run, share_out)
 
 
 def build(run) -> Built:

@@ -51,7 +51,7 @@ def read_rows(path) -> Dataset:
 
 def shown_path(path) -> str:
     """The last two components of a path, printable: enough to recognise a file by, and short in a message."""
-    shown = os.path.join(*Path(path).parts[-2:]) if Path(path).parts else str(path)
+    shown = os.path.join(*Path(path).parts[-2:]) if Path(path).parts else shown_value(str(path))
     return "".join(character if character.isprintable() else "?" for character in shown)
 
 
@@ -74,6 +74,8 @@ def read_text(path, name: str) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{name} cannot be read: {reason}. Check the path and its permissions.") from error
+    if data.startswith(b"\x1f\x8b"):
+        raise DataError(f"{name} is compressed (gzip). Unpack it, and give what was in it.")
     data = data.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that spreadsheets write
     try:
         text = data.decode("utf-8")

@@ -179,8 +179,8 @@ def check_split(dataset: Dataset, task, split: str, path=None) -> None:
             f"{source}, row {row + 1}: the row has no label (label {shown_value(dataset['label'][row])}), and every "
             f"row for {split} needs one. Give the label, or leave the row out."
         )
-    if split == "train" and not task.is_regression and len(set(labels)) == 1:
-        only = f"{labels[0]} ({task.label_names[labels[0]]})"
+    if split == "train" and len(set(labels)) == 1:
+        only = f"{labels[0]}" + ("" if task.is_regression else f" ({task.label_names[labels[0]]})")
         raise DataError(
             f"{source}: every row ({len(labels)}) has the label {only}, and training needs two labels at least. "
             "Add rows with another label, or check the label column."

@@ -27,7 +27,7 @@ def load_from_hub(hub_id: str, config: str | None, splits, *, cache_dir=None, to
         "cached."
     )
     offline = datasets.config.HF_HUB_OFFLINE
-    reachable = not offline and _hub_answers()
+    reachable = not offline and hub_answers()
     try:
         # load_dataset asks a silent hub six times, with ever longer pauses; offline it goes to its cache at once.
         datasets.config.HF_HUB_OFFLINE = not reachable
@@ -42,7 +42,7 @@ def load_from_hub(hub_id: str, config: str | None, splits, *, cache_dir=None, to
     return DatasetDict({ours: loaded[theirs] for ours, theirs in splits if theirs in loaded})
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub answers one request (any status) in time."""
     answered = []
 

@@ -251,7 +251,8 @@ def to_examples(
         split: "train" makes one example of each reference; "validation" and "test" make one of each input, with the
             references of all its rows, in the order of first appearance. A test set may have no references at all.
         path: the file that the rows come from, for messages.
-        prompt_format: "lora", or "plain": the input as it is given.
+        prompt_format: "lora"; "words": the same without what no text has in it, `_` between words and quotes around
+            values; or "plain": the input as it is given.
         one_line: whether texts are lines: a line break in a reference then becomes a blank.
     Returns:
         row (in the file, from 1), source (the input as given), prompt, references and seen (`None` where the rows do
@@ -325,6 +326,8 @@ def _prompt(value, task: NlgTask, prompt_format: str, place: str, column: str):
         ) from error
     if prompt_format == "plain":
         prompt = " | ".join(source) if isinstance(source, list) else source
+    elif prompt_format == "words":
+        prompt = " ".join(prompt.replace("_", " ").replace('"', " ").split())
     return source, prompt.strip()
 
 
