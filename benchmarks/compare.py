@@ -8,19 +8,24 @@
 A plan (`benchmarks/plans/*.yaml`):
 
     tasks: [mrpc, cola]
-    seeds: 2
+    seeds: 8
+    task_seeds: {cola: 5}                                            # where a task has another number of seeds
     settings: {max_train_samples: 2000, learning_rate: 2.0e-3, …}    # of every run
     task_settings: {cola: {max_seq_length: 48}}                      # of the runs of one task
     methods:                                                         # label: what differs from the settings
       uniform: {rank_budget: "lora:4"}                               # the label is the --method where none is given
       no constraint: {method: autolora, constraint: none}
+      a tenth: {method: autolora, ranks_from: {share: 0.1}}          # ranks of another search; see transfer.py
     reference: uniform                # paired differences are to this one
     same_time: {as: autolora, method: uniform}   # one more row: this method, with the epochs that fit that one's time
-    tuning: {learning_rate: [1.0e-3, 2.0e-3], val_fraction: 0.2, seed: 100}   # optional
+    tuning:                                                          # optional
+      {learning_rate: [1.0e-3, 2.0e-3], method_learning_rate: {full: [1.0e-4]}, val_fraction: 0.2, seed: 100}
 
 With `tuning`, every method gets the learning rate that scores best on rows held out of the training file, one run per
-rate and task, the same for all methods; the reported split takes no part. Finished trials with the same settings are
-skipped, so the same command goes on after an interruption.
+rate and task; the rates to choose from are the same for all methods but those that `method_learning_rate` names (full
+fine-tuning diverges at the rates of LoRA). The reported split takes no part. A task is tuned before its first seed,
+and trials go seed by seed, so early rows already compare. Finished trials with the same settings are skipped, so the
+same command goes on after an interruption.
 """
 
 import argparse
@@ -33,8 +38,8 @@ import zlib
 import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks import trials  # noqa: E402
-from benchmarks.significance import bootstrap_interval, markdown, smallest_detectable  # noqa: E402
+from benchmarks import transfer, trials  # noqa: E402
+from benchmarks.significance import difference_cells, markdown, mean_cell  # noqa: E402
 
 TUNING = "tuning"
 SAME_TIME = "{method}, given the time of {as}"
@@ -54,7 +59,17 @@ def load_plan(path: str) -> dict:
             plan = yaml.safe_load(file)
     except (OSError, yaml.YAMLError) as error:
         sys.exit(f"compare.py: error: {path} cannot be read: {' '.join(str(error).split())}")
-    known = {"tasks", "seeds", "settings", "task_settings", "methods", "reference", "same_time", "tuning"}
+    known = {
+        "tasks",
+        "seeds",
+        "task_seeds",
+        "settings",
+        "task_settings",
+        "methods",
+        "reference",
+        "same_time",
+        "tuning",
+    }
     problem = None
     if not isinstance(plan, dict) or not {"tasks", "methods"} <= plan.keys():
         problem = "needs tasks and methods"
@@ -65,10 +80,30 @@ def load_plan(path: str) -> dict:
     if problem:
         sys.exit(f"compare.py: error: {path} {problem}. See the head of benchmarks/compare.py.")
     plan["methods"] = {label: settings or {} for label, settings in plan["methods"].items()}
+    try:
+        for label, settings in plan["methods"].items():
+            if "ranks_from" in settings:
+                transfer.check(label, settings["ranks_from"])
+    except ValueError as error:
+        sys.exit(f"compare.py: error: {path}: {error}.")
     same = plan.get("same_time")
     if same and not {same.get("as"), same.get("method")} <= plan["methods"].keys():
         sys.exit(f"compare.py: error: {path}: same_time needs `as` and `method`, both among the methods.")
-    return {"seeds": 1, "settings": {}, "task_settings": {}, "reference": None, "tuning": None, **plan}
+    for name, given, among in (
+        ("task_seeds", plan.get("task_seeds") or {}, plan["tasks"]),
+        ("task_settings", plan.get("task_settings") or {}, plan["tasks"]),
+        ("method_learning_rate", (plan.get("tuning") or {}).get("method_learning_rate", {}), plan["methods"]),
+    ):
+        if given.keys() - set(among):
+            unknown = sorted(given.keys() - set(among))[0]
+            sys.exit(f"compare.py: error: {path}: {name} names {unknown!r}, which is none of {', '.join(among)}.")
+    defaults = {"seeds": 1, "task_seeds": {}, "settings": {}, "task_settings": {}, "reference": None, "tuning": None}
+    return {**defaults, **plan}
+
+
+def seeds(plan: dict, task: str) -> int:
+    """How many seeds a task has; they are 0, 1, …"""
+    return plan["task_seeds"].get(task, plan["seeds"])
 
 
 def trial_settings(plan: dict, trial: dict) -> dict:
@@ -77,26 +112,25 @@ def trial_settings(plan: dict, trial: dict) -> dict:
     own = plan["methods"].get(label, {})
     settings = {"method": own.get("method", label), "task_name": trial["task"], **plan["settings"]}
     settings |= plan["task_settings"].get(trial["task"], {}) | own | trial.get("changes", {})
+    settings.pop("ranks_from", None)
     return {**settings, "seed": trial["seed"]}
 
 
 def planned(plan: dict, rows: list[dict]):
-    """Every trial that can be run with the rows that are there: tuning first, and rows that need others last."""
-    rates = (plan["tuning"] or {}).get("learning_rate", [])
-    for task in plan["tasks"]:
-        for label in plan["methods"]:
-            for rate in rates:
-                trial = {"task": task, "seed": plan["tuning"].get("seed", 100), "method": label, "kind": TUNING}
-                yield {**trial, "changes": {"learning_rate": rate}}
-    for seed in range(plan["seeds"]):
+    """Every trial that can be run with the rows that are there: seed by seed, a task's tuning before its first seed,
+    and rows that need others last."""
+    for seed in range(max(seeds(plan, task) for task in plan["tasks"])):
         for task in plan["tasks"]:
-            for label in plan["methods"]:
-                changes = tuned(plan, rows, task, label) if rates else {}
+            if seed == 0 and plan["tuning"]:
+                yield from tuning_trials(plan, task)
+            for label, settings in plan["methods"].items() if seed < seeds(plan, task) else ():
+                changes = tuned(plan, rows, task, label) if plan["tuning"] else {}
+                source = {"source": settings["ranks_from"]} if "ranks_from" in settings else {}
                 if changes is not None:
-                    yield {"task": task, "seed": seed, "method": label, "changes": changes}
+                    yield {"task": task, "seed": seed, "method": label, **source, "changes": changes}
     same = plan.get("same_time")
-    for seed in range(plan["seeds"] if same else 0):
-        for task in plan["tasks"]:
+    for task in plan["tasks"] if same else ():
+        for seed in range(seeds(plan, task)):
             seconds = {r["method"]: r for r in rows if (r["task"], r["seed"], r.get("kind")) == (task, seed, None)}
             if same["as"] in seconds and same["method"] in seconds:
                 settings = plan["settings"] | plan["task_settings"].get(task, {}) | plan["methods"][same["method"]]
@@ -105,18 +139,33 @@ def planned(plan: dict, rows: list[dict]):
                 changes = {
                     "method": plan["methods"][same["method"]].get("method", same["method"]),
                     **plan["methods"][same["method"]],
-                    **((tuned(plan, rows, task, same["method"]) or {}) if rates else {}),
+                    **((tuned(plan, rows, task, same["method"]) or {}) if plan["tuning"] else {}),
                     "num_train_epochs": round(epochs * ratio, 2),
                 }
                 yield {"task": task, "seed": seed, "method": SAME_TIME.format(**same), "changes": changes}
 
 
+def rates(plan: dict, label: str) -> list:
+    """The learning rates that a method may choose from."""
+    return plan["tuning"].get("method_learning_rate", {}).get(label, plan["tuning"]["learning_rate"])
+
+
+def tuning_trials(plan: dict, task: str):
+    """One run per method and rate on rows held out of the task's training file."""
+    tuning = plan["tuning"]
+    shared = {"task": task, "seed": tuning.get("seed", 100), "kind": TUNING}
+    for label in plan["methods"]:
+        for rate in rates(plan, label):
+            fraction = tuning.get("val_fraction", 0.2)
+            yield {**shared, "method": label, "val_fraction": fraction, "changes": {"learning_rate": rate}}
+
+
 def tuned(plan: dict, rows: list[dict], task: str, label: str) -> dict | None:
     """The best rate of a method on a task; None while its tuning is unfinished."""
-    rates = plan["tuning"]["learning_rate"]
     own = [r for r in rows if (r["task"], r["method"], r.get("kind")) == (task, label, TUNING)]
-    scores = {rate: r["score"] for r in own for rate in rates if f"--learning_rate={rate}" in r["settings"]}
-    return {"learning_rate": max(scores, key=scores.get)} if len(scores) == len(rates) else None
+    wanted = rates(plan, label)
+    scores = {rate: r["score"] for r in own for rate in wanted if f"--learning_rate={rate}" in r["settings"]}
+    return {"learning_rate": max(scores, key=scores.get)} if len(scores) == len(wanted) else None
 
 
 def key(row: dict) -> tuple:
@@ -126,17 +175,16 @@ def key(row: dict) -> tuple:
 # ---- running them
 
 
-def split_for_tuning(plan: dict, options, task: str, folder: str) -> list[str]:
+def split_for_tuning(options, trial: dict, settings: list[str], folder: str) -> list[str]:
     """Files with the first `max_train_samples` training rows, divided at random; the arguments that name them."""
     import random
 
-    path = next(word.split("=", 1)[1] for word in trials.places(options.data, options.model, task) if "train" in word)
-    with open(path, encoding="utf-8") as file:
+    where = trials.places(options.data, options.model, trial["task"])
+    with open(trials.value_of(where, "train_file"), encoding="utf-8") as file:
         lines = [line for line in file if line.strip()]
-    limit = (plan["settings"] | plan["task_settings"].get(task, {})).get("max_train_samples")
-    lines = lines[: limit or len(lines)]
-    random.Random(plan["tuning"].get("seed", 100)).shuffle(lines)
-    held_out = round(plan["tuning"].get("val_fraction", 0.2) * len(lines))
+    lines = lines[: int(trials.value_of(settings, "max_train_samples") or len(lines))]
+    random.Random(trial["seed"]).shuffle(lines)
+    held_out = round(trial["val_fraction"] * len(lines))
     os.makedirs(folder, exist_ok=True)
     typed = [f"--model_name_or_path={options.model}"] if options.model else []
     for split, part in (("train", lines[held_out:]), ("validation", lines[:held_out])):
@@ -145,6 +193,29 @@ def split_for_tuning(plan: dict, options, task: str, folder: str) -> list[str]:
             file.writelines(part)
         typed.append(f"--{split}_file={target}")
     return typed
+
+
+def run_trial(options, trial: dict, settings: list[str]) -> dict:
+    """Run one trial; its row.
+
+    Args:
+        options: `data`, `model`, `sibling`, `scratch` and `isolate` of the command line.
+        trial: task, seed, method; `kind` and `val_fraction` of tuning; `source` of ranks that another search learned.
+        settings: the arguments of the script, without places.
+    """
+    folder, script = trials.scratch_folder(options.scratch), trials.script_of(trial["task"])
+    if trial.get("kind") == TUNING:
+        where = split_for_tuning(options, trial, settings, f"{folder}-rows")
+    else:
+        where = trials.places(options.data, options.model, trial["task"])
+    searched = None
+    if "source" in trial:
+        searched = transfer.search(options, trial, settings, f"{folder}-source")
+        where.append(f"--ranks={searched['path']}")
+    results = trials.run(script, [*settings, *where, f"--output_dir={folder}"], options.isolate)
+    head = {name: value for name, value in trial.items() if name != "changes"}
+    row = trials.row_of(head, settings, results, folder, script)
+    return transfer.with_cost(row, searched) if searched else row
 
 
 def work(options, plan: dict) -> None:
@@ -162,24 +233,14 @@ def work(options, plan: dict) -> None:
         trial, settings = left[0]
         tried.add(key({**trial, "settings": settings}))
         started = time.perf_counter()
-        folder, script = trials.scratch_folder(options.scratch), trials.script_of(trial["task"])
-        if trial.get("kind") == TUNING:
-            where = split_for_tuning(plan, options, trial["task"], f"{folder}-rows")
-        else:
-            where = trials.places(options.data, options.model, trial["task"])
-        head = {name: value for name, value in trial.items() if name != "changes"}
+        shown = [trial["task"], trial["seed"], trial["method"], *([trial["kind"]] if "kind" in trial else [])]
         try:
-            results = trials.run(script, [*settings, *where, f"--output_dir={folder}"], options.isolate)
+            row = run_trial(options, trial, settings)
         except Exception as error:  # one method that fails must not take the others with it
-            print(*head.values(), "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+            print(*shown, "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
             continue
-        trials.append_row(options.output, trials.row_of(head, settings, results, folder, script))
-        print(
-            *head.values(),
-            trials.score_of(trial["task"], results),
-            f"{time.perf_counter() - started:.0f} s",
-            flush=True,
-        )
+        trials.append_row(options.output, row)
+        print(*shown, row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
 
 
 def dry_run(plan: dict, rows: list[dict]) -> str:
@@ -193,10 +254,13 @@ def dry_run(plan: dict, rows: list[dict]) -> str:
         seconds = expected_seconds(rows, trial)
         total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
         shown = f"{seconds:.0f} s" if seconds else "unknown"
-        lines.append(f"{shown:>8}  python {trials.script_of(trial['task'])}.py {' '.join(settings)}")
+        source = f" --ranks RANKS  # {transfer.described(trial)}" if "source" in trial else ""
+        lines.append(f"{shown:>8}  python {trials.script_of(trial['task'])}.py {' '.join(settings)}{source}")
     left = len(lines)
-    if plan["tuning"] and not all(tuned(plan, rows, t, m) for t in plan["tasks"] for m in plan["methods"]):
-        lines.append("          … and the reported runs, once their rates are known")
+    pairs = [(task, label) for task in plan["tasks"] for label in plan["methods"]] if plan["tuning"] else []
+    later = sum(seeds(plan, task) for task, label in pairs if tuned(plan, rows, task, label) is None)
+    if later:
+        lines.append(f"          … and {later} reported runs, once their rates are known")
     summary = f"{len(done)} trials are finished, {left} are left: about {total / 60:.0f} minutes of one worker"
     if unknown:
         summary += f", and {unknown} trials of which no like has run yet (run one of each task to know more)"
@@ -214,10 +278,23 @@ def expected_seconds(rows: list[dict], trial: dict) -> float | None:
 
 
 def report(rows: list[dict], plan: dict) -> str:
-    """Means with intervals, paired differences to the reference, sizes and costs.
+    """The table with what its columns mean."""
+    text = (
+        "Score on the dev split in points: mean (95 % bootstrap interval over seeds, number of seeds). Differences "
+        "are paired by task and seed and pooled; `detectable` is the difference that 80 % power would find with so "
+        "many pairs. Time and passes: median ratio over the same pairs.\n\n"
+    )
+    return text + markdown(*table(rows, plan)) + "\n"
+
+
+def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
+    """Means with intervals, paired differences to the reference, sizes and costs; dashes where no row is.
 
     Costs are ratios to LoRA (`lora`, else the reference) and to AdaLoRA of the same table, as medians over the pairs
     (task, seed) that both have: seconds of machines that were differently busy do not compare otherwise.
+
+    Returns:
+        (header, a line per method of the plan and of the rows)
     """
     rows = [row for row in rows if row.get("kind") is None]
     labels = list(dict.fromkeys([*plan["methods"], *(row["method"] for row in rows)]))
@@ -229,44 +306,21 @@ def report(rows: list[dict], plan: dict) -> str:
     for label in labels:
         own = [r for r in rows if r["method"] == label]
         if not own:
+            body.append([label] + ["-"] * (len(header) - 1))
             continue
         cells = [label]
         for task in plan["tasks"]:
-            scores = [r["score"] for r in own if r["task"] == task]
-            cells.append(_mean(scores))
+            cells.append(mean_cell([r["score"] for r in own if r["task"] == task]))
         pairs = [r["score"] - by[k]["score"] for r in own if (k := (plan["reference"], r["task"], r["seed"])) in by]
-        if label == plan["reference"] or len(pairs) < 2:
-            cells += ["-" if label == plan["reference"] else _signed(pairs), "-"]
-        else:
-            low, high = bootstrap_interval(pairs)
-            cells += [f"{statistics.mean(pairs):+.2f} ({low:+.2f} to {high:+.2f}, n={len(pairs)})"]
-            cells += [f"{smallest_detectable(pairs):.2f}"]
-        cells += [_sizes(own, "adapter_params"), _sizes(own, "head_params")]
+        cells += ["-", "-"] if label == plan["reference"] else difference_cells(pairs)
+        cells += [sizes_cell(own, "adapter_params"), sizes_cell(own, "head_params")]
         cells += [_ratio(own, by, base, "wall_seconds"), _ratio(own, by, "adalora", "wall_seconds")]
         cells += [_ratio(own, by, base, "passes"), f"{statistics.median(r['peak_memory_mb'] for r in own):,.0f}"]
         body.append(cells)
-    text = (
-        "Score on the dev split in points: mean (95 % bootstrap interval over seeds, number of seeds). Differences "
-        "are paired by task and seed and pooled; `detectable` is the difference that 80 % power would find with so "
-        "many pairs. Time and passes: median ratio over the same pairs.\n\n"
-    )
-    return text + markdown(header, body) + "\n"
+    return header, body
 
 
-def _mean(scores: list[float]) -> str:
-    if not scores:
-        return "-"
-    if len(scores) < 2:
-        return f"{scores[0]:.2f} (n=1)"
-    low, high = bootstrap_interval(scores)
-    return f"{statistics.mean(scores):.2f} ({low:.2f}-{high:.2f}, n={len(scores)})"
-
-
-def _signed(pairs: list[float]) -> str:
-    return f"{pairs[0]:+.2f} (n=1)" if pairs else "-"
-
-
-def _sizes(own: list[dict], name: str) -> str:
+def sizes_cell(own: list[dict], name: str) -> str:
     sizes = sorted({r[name] for r in own})
     return f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,}-{sizes[-1]:,}"
 
@@ -280,6 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", help="YAML file; see above")
     trials.add_arguments(parser)
+    parser.add_argument("--sibling", help="folder of the smaller model whose ranks a plan of transfer.py maps")
     parser.add_argument("--isolate", action="store_true", help="every trial in a process of its own")
     parser.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
     options = parser.parse_args()

@@ -53,19 +53,21 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
-from autolora_trainer.cost import CostMeter
-from autolora_trainer.errors import one_line, run_guarded
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.gates import selection
-from autolora_trainer.hub import public_command
-from autolora_trainer.methods.adalora import AdaLoraTrainer, adalora_config, schedule
-from autolora_trainer.pipeline import count_parameters
-from autolora_trainer.report import format_score, format_table
-from autolora_trainer.tasks.glue import GLUE_TASKS
-from autolora_trainer.trainer_utils import RetrainTrainer, fix_loss_scale
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa: E402
+from autolora_trainer.cost import CostMeter  # noqa: E402
+from autolora_trainer.errors import one_line, run_guarded  # noqa: E402
+from autolora_trainer.fused import lora_layers  # noqa: E402
+from autolora_trainer.gates import selection  # noqa: E402
+from autolora_trainer.hub import public_command  # noqa: E402
+from autolora_trainer.methods.adalora import AdaLoraTrainer, adalora_config, schedule  # noqa: E402
+from autolora_trainer.pipeline import count_parameters  # noqa: E402
+from autolora_trainer.report import format_score, format_table  # noqa: E402
+from autolora_trainer.tasks.glue import GLUE_TASKS  # noqa: E402
+from autolora_trainer.trainer_utils import RetrainTrainer, fix_loss_scale  # noqa: E402
+from benchmarks.trials import machine  # noqa: E402
+
 SHAPES = {  # random weights: time and memory do not depend on their values
     "tiny": RobertaConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
@@ -377,13 +379,18 @@ def table_steps(arguments) -> tuple[list[dict], list[str]]:
             row["once_steps"] = row["once_seconds"] / step
         if memory and row["peak_memory_mb"]:
             row["memory_ratio"] = row["peak_memory_mb"] / memory
+    return rows, [steps_table(rows), *failures(reasons)]
+
+
+def steps_table(rows: list[dict]) -> str:
+    """Markdown of the rows of one measurement of steps."""
     header = ["method", "ms a step", "to LoRA", "passes", "step / passes", "once, LoRA steps", "peak MB", "to LoRA"]
     keys = "wall_seconds step_ratio passes step_per_pass once_steps peak_memory_mb memory_ratio".split()
     body = [
         [row["method"]] + [number(row.get(k), 1000 if k == "wall_seconds" else 1, digits(k)) for k in keys]
         for row in rows
     ]
-    return rows, [format_table(header, body, markdown=True), *failures(reasons)]
+    return format_table(header, body, markdown=True)
 
 
 def number(value, scale=1.0, places=2) -> str:
@@ -464,14 +471,35 @@ def table_total(arguments) -> tuple[list[dict], list[str]]:
 
     for turn in range(arguments.rounds):
         one_round(turn)
-    runs = {name: [row for row in rows if row["method"] == name] for name in methods}
-    runs = {name: made for name, made in runs.items() if made}
-    if not runs:
+    if not rows:
         raise RuntimeError("no run ended: " + "; ".join(failures(reasons)))
-    against = "adalora" if "adalora" in runs else next(iter(runs))
+    runs = list(dict.fromkeys(name for name in methods if any(row["method"] == name for row in rows)))
+    against = unit_of(rows)
+    lines = [total_table(rows)]
+    growth = []
+    for turn, count in enumerate(arguments.rows):
+        seconds = {name: row["wall_seconds"] for name, row in one_round(turn, count).items()}
+        base = seconds.get(against, float("nan"))
+        cells = [f"{seconds[n]:.1f} s ({seconds[n] / base:.2f})" if n in seconds else "-" for n in runs]
+        growth.append([f"{count:,}", *cells])
+    if growth:
+        lines.append(f"Wall time by training rows, one run each (in brackets: to {against})")
+        lines.append(format_table(["training rows", *runs], growth, markdown=True))
+    return rows, lines + failures(reasons)
+
+
+def unit_of(rows: list[dict]) -> str:
+    """The method whose wall time is 1: AdaLoRA, as in Table 5, else the first."""
+    methods = [row["method"] for row in rows]
+    return "adalora" if "adalora" in methods else methods[0]
+
+
+def total_table(rows: list[dict]) -> str:
+    """Markdown of the rows of whole runs: medians over the rounds."""
+    against = unit_of(rows)
 
     def median(name, key):
-        values = [row[key] for row in runs[name] if row[key] is not None]
+        values = [row[key] for row in rows if row["method"] == name and row[key] is not None]
         return float(np.median(values)) if values else None
 
     header = ["method", "score", "adapter parameters", "wall s", f"to {against}", "search s", "retrain s", "passes"]
@@ -486,19 +514,9 @@ def table_total(arguments) -> tuple[list[dict], list[str]]:
             number(median(name, "retrain_seconds"), 1, 1),
             number(median(name, "passes"), 1, 0),
         ]
-        for name in runs
+        for name in dict.fromkeys(row["method"] for row in rows)
     ]
-    lines = [format_table(header, body, markdown=True)]
-    growth = []
-    for turn, count in enumerate(arguments.rows):
-        seconds = {name: row["wall_seconds"] for name, row in one_round(turn, count).items()}
-        base = seconds.get(against, float("nan"))
-        cells = [f"{seconds[n]:.1f} s ({seconds[n] / base:.2f})" if n in seconds else "-" for n in runs]
-        growth.append([f"{count:,}", *cells])
-    if growth:
-        lines.append(f"Wall time by training rows, one run each (in brackets: to {against})")
-        lines.append(format_table(["training rows", *runs], growth, markdown=True))
-    return rows, lines + failures(reasons)
+    return format_table(header, body, markdown=True)
 
 
 # ---- both
@@ -512,12 +530,6 @@ def versions() -> dict:
         except PackageNotFoundError:
             found[package] = None
     return found
-
-
-def machine(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -26,7 +26,14 @@ from autolora_trainer.pipeline import count_parameters  # noqa: E402
 from autolora_trainer.ranks import LearnedRanks, ModuleRank  # noqa: E402
 from autolora_trainer.retrain import build_adapter  # noqa: E402
 from benchmarks import trials  # noqa: E402
-from benchmarks.significance import bootstrap_interval, markdown, paired_differences, smallest_detectable  # noqa: E402
+from benchmarks.significance import (  # noqa: E402
+    ENOUGH,
+    bootstrap_interval,
+    markdown,
+    mean_cell,
+    paired_differences,
+    smallest_detectable,
+)
 
 
 def planned(plan: dict):
@@ -138,9 +145,9 @@ def report(rows: list[dict], plan: dict) -> str:
             cells = [f"{LABELS.get(method, method)}, rank {budget} on average", f"{own[0]['adapter_params']:,}"]
             for task in plan["tasks"]:
                 scores = [r["score"] for r in own if r["task"] == task]
-                cells.append(f"{sum(scores) / len(scores):.2f} ({len(scores)})" if scores else "")
+                cells.append(mean_cell(scores))
             body.append(cells)
-    text = "Mean score (seeds) on the dev split:\n\n"
+    text = "Mean score on the dev split (95 % bootstrap interval over seeds, number of seeds):\n\n"
     text += markdown(["method", "adapter parameters", *(task.upper() for task in plan["tasks"])], body) + "\n\n"
     body = []
     for budget in budgets:
@@ -149,7 +156,7 @@ def report(rows: list[dict], plan: dict) -> str:
                 if (method, budget) == (reference, size) or (size == largest and budget == largest):
                     continue
                 values = paired_differences(rows, method, reference, budget, size)
-                if len(values) > 1 and not (method == "uniform" and size == budget):
+                if len(values) >= ENOUGH and not (method == "uniform" and size == budget):
                     low, high = bootstrap_interval(values)
                     body.append(
                         [

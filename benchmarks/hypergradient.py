@@ -252,6 +252,11 @@ def accuracy(options):
         trainer.states, trainer.rows = tuple(options.states), rows
         trainer.labels = {"dropout": dropout, "accumulation": accumulation}
         trainer.train()
+    return rows, accuracy_table(rows)
+
+
+def accuracy_table(rows):
+    """Markdown of the rows of `accuracy`."""
     text = (
         "Worst cosine and relative error over the states, by virtual step.\n\n"
         "| way | dropout | virtual step | implicit term: cosine | error | whole: cosine | error |\n"
@@ -277,7 +282,7 @@ def accuracy(options):
         plain, adamw = members["sgd"], members["adamw"]
         text += f"| {' | '.join(map(str, group))} | {plain['ratio']:.1e} | {plain['ratio_coefficient_1']:.1e} | "
         text += f"{adamw['ratio']:.1e} |\n"
-    return rows, text
+    return text
 
 
 # ---- ranks
@@ -301,19 +306,26 @@ def ranks(options):
         learned = {rule: select_ranks(trainer.search_state(), rule, None, 1) for rule in RULES}
         found[name, seed] = {"alpha": trainer.gates.selection.flatten().tolist(), **learned}
         print(f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s, {learned['strength']}", flush=True)
+    rows = [{"name": name, "seed": seed, **values} for (name, seed), values in found.items()]
+    return rows, ranks_table(rows, options.steps)
+
+
+def ranks_table(rows, steps):
+    """Markdown of the rows of `ranks`, searches of `steps` weight steps."""
+    found = {(row["name"], row["seed"]): row for row in rows}
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
     pairs = {f"{name} / first order, same seed": [] for name in SEARCHES if name != "first order"}
-    for seed in options.seeds:
+    for seed in seeds:
         for name in pairs:
             pairs[name].append(((name.removesuffix(" / first order, same seed"), seed), ("first order", seed)))
     for name in SEARCHES:
-        pairs[f"{name}, between seeds"] = [((name, a), (name, b)) for a, b in itertools.combinations(options.seeds, 2)]
+        pairs[f"{name}, between seeds"] = [((name, a), (name, b)) for a, b in itertools.combinations(seeds, 2)]
     text = (
-        f"{options.steps} weight steps, seeds {options.seeds}. Spearman correlation of α; modules whose rank differs "
+        f"{steps} weight steps, seeds {seeds}. Spearman correlation of α; modules whose rank differs "
         "(of all), and Spearman correlation of the ranks, by rank rule.\n\n"
         "| compared | α | " + " | ".join(f"{rule}: modules | correlation" for rule in RULES) + " |\n"
         "| --- | ---: |" + " ---: | ---: |" * len(RULES) + "\n"
     )
-    rows = [{"name": name, "seed": seed, **values} for (name, seed), values in found.items()]
     for label, members in pairs.items():
         cells = [f"{mean(correlation(found[a]['alpha'], found[b]['alpha']) for a, b in members):.3f}"]
         for rule in RULES:
@@ -321,7 +333,7 @@ def ranks(options):
             cells.append(f"{mean(sum(x != y for x, y in zip(a, b)) for a, b in values):.1f} of {len(values[0][0])}")
             cells.append(f"{mean(correlation(a, b) for a, b in values):.3f}")
         text += f"| {label} | {' | '.join(cells)} |\n"
-    return rows, text
+    return text
 
 
 def correlation(a, b):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import LearnedRanks  # noqa: E402
 from autolora_trainer.report import rank_grid, save_selection_history  # noqa: E402
-from benchmarks.significance import bootstrap_interval  # noqa: E402
+from benchmarks.significance import ENOUGH, bootstrap_interval  # noqa: E402
 from benchmarks.trials import read_rows  # noqa: E402
 
 STYLE = {
@@ -98,8 +98,8 @@ def front(rows: list[dict]) -> Figure:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Distances from the mean to the ends of its bootstrap interval; zero for one value."""
-    if len(values) < 2:
+    """Distances from the mean to the ends of its bootstrap interval; zero where there are too few values for one."""
+    if len(values) < ENOUGH:
         return 0.0, 0.0
     low, high = bootstrap_interval(values)
     mean = statistics.mean(values)

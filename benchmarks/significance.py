@@ -6,6 +6,8 @@ import math
 import numpy as np
 from scipy.stats import norm, spearmanr
 
+ENOUGH = 3  # values, for an interval to be shown
+
 
 def paired_differences(rows: list[dict], method: str, reference: str, budget, reference_budget=None) -> np.ndarray:
     """Scores of `method` less those of `reference`, for every (task, seed) that has both."""
@@ -50,6 +52,25 @@ def cross_agreement(first, second, columns=None) -> float:
 
 def _spearman(a, b) -> float:
     return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
+
+
+def mean_cell(scores) -> str:
+    """Mean, and from three scores on its interval: two say too little of how they spread."""
+    if len(scores) == 0:
+        return "-"
+    if len(scores) < ENOUGH:
+        return f"{np.mean(scores):.2f} (n={len(scores)})"
+    low, high = bootstrap_interval(scores)
+    return f"{np.mean(scores):.2f} ({low:.2f} to {high:.2f}, n={len(scores)})"
+
+
+def difference_cells(pairs) -> list[str]:
+    """Mean of paired differences with its interval, and the smallest one that so many pairs would show."""
+    if len(pairs) < ENOUGH:
+        return [f"{np.mean(pairs):+.2f} (n={len(pairs)})" if len(pairs) else "-", "-"]
+    low, high = bootstrap_interval(pairs)
+    shown = f"{np.mean(pairs):+.2f} ({low:+.2f} to {high:+.2f}, n={len(pairs)})"
+    return [shown, f"{smallest_detectable(pairs):.2f}"]
 
 
 def markdown(header: list[str], body: list[list]) -> str:

@@ -4,6 +4,7 @@ Shared by `front.py` and `compare.py`: arguments of a trial, rows that are alrea
 one of its own, and the row itself.
 """
 
+import datetime
 import importlib
 import json
 import os
@@ -72,6 +73,11 @@ def places(data: str | None, model: str | None, task: str) -> list[str]:
     return typed
 
 
+def value_of(typed: list[str], name: str) -> str | None:
+    """["--seed=1"], "seed" -> "1"; None if it is not there."""
+    return next((word.partition("=")[2] for word in typed if word.startswith(f"--{name}=")), None)
+
+
 def read_rows(path: str) -> list[dict]:
     if not os.path.exists(path):
         return []
@@ -92,13 +98,27 @@ def append_row(path: str, row: dict) -> None:
         file.write(json.dumps(row).encode() + b"\n")
 
 
+def versions() -> dict[str, str]:
+    """Of the libraries that numbers depend on."""
+    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
+
+
+def machine(device: str | None = None) -> str:
+    """What bits and seconds depend on. `device`: cpu or cuda; default: what a script would take."""
+    import torch
+
+    if device == "cuda" or (device is None and torch.cuda.is_available()):
+        return torch.cuda.get_device_name()
+    return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
+
+
 def run(script: str, typed: list[str], isolate: bool = False) -> dict:
     """Run a script; its all_results.json. The output folder is the `--output_dir` among `typed`.
 
     Args:
         isolate: in a process of its own: a clean peak of memory, at the price of the start.
     """
-    folder = next(word.split("=", 1)[1] for word in typed if word.startswith("--output_dir="))
+    folder = value_of(typed, "output_dir")
     if isolate:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])}
         done = subprocess.run(
@@ -127,6 +147,13 @@ def scratch_folder(parent: str | None) -> str:
     return folder
 
 
+def shown_command(script: str, typed: list[str], task: str, model: str = "MODEL") -> str:
+    """A trial's command with names in place of this machine's folders."""
+    splits = ("train", "validation") if script == "run_glue" else ("train", "validation", "test")
+    files = " ".join(f"--{split}_file $DATA/{task}/{split}.jsonl" for split in splits)
+    return f"python {script}.py {' '.join(typed)} --model_name_or_path {model} {files}"
+
+
 def row_of(head: dict, settings: list[str], results: dict, folder: str, script: str) -> dict:
     """What is kept of a trial. `head`: task, seed, method, and whatever tells this trial from others."""
     from autolora_trainer.ranks import LearnedRanks
@@ -135,7 +162,6 @@ def row_of(head: dict, settings: list[str], results: dict, folder: str, script: 
         cost = json.load(file)
     ranks_path = os.path.join(folder, "ranks.json")
     task = head["task"]
-    files = f"--train_file $DATA/{task}/train.jsonl --validation_file $DATA/{task}/validation.jsonl"
     return {
         **head,
         "score": score_of(task, results),
@@ -149,8 +175,10 @@ def row_of(head: dict, settings: list[str], results: dict, folder: str, script: 
         "passes": cost["total"]["passes"],
         "peak_memory_mb": cost["total"]["peak_memory_mb"],
         "settings": settings,
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
-        "command": f"python {script}.py {' '.join(settings)} --model_name_or_path MODEL {files}",
+        "versions": versions(),
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "command": shown_command(script, settings, task),
     }
 
 

@@ -161,8 +161,46 @@ def test_table_pairs_by_task_and_seed_and_says_what_it_could_find(place, capsys)
     run(place)
     out = capsys.readouterr().out
     line = next(line for line in out.splitlines() if line.startswith("| autolora"))
-    assert "80.50 (80.00-81.00, n=2) | +0.00 (+0.00 to +0.00, n=2) | 0.00 | 10 | 2 | 3.00" in line
+    assert "80.50 (n=2) | +0.00 (n=2) | - | 10 | 2 | 3.00" in line  # of two, no interval
     assert next(line for line in out.splitlines() if line.startswith("| uniform |")).count("| - |")
+    folder, _ = place
+    (folder / "plan.yaml").write_text(yaml.safe_dump({**PLAN, "seeds": 3}, sort_keys=False))
+    run(place)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| autolora"))
+    assert "81.00 (80.00 to 82.00, n=3) | +0.00 (+0.00 to +0.00, n=3) | 0.00 | 10 | 2 | 3.00" in line
+
+
+def test_a_method_without_rows_is_a_line_of_dashes(place):
+    rows = [row for row in run(place) if row["method"] == "uniform"]
+    header, body = compare.table(rows, compare.load_plan(str(place[0] / "plan.yaml")))
+    assert body[1] == ["autolora"] + ["-"] * (len(header) - 1) and body[0][1] == "80.50 (n=2)"
+
+
+def test_tasks_may_have_other_numbers_of_seeds_and_trials_go_seed_by_seed(place):
+    folder, calls = place
+    for split in ("train", "validation"):
+        (folder / "data" / "cola").mkdir(exist_ok=True)
+        text = (folder / "data" / "mrpc" / f"{split}.jsonl").read_text()
+        (folder / "data" / "cola" / f"{split}.jsonl").write_text(text)
+    changes = {"tasks": ["sst2", "mrpc"], "task_seeds": {"mrpc": 1}, "methods": {"uniform": {}}, "same_time": None}
+    (folder / "data" / "cola").rename(folder / "data" / "sst2")
+    (folder / "plan.yaml").write_text(yaml.safe_dump({**PLAN, **changes}))
+    rows = run(place)
+    order = [(row["task"], row["seed"]) for row in rows]
+    tuning = [("sst2", 100)] * 2, [("mrpc", 100)] * 2
+    assert order == [*tuning[0], ("sst2", 0), *tuning[1], ("mrpc", 0), ("sst2", 1)]
+
+
+def test_a_method_may_have_rates_of_its_own(place):
+    folder, _ = place
+    tuning = {**PLAN["tuning"], "method_learning_rate": {"uniform": [0.01, 0.02, 0.03]}}
+    (folder / "plan.yaml").write_text(yaml.safe_dump({**PLAN, "tuning": tuning}, sort_keys=False))
+    rows = run(place)
+    rates = {r["method"]: [] for r in rows}
+    for row in rows:
+        rates[row["method"]].append(trials.value_of(row["settings"], "learning_rate"))
+    assert rates["uniform"] == ["0.01", "0.02", "0.03", "0.01", "0.01"]  # all alike: the first
+    assert rates["autolora"] == ["0.1", "0.2", "0.2", "0.2"]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +210,10 @@ def test_table_pairs_by_task_and_seed_and_says_what_it_could_find(place, capsys)
         ({"methds": {}}, "has 'methds'"),
         ({"reference": "x"}, "names the reference 'x', which is none of its methods"),
         ({"same_time": {"as": "x", "method": "uniform"}}, "same_time needs"),
+        ({"task_seeds": {"cola": 1}}, "task_seeds names 'cola', which is none of mrpc"),
+        ({"tuning": {"learning_rate": [1], "method_learning_rate": {"full": [1]}}}, "names 'full', which is none of"),
+        ({"methods": {"uniform": {"ranks_from": {"shar": 0.1}}}, "same_time": None}, "ranks_from of 'uniform' must"),
+        ({"methods": {"uniform": {"ranks_from": {"share": 2}}}, "same_time": None}, "has the share 2; give one above"),
     ],
 )
 def test_a_plan_that_cannot_be_run_is_one_line(tmp_path, change, sentence):

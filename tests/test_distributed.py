@@ -19,29 +19,19 @@ def free_port() -> int:
 
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LAUNCHERS = {
-    "torchrun": ([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"], {}),
+LAUNCHERS = ("torchrun", "accelerate")
+
+
+def launch_command(launcher: str, processes: int) -> tuple[list[str], dict[str, str]]:
+    """(command, environment) that start a script in several processes on CPUs."""
+    if launcher == "torchrun":
+        typed = f"-m torch.distributed.run --standalone --nproc_per_node {processes}"
+        return [sys.executable, *typed.split()], {}
     # `accelerate launch --cpu` starts a single process; this is how it starts several on CPUs
-    "accelerate": (
-        [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--multi_gpu",
-            "--num_processes",
-            "2",
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            str(free_port()),
-        ],
-        {"ACCELERATE_USE_CPU": "1"},
-    ),
-}
+    several = "--multi_gpu" if processes > 1 else ""
+    typed = f"-m accelerate.commands.launch {several} --num_processes {processes} --num_machines 1"
+    typed += f" --mixed_precision no --dynamo_backend no --main_process_port {free_port()}"
+    return [sys.executable, *typed.split()], {"ACCELERATE_USE_CPU": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +44,7 @@ def place(tmp_path_factory):
 
 
 def search(place, output, launcher, batch):
-    prefix, environment = LAUNCHERS[launcher] if launcher else ([sys.executable], {})
+    prefix, environment = launch_command(launcher, 2) if launcher else ([sys.executable], {})
     argv = [
         *prefix,
         os.path.join(ROOT, "run_glue.py"),

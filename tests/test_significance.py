@@ -6,7 +6,9 @@ import pytest
 from benchmarks.significance import (
     bootstrap_interval,
     cross_agreement,
+    difference_cells,
     markdown,
+    mean_cell,
     paired_differences,
     rank_agreement,
     smallest_detectable,
@@ -30,6 +32,14 @@ def test_bootstrap_interval_covers_the_mean_as_the_normal_one_does():
 def test_smallest_detectable_difference_is_the_textbook_one():
     values = [1.0, -1.0] * 8  # standard deviation 1.033, 16 pairs
     assert smallest_detectable(values) == pytest.approx(2.802 * 1.0328 / 4, rel=1e-3)
+
+
+def test_cells_have_an_interval_from_three_values_on():
+    assert mean_cell([]) == "-" and mean_cell([1.0, 2.0]) == "1.50 (n=2)"
+    assert mean_cell([-1.0, -1.0, -1.0]) == "-1.00 (-1.00 to -1.00, n=3)"
+    assert difference_cells([]) == ["-", "-"] and difference_cells([1.0]) == ["+1.00 (n=1)", "-"]
+    cells = difference_cells([1.0, -1.0] * 8)
+    assert cells[0].startswith("+0.00 (-0.") and cells[0].endswith("n=16)") and cells[1] == "0.72"
 
 
 def test_agreement_of_patterns():

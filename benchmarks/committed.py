@@ -1,0 +1,68 @@
+"""The committed rows, the plans behind them, and the lines that say how they came about; for report.py."""
+
+import os
+
+import yaml
+
+from benchmarks import compare, trials
+
+
+def rows_of(*names: str) -> list[dict]:
+    """Rows of `benchmarks/results/<name>.jsonl`; none where there is no such file."""
+    folder = os.path.join(trials.ROOT, "benchmarks", "results")
+    return [row for name in names for row in trials.read_rows(os.path.join(folder, f"{name}.jsonl"))]
+
+
+def yaml_of(path: str) -> dict:
+    with open(os.path.join(trials.ROOT, "benchmarks", f"{path}.yaml"), encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
+def plan_of(path: str) -> dict:
+    """A plan of compare.py, by its path from `benchmarks` without the ending."""
+    return compare.load_plan(os.path.join(trials.ROOT, "benchmarks", f"{path}.yaml"))
+
+
+def reported(rows: list[dict]) -> list[dict]:
+    """Rows whose scores count: not those that chose a learning rate."""
+    return [row for row in rows if row.get("kind") is None]
+
+
+def command_of(plan: str, output: str, script: str = "compare") -> str:
+    """The command that works off a plan; at the paper's scale, models and rows come from the Hub."""
+    places = "" if plan.startswith("paper/") else "--data $DATA --model MODEL "
+    places += "--sibling SIBLING " if plan == "plans/transfer" else ""
+    plan = f"benchmarks/{plan}.yaml"
+    return f"python benchmarks/{script}.py {plan} {places}--output benchmarks/results/{output}.jsonl"
+
+
+def provenance(rows: list[dict], *commands: str) -> str:
+    """How rows came about: commands, seeds, versions, machines and dates, as far as they say."""
+    parts = [" and ".join(f"`{command}`" for command in dict.fromkeys(commands)), f"{len(rows)} rows"]
+    seeds = sorted({row["seed"] for row in rows if "seed" in row})
+    spread = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    shown = f"{seeds[0]} to {seeds[-1]}" if spread else ", ".join(map(str, seeds))
+    parts += [f"seed{'s' * (len(seeds) > 1)} {shown}"] if seeds else []
+    for name in ("torch", "transformers", "peft", "accelerate"):
+        found = sorted({row["versions"][name] for row in rows if row.get("versions", {}).get(name)})
+        parts += [f"{name} {' and '.join(found)}"] if found else []
+    parts += sorted({row["machine"] for row in rows if row.get("machine")})
+    dates = sorted({row["date"] for row in rows if row.get("date")})
+    parts += [" to ".join(dict.fromkeys((dates[0], dates[-1])))] if dates else []
+    return "Command: " + "; ".join(parts) + "."
+
+
+def not_measured(command: str, what: str = "not measured yet") -> str:
+    return f"{what}: `{command}`"
+
+
+def progress(rows: list[dict], plan: dict, command: str) -> str:
+    """How much of a plan is missing; nothing once all of it is there."""
+    wanted = {(t, s, m) for t in plan["tasks"] for s in range(compare.seeds(plan, t)) for m in plan["methods"]}
+    left = wanted - {(row["task"], row["seed"], row["method"]) for row in reported(rows)}
+    what = "not measured yet" + (f", {len(left)} of {len(wanted)} runs" if len(left) < len(wanted) else "")
+    return not_measured(command, what) if left else ""
+
+
+def join(*parts: str) -> str:
+    return "\n\n".join(part.strip("\n") for part in parts if part)

@@ -1,0 +1,395 @@
+"""Write RESULTS.md from the committed rows, so that no number on it can drift.
+
+    python benchmarks/report.py            # RESULTS.md, and the pictures in benchmarks/results/pictures
+    python benchmarks/report.py --check    # exit status 1 if they are not what the rows give
+
+Nothing here measures. Rows are those of `benchmarks/results`, the paper's numbers those of
+`benchmarks/paper/numbers.yaml`, and most tables are made by the benchmark that made the rows. What no row tells is a
+dash, and a line below the table has the command that would fill it.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+
+import matplotlib
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from benchmarks import compare, cost, front, hypergradient, patterns, pictures, planted, ranks, trials  # noqa: E402
+from benchmarks.committed import (  # noqa: E402
+    command_of,
+    join,
+    not_measured,
+    plan_of,
+    progress,
+    provenance,
+    reported,
+    rows_of,
+    yaml_of,
+)
+from benchmarks.paper_tables import at_scale, paper_table, table5, wall_ratios  # noqa: E402
+from benchmarks.significance import (  # noqa: E402
+    ENOUGH,
+    bootstrap_interval,
+    cross_agreement,
+    difference_cells,
+    markdown,
+    mean_cell,
+    paired_differences,
+    rank_agreement,
+)
+
+PAGE = os.path.join(trials.ROOT, "RESULTS.md")
+PICTURES = "benchmarks/results/pictures"
+
+
+# ---- what holds
+
+
+def verdict(values: Sequence[float]) -> str:
+    """What an interval of AutoLoRA less a rival lets one say, and no more."""
+    if len(values) < ENOUGH:
+        return "too few pairs to say" if len(values) else "not measured yet"
+    low, high = bootstrap_interval(values)
+    return "AutoLoRA is ahead" if low > 0 else "AutoLoRA is behind" if high < 0 else "no difference is shown"
+
+
+def comparisons() -> dict[str, Sequence[float]]:
+    """{AutoLoRA less what: differences paired by task and seed}, of the core table and of the front."""
+    core = [{**row, "budget": None} for row in reported(rows_of("core"))]
+    rivals = [label for label in plan_of("plans/core")["methods"] if label != "autolora"]
+    found = {f"{label} (core table)": paired_differences(core, "autolora", label, None) for label in rivals}
+    rows, plan = rows_of("front"), yaml_of("plans/front")
+    wide = plan["svd_cut"]["from"]
+    groups = [group for group in plan["groups"] if "autolora" in group["methods"]]
+    for budget in sorted({budget for group in groups for budget in group["budgets"]}):
+        for label in ("uniform", "random", "svd_cut"):
+            name = f"{front.LABELS[label]}, both of rank {budget} (front)"
+            found[name] = paired_differences(rows, "autolora", label, budget)
+        name = f"uniform of rank {wide}, AutoLoRA of rank {budget} (front)"
+        found[name] = paired_differences(rows, "autolora", "uniform", budget, wide)
+    return found
+
+
+def what_holds() -> str:
+    found = comparisons()
+    verdicts = [verdict(values) for values in found.values()]
+    equal = {name: v for name, v in found.items() if re.match(r"uniform( \(core|, both)", name) and len(v) >= ENOUGH}
+    said = [
+        f"AutoLoRA less {name}: {difference_cells(values)[0]} points, so {verdict(values)}."
+        for name, values in equal.items()
+    ]
+    said = said or ["**Too few pairs are measured to say whether AutoLoRA beats uniform LoRA of the same size.**"]
+    counts = ", ".join(f"{verdicts.count(word)} times {word}" for word in dict.fromkeys(verdicts))
+    said.append(f"Of the {len(found)} comparisons in the table: {counts}.")
+    said += [cut_sentence(), planted_sentence(), agreement_sentence(), cost_sentence()]
+    body = [[name, *difference_cells(values), verdict(values)] for name, values in found.items()]
+    note = (
+        "In points, paired by task and seed, with a 95 % bootstrap interval over the pairs. Smallest detectable: what "
+        "80 % power would find. Of twenty such intervals one misses zero by chance."
+    )
+    table = markdown(["AutoLoRA less", "mean", "smallest detectable", "so"], body)
+    commands = [command_of("plans/core", "core"), command_of("plans/front", "front", "front")]
+    origin = provenance(reported(rows_of("core")) + rows_of("front"), *commands)
+    return join("\n".join(f"- {sentence}" for sentence in said if sentence), table, note, origin)
+
+
+def planted_sentence() -> str:
+    found = [line for line in planted.summarize(rows_of("planted/planted")) if line["p"] is None]
+    exact = {rule: [line["exact"] for line in found if line["rule"] == rule] for rule in ("default", "threshold")}
+    if not found:
+        return ""
+    own, paper = ({f"{100 * value:.0f} %" for value in (min(values), max(values))} for values in exact.values())
+    own, paper = (" to ".join(sorted(ends, key=lambda end: int(end[:-2]))) for ends in (own, paper))
+    return f"Of planted ranks the default finds {own} exactly (by problem), the paper's count {paper}."
+
+
+def cut_sentence() -> str:
+    rows, cut = rows_of("front"), yaml_of("plans/front")["svd_cut"]
+    found = {b: paired_differences(rows, "svd_cut", "uniform", b, cut["from"]) for b in cut["budgets"]}
+    texts = [
+        f"to {budget}: {difference_cells(values)[0]}" for budget, values in found.items() if len(values) >= ENOUGH
+    ]
+    return f"Uniform rank {cut['from']} cut by SVD after training, less uncut: {'; '.join(texts)}." if texts else ""
+
+
+def agreement_sentence() -> str:
+    texts, rows = [], rows_of("ranks")
+    for task, runs in patterns.of_searches(rows).items():
+        noise = patterns.of_searches(rows, shuffled=True).get(task)
+        if len(runs) > 1 and noise:
+            real = list(runs.values())
+            own, other = rank_agreement(real), cross_agreement(real, list(noise.values()))
+            texts.append(f"{task} {own:.2f} (with shuffled labels {other:.2f})")
+    meaning = "where shuffled labels give as much, they are the architecture's ranks and not the task's"
+    return f"Ranks of two seeds agree (Spearman) on {', '.join(texts)}; {meaning}." if texts else ""
+
+
+def cost_sentence() -> str:
+    ratios = wall_ratios("autolora")
+    return f"A whole run takes {mean_cell(ratios)} times the wall time of AdaLoRA's." if ratios else ""
+
+
+# ---- the rest
+
+
+def front_section() -> str:
+    rows, command = rows_of("front"), command_of("plans/front", "front", "front")
+    if not rows:
+        return join("## Score against parameters", not_measured(command))
+    wanted = len(list(front.planned(yaml_of("plans/front"))))
+    got = sum(row["method"] != "svd_cut" for row in rows)
+    left = not_measured(command, f"not measured yet, {wanted - got} of {wanted} runs") if got < wanted else ""
+    picture = f"![Score against adapter parameters]({PICTURES}/front.svg)"
+    tables = front.report(rows, yaml_of("plans/front"))
+    return join("## Score against parameters", tables, picture, provenance(rows, command), left)
+
+
+def figure3(found: dict) -> dict[str, dict]:
+    """{picture: tasks in it}, at most four side by side."""
+    runs = list(patterns.first_runs(found).items())
+    return {f"figure3_{1 + start // 4}": dict(runs[start : start + 4]) for start in range(0, len(runs), 4)}
+
+
+def ranks_section() -> str:
+    """Figure 3, and what the ranks say."""
+    found = patterns.collect(rows_of("core", "ner", "nlg"), rows_of("ranks"))
+    if not found:
+        return join("## Figure 3: the ranks", not_measured(command_of("plans/core", "core")))
+    origin = (
+        "Ranks of AutoLoRA's default: of core.jsonl, ner.jsonl and nlg.jsonl, else of the searches of ranks.jsonl."
+    )
+    return join(
+        "## Figure 3: the ranks, task by task",
+        f"{origin} The first seed of each task; the paper has QQP and MNLI (RoBERTa-base) and E2E (GPT2-medium).",
+        *(f"![Ranks of {', '.join(tasks)}]({PICTURES}/{name}.svg)" for name, tasks in figure3(found).items()),
+        "**What the ranks say.**",
+        patterns.describe(found),
+    )
+
+
+def planted_section() -> str:
+    rows, command = rows_of("planted/planted"), "python benchmarks/planted.py --output benchmarks/results/planted"
+    if not rows:
+        return join("## Planted ranks", not_measured(command))
+    body = []
+    for line in sorted(planted.summarize(rows), key=lambda line: list(planted.PROBLEMS).index(line["problem"])):
+        runs = [row for row in rows if row["problem"] == line["problem"]]
+        if line["rule"] not in (runs[0]["default_rule"], "threshold"):
+            continue
+        exact = {
+            rule: [100 * statistics.mean(a == b for a, b in zip(r["true"], r["learned"][rule])) for r in runs]
+            for rule in (line["rule"], "threshold")
+        }
+        lead = [a - b for a, b in zip(*exact.values())] if len(exact) > 1 else []
+        spearman = [planted.spearman(row["true"], row["learned"][line["rule"]]) for row in runs]
+        body.append(
+            [
+                line["problem"],
+                f"**{line['rule']}**" if line["rule"] != "threshold" else "threshold (paper)",
+                mean_cell(spearman) if line["p"] is None else "-",
+                mean_cell(exact[line["rule"]]),
+                *difference_cells(lead),
+                "-" if line["p"] is None else f"{line['p']:.3f}",
+            ]
+        )
+    header = ["problem", "rule", "Spearman", "exact, %", "less the paper's", "smallest detectable", "p (control)"]
+    text = (
+        "Frozen models whose teachers differ by updates of known rank; the search at its defaults, rank 0 allowed. "
+        "Intervals are over seeds. Controls have nothing to find: p is of `no module is preferred`."
+    )
+    return join("## Planted ranks", text, markdown(header, body), provenance(rows, command))
+
+
+def agreement_section() -> str:
+    rows = rows_of("ranks")
+    command = "python benchmarks/ranks.py --data $DATA --model MODEL --output benchmarks/results/ranks"
+    text = "Pairs of seeds are not independent, so there is no interval; every run is in the last table."
+    shown = (text, ranks.report(rows), provenance(rows, command)) if rows else (not_measured(command),)
+    return join("## Agreement between seeds, and its controls", *shown)
+
+
+def hypergradient_section() -> str:
+    texts = []
+    data = "--model MODEL --train_file $DATA/mrpc/train.jsonl --task_name mrpc"
+    fine = "--states 16 --dropout 0.1 --accumulation 1 --max_seq_length 48"
+    short = "--section ranks --steps 80 --seeds 1 2 --batch_size 8"
+    for name, arguments in (("accuracy", f"{data} {fine}"), ("ranks", short)):
+        path = os.path.join(trials.ROOT, "benchmarks", "results", "hypergradient", f"{name}.json")
+        command = f"python benchmarks/hypergradient.py {arguments} --output benchmarks/results/hypergradient"
+        if not os.path.exists(path):
+            texts.append(not_measured(command))
+            continue
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+        rows, steps = document["rows"], document["options"]["steps"]
+        accuracy = name == "accuracy"
+        table = hypergradient.accuracy_table(rows) if accuracy else hypergradient.ranks_table(rows, steps)
+        texts += [table, provenance(rows, command)]
+    text = "Worst cases, and at most two seeds: there are no intervals here."
+    return join("## Hypergradient", text, *texts)
+
+
+def cost_section() -> str:
+    """A table per measurement: rows of one machine and the same settings."""
+    rows, texts, groups = rows_of("cost"), [], {}
+    for row in rows:
+        groups.setdefault((row["machine"], json.dumps(row["settings"])), []).append(row)
+    for own in groups.values():
+        steps = own[0]["task"] == "steps"
+        most = [row for row in own if steps or row["train_rows"] == max(r["train_rows"] for r in own)]
+        commands = [row["command"] for row in {row["method"]: row for row in most}.values()]
+        texts += [cost.steps_table(most) if steps else cost.total_table(most), provenance(most, *commands)]
+        rounds = own[0]["settings"]["rounds"]
+        texts[-1] += f" Medians over {rounds} interleaved rounds; ratios are of medians."
+    command = "python benchmarks/cost.py --table steps --shape roberta-base --device cuda --dtype bf16 --attn sdpa"
+    gpu = not any(row["settings"]["device"] == "cuda" for row in rows)
+    missing = not_measured(f"{command} --output benchmarks/results/cost.jsonl", "On a GPU not measured yet")
+    return join("## Cost", *texts, missing if gpu else "")
+
+
+def reliability_section() -> str:
+    rows = rows_of("reliability")
+    command = "python benchmarks/reliability.py --output benchmarks/results/reliability.jsonl"
+    if not rows:
+        return join("## Reliability", not_measured(command))
+    from benchmarks import reliability  # here: it takes the Hub away from what comes after it
+
+    latest = {row["check"]: row for row in rows}
+    faults = [f"- {name}: {_public(fault)}" for name, row in latest.items() for fault in row["faults"]]
+    failed = join("What did not hold:", "\n".join(faults)) if faults else ""
+    return join("## Reliability", reliability.report(rows), failed, provenance(rows, command))
+
+
+def _public(fault: str) -> str:
+    """A fault in one line, without the temporary folder of its run."""
+    return re.sub(r"/tmp/[^/\s'\"]+", "FOLDER", " ".join(fault.split()))
+
+
+def transfer_section() -> str:
+    rows, plan = reported(rows_of("transfer")), plan_of("plans/transfer")
+    command = command_of("plans/transfer", "transfer")
+    shown = [compare.report(rows, plan), provenance(rows, command)] if rows else []
+    text = "Ranks that were searched elsewhere, for the full retrain; the time counts the search that gave the ranks."
+    return join("## Rank transfer", text, *shown, progress(rows, plan, command))
+
+
+SMALL = "MiniLM (6 layers, 22 million parameters) in place of RoBERTa-base"
+TABLES = {  # of the paper: {plan: its rows}, the plan at the paper's scale, and what differs here
+    1: (
+        {"plans/core": "core", "plans/adapters": "adapters"},
+        "paper/table1_roberta_base",
+        f"Here {SMALL}; SST-2, QNLI and MNLI on 2,000 training rows, the others on all; 8, 5 or 3 seeds, where the "
+        "paper has one; the whole development split; learning rates tuned within the training rows.",
+    ),
+    2: (
+        {"plans/nlg": "nlg"},
+        "paper/table2_gpt2_medium",
+        "Here a GPT-2 of 7 million parameters, 3,000 training rows, greedy texts of the first 400 test inputs, 3 "
+        "seeds. TER: lower is better.",
+    ),
+    3: (
+        {"plans/ner": "ner"},
+        "paper/table3_bionlp",
+        f"Here {SMALL}, 4,000 training sentences, 3 seeds; the whole test set.",
+    ),
+    4: (
+        {"plans/ablations": "ablations"},
+        "paper/table4_ablations",
+        f"Here {SMALL}, at most 2,000 training rows of a task, 3 seeds, learning rates of a small model.",
+    ),
+}
+INTRODUCTION = (
+    "Written by `python benchmarks/report.py` from the rows in [benchmarks/results](benchmarks/results); a test "
+    "compares the two. Cells are means (95 % bootstrap interval over seeds, number of seeds); a dash was not "
+    "measured, and with fewer than three seeds there is no interval. A row is run again, and its score compared, with "
+    "`python benchmarks/rerun.py FILE LINE --data $DATA --model MODEL`. How things are measured, and why: "
+    "[benchmarks/README.md](benchmarks/README.md)."
+)
+
+
+def page() -> str:
+    """RESULTS.md."""
+    tables = {number: paper_table(number, *table) for number, table in TABLES.items()}
+    figure2 = at_scale("paper/table1_roberta_large", "figure2")
+    figure2 = join("## Figure 2: RoBERTa-large", "The paper has a bar chart without numbers.", figure2)
+    text = join(
+        "# Results",
+        what_holds(),
+        INTRODUCTION,
+        tables.pop(1),
+        figure2,
+        *tables.values(),
+        table5(),
+        ranks_section(),
+        front_section(),
+        planted_section(),
+        agreement_section(),
+        transfer_section(),
+        hypergradient_section(),
+        cost_section(),
+        reliability_section(),
+        join("## Every method, once", "On few rows: does each run? [methods.md](benchmarks/results/methods.md)."),
+    )
+    return text + "\n"
+
+
+# ---- files
+
+
+def draw(folder: str) -> list[str]:
+    """Write the pictures; their paths."""
+    figures = {}
+    if found := patterns.collect(rows_of("core", "ner", "nlg"), rows_of("ranks")):
+        figures = {name: partial(pictures.heatmaps, tasks) for name, tasks in figure3(found).items()}
+    if rows := rows_of("front"):
+        figures["front"] = partial(pictures.front, rows)
+    with matplotlib.rc_context(pictures.STYLE):
+        saved = [pictures.save(figure(), os.path.join(folder, name)) for name, figure in figures.items()]
+    return [path for paths in saved for path in paths]
+
+
+def texts_of(path: str) -> list[str]:
+    """What is written in an SVG: ranks, tasks and sizes, which do not depend on the version of matplotlib."""
+    with open(path, encoding="utf-8") as file:
+        return re.findall(r"<text[^>]*>(.*?)</text>", file.read())
+
+
+def stale() -> list[str]:
+    """The files that are not what the rows give."""
+    text = None
+    if os.path.exists(PAGE):
+        with open(PAGE, encoding="utf-8") as file:
+            text = file.read()
+    found = [] if text == page() else ["RESULTS.md"]
+    with tempfile.TemporaryDirectory() as folder:
+        for path in draw(folder):
+            kept = f"{PICTURES}/{os.path.basename(path)}"
+            there = os.path.join(trials.ROOT, kept)
+            same = os.path.exists(there) and (path.endswith("png") or texts_of(path) == texts_of(there))
+            found += [] if same else [kept]
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if something would change")
+    options = parser.parse_args(argv)
+    if options.check:
+        for name in (old := stale()):
+            print(f"{name} is not what the rows give. Type: python benchmarks/report.py", file=sys.stderr)
+        return int(bool(old))
+    draw(os.path.join(trials.ROOT, PICTURES))
+    with open(PAGE, "w", encoding="utf-8") as file:
+        file.write(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

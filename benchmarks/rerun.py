@@ -1,0 +1,138 @@
+"""Run a committed row again, and compare the score.
+
+    python benchmarks/rerun.py benchmarks/results/core.jsonl 17 --data DATA --model FOLDER
+
+The number is the row's line in the file, from 1. Exit status 0 if the score is met within the tolerance, else 1.
+
+Tolerance, on the machine of the row with its versions of the libraries: 0.05 points, as the same bits are expected.
+Elsewhere: one standard error of a single run, which is the standard deviation between the seeds of that task and
+method in the file (other rounding is as good as another seed), and at least 0.05 points. With fewer than three seeds
+it is unknown, and `--tolerance POINTS` has to be given. Rows without a score (ranks, planted ranks, reliability) are
+rerun whole, by the commands of RESULTS.md.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+from types import SimpleNamespace
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from benchmarks import compare, front, trials  # noqa: E402
+
+EXACT = 0.05  # points
+PLACES = ("--model_name_or_path", "--train_file", "--validation_file", "--test_file", "--output_dir")
+HEAD = ("task", "seed", "method", "kind", "val_fraction", "source")
+
+
+def tolerance(row: dict, rows: list[dict], machine: str, versions: dict) -> tuple[float | None, str]:
+    """Points by which the score may differ, and why; None if the rows cannot tell.
+
+    Args:
+        row: to rerun.
+        rows: of its file.
+        machine, versions: of the rerun; see `trials.machine` and `trials.versions`.
+    """
+    same = all(row["versions"].get(name) == version for name, version in versions.items())
+    if row.get("machine") == machine and same:
+        return EXACT, "the same machine and versions"
+    like = [r["score"] for r in rows if _kind(r) == _kind(row)]
+    if len(like) < 3:
+        return None, f"another machine or other versions, and {len(like)} rows of this kind"
+    return max(EXACT, statistics.stdev(like)), f"another machine or other versions: deviation of {len(like)} seeds"
+
+
+def in_points(row: dict) -> dict:
+    """A row whose score is in points; those of cost.py have fractions, and name their metric."""
+    return {**row, "score": 100 * row["score"]} if "metric" in row and row["score"] is not None else row
+
+
+def _kind(row: dict) -> tuple:
+    """What rows that differ in their seed alone share."""
+    rate = trials.value_of(row["settings"], "learning_rate") if isinstance(row["settings"], list) else None
+    return row["task"], row["method"], row.get("kind"), row.get("budget"), rate
+
+
+def rerun(row: dict, options) -> float:
+    """The score of a row's run, now.
+
+    Raises:
+        ValueError: for a row that has no score of its own.
+    """
+    if row.get("score") is None or "method" not in row:
+        raise ValueError("this row has no score. RESULTS.md has the command of its table.")
+    if row["method"] == "svd_cut":
+        return _svd_cut(row, options)
+    if not isinstance(row["settings"], list):  # of cost.py: its command is whole
+        return _by_command(row, options)
+    trial = {name: row[name] for name in HEAD if name in row}
+    settings = list(row["settings"])
+    if trials.value_of(settings, "method") is None:  # of front.py
+        settings.insert(0, f"--method={row['method']}")
+    return compare.run_trial(options, trial, settings)["score"]
+
+
+def _by_command(row: dict, options) -> float:
+    words = shlex.split(row["command"])
+    script, typed = words[1].removesuffix(".py"), words[2:]
+    for place in PLACES:
+        if place in typed:
+            del typed[typed.index(place) : typed.index(place) + 2]
+    folder = trials.scratch_folder(options.scratch)
+    where = trials.places(options.data, options.model, row["task"])
+    results = trials.run(script, [*typed, *where, f"--output_dir={folder}"], options.isolate)
+    return 100 * results[f"eval_{row['metric']}"]
+
+
+def _svd_cut(row: dict, options) -> float:
+    """Train the uniform adapter that was cut, and cut it again."""
+    settings = dict(word.removeprefix("--").split("=", 1) for word in row["settings"])
+    wide = int(settings.pop("rank_budget").removeprefix("lora:"))
+    settings = {name: value for name, value in settings.items() if name not in ("task_name", "seed")}
+    trial = {"task": row["task"], "seed": row["seed"], "method": "uniform", "budget": wide}
+    plan = {"settings": settings, "methods": {}, "svd_cut": {"budgets": [row["budget"]]}}
+    folder = trials.scratch_folder(options.scratch)
+    where = [*trials.places(options.data, options.model, row["task"]), f"--output_dir={folder}"]
+    results = trials.run("run_glue", ["--method=uniform", *front.arguments(plan, trial), *where])
+    with tempfile.TemporaryDirectory() as place:
+        path = os.path.join(place, "rows.jsonl")
+        given = SimpleNamespace(data=options.data, model=options.model, output=path)
+        front.svd_cuts(given, plan, trial, folder, results, {})
+        (cut,) = trials.read_rows(path)
+    return cut["score"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", help="a file of rows")
+    parser.add_argument("line", type=int, help="which of them, from 1")
+    parser.add_argument("--data", help="folder with a folder per task; default: the Hub")
+    parser.add_argument("--model", help="folder of the base model; default: the row's")
+    parser.add_argument("--sibling", help="folder of the smaller model, for rows of rank transfer")
+    parser.add_argument("--scratch", help="folder for the run; default: a temporary one")
+    parser.add_argument("--isolate", action="store_true", help="in a process of its own")
+    parser.add_argument("--tolerance", type=float, help="points, instead of the rule's")
+    options = parser.parse_args(argv)
+    rows = [in_points(row) for row in trials.read_rows(options.rows)]
+    if not 1 <= options.line <= len(rows):
+        parser.error(f"{options.rows} has {len(rows)} rows, got {options.line}. Give a line from 1 to {len(rows)}.")
+    row = rows[options.line - 1]
+    allowed, why = options.tolerance, "--tolerance"
+    if allowed is None and row.get("score") is not None:
+        allowed, why = tolerance(row, rows, trials.machine(), trials.versions())
+        if allowed is None:
+            parser.error(f"{why}: the tolerance is unknown. Give it with --tolerance POINTS.")
+    try:
+        score = rerun(row, options)
+    except ValueError as error:
+        parser.error(f"{options.rows}, line {options.line}: {' '.join(str(error).split())}")
+    gap = abs(score - row["score"])
+    verdict = "met" if gap <= allowed else "NOT met"
+    print(f"{row['score']:.3f} in the row, {score:.3f} now: {verdict} within {allowed:.3f} points ({why})")
+    return int(gap > allowed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""RESULTS.md: is it what the committed rows give, does it say no more than they do, and is what is missing a dash?"""
+
+import json
+import os
+import re
+import shutil
+
+import pytest
+import yaml
+
+from benchmarks import compare, paper_tables, patterns, report, trials
+
+ROOT = trials.ROOT
+PAGE = os.path.join(ROOT, "RESULTS.md")
+
+
+@pytest.fixture(autouse=True)
+def bars(monkeypatch):
+    """benchmarks/reliability.py, where the page needs it, silences bars for its process; not for this one."""
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+def test_the_page_and_its_pictures_are_what_the_rows_give(capsys):
+    status = report.main(["--check"])
+    assert status == 0, capsys.readouterr().err
+
+
+def test_every_file_that_the_page_names_exists():
+    with open(PAGE, encoding="utf-8") as file:
+        text = file.read()
+    named = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"python (\S+\.py)", text)
+    named += re.findall(r"benchmarks/(?:plans|paper)/\S+\.yaml", text)
+    assert len(named) > 20 and [name for name in named if not os.path.exists(os.path.join(ROOT, name))] == []
+
+
+# ---- a page of rows that are known
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A repository with the plans and no rows; `add` appends some."""
+    for folder in ("plans", "paper"):
+        shutil.copytree(os.path.join(ROOT, "benchmarks", folder), tmp_path / "benchmarks" / folder)
+    monkeypatch.setattr(trials, "ROOT", str(tmp_path))
+    monkeypatch.setattr(report, "PAGE", str(tmp_path / "RESULTS.md"))
+
+    def add(name, *rows):
+        for row in rows:
+            trials.append_row(str(tmp_path / "benchmarks" / "results" / f"{name}.jsonl"), row)
+
+    return add
+
+
+def row(task, seed, method, score, **more):
+    made = {"task": task, "seed": seed, "method": method, "score": score, "scores": {}, "settings": ["--seed=0"]}
+    made |= {"adapter_params": 36864, "head_params": 770, "wall_seconds": 10.0, "search_seconds": 0.0, "passes": 5}
+    made |= {"peak_memory_mb": 100.0, "ranks": [1, 8] * 6, "versions": {"torch": "9.9"}, "machine": "M", "date": "D1"}
+    return {**made, **more}
+
+
+def section(text, title):
+    return re.search(rf"^## {title}.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[0]
+
+
+def line(text, start):
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def test_without_rows_there_are_dashes_and_commands_and_no_numbers_of_ours(place):
+    text = report.page()
+    ours = [line for line in text.splitlines() if ", here |" in line]
+    assert len(ours) == 29 and all(set(line.split("|", 2)[2]) <= set("| -") for line in ours)
+    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert titles.pop() == "Every method, once"
+    assert len(titles) == 14 and all("not measured yet" in section(text, re.escape(title)) for title in titles)
+    assert "Too few pairs are measured to say whether AutoLoRA beats uniform LoRA" in text
+    assert (
+        "compare.py benchmarks/plans/core.yaml --data $DATA --model MODEL --output benchmarks/results/core.jsonl"
+        in text
+    )
+    assert "![" not in text
+
+
+@pytest.mark.parametrize(
+    "gains, says",
+    [
+        ((1.0, 1.5, 0.5), "AutoLoRA is ahead"),
+        ((-1.0, -1.5, -0.5), "AutoLoRA is behind"),
+        ((-1.0, 1.5, 0.0), "no difference is shown"),
+        ((2.0, 2.0), "too few pairs to say"),
+    ],
+)
+def test_the_first_lines_say_what_the_interval_allows(place, gains, says):
+    for seed, gain in enumerate(gains):
+        place("core", row("sst2", seed, "uniform", 80.0), row("sst2", seed, "autolora", 80.0 + gain))
+        place("core", row("sst2", 100, "autolora", 0.0, kind="tuning", val_fraction=0.2))  # has no say
+    text = report.page()
+    assert line(text, "| uniform (core table)").endswith(f"| {says} |")
+    shown = compare.difference_cells(gains)[0]
+    assert shown in line(text, "| uniform (core table)")
+    first = f"- AutoLoRA less uniform (core table): {shown} points, so {says}."
+    assert (first in text) == (len(gains) > 2)
+
+
+def test_paper_and_rows_stand_side_by_side_with_what_is_missing(place):
+    tuning = [("uniform", rate, 70 + rate) for rate in (0.001, 0.002, 0.004)]
+    for label, rate, score in tuning:
+        settings = [f"--learning_rate={rate}"]
+        place("core", row("sst2", 100, label, score, kind="tuning", val_fraction=0.2, settings=settings))
+    for seed in range(3):
+        place("core", row("sst2", seed, "uniform", 80.0 + seed, date=f"D{seed}"), row("sst2", seed, "full", 90.0))
+    table = section(report.page(), "Table 1")
+    assert line(table, "| **LoRA, paper**").startswith("| **LoRA, paper** | 0.3M | 59.0 | 94.5 | 89.1 |")
+    assert line(table, "| uniform, here").startswith(
+        "| uniform, here | 36,864 | - | 81.00 (80.00 to 82.00, n=3) | - |"
+    )
+    lines = table.splitlines()
+    assert lines.index(line(table, "| **LoRA, paper**")) + 1 == lines.index(line(table, "| uniform, here"))
+    assert "+9.00 (+8.00 to +10.00, n=3) | 1.62" in line(table, "| full |")  # 2.8016 s / √3, s = 1
+    assert "not measured yet, 306 of 312 runs: `python benchmarks/compare.py benchmarks/plans/core.yaml" in table
+    assert "6 rows; seeds 0 to 2; torch 9.9; M; D0 to D2." in table
+    assert line(table, "| uniform | 0.001, 0.002, 0.004").startswith("| uniform | 0.001, 0.002, 0.004 | **0.004** | -")
+    assert "AdaLoRA has 84.8, printed 85.0" in table and "η = 0) has 85.4, printed 85.2" in report.page()
+
+
+def test_metrics_of_texts_and_entities_have_columns_of_their_own(place):
+    scores = {"predict_bleu": 20.0, "predict_nist": 4.0, "predict_ter": 0.5}
+    place("nlg", row("e2e", 0, "autolora", 20.0, scores=scores), row("webnlg", 0, "autolora", 5.0, scores=scores))
+    place("ner", row("jnlpba", 0, "full", 64.0, scores={"predict_precision": 0.6, "predict_f1": 0.64}))
+    text = report.page()
+    shown = "| autolora, here | 36,864 | 20.00 (n=1) | 4.00 (n=1) | - | - | - | 20.00 (n=1) | - | 0.50 (n=1) |"
+    assert shown in section(text, "Table 2")
+    assert "| full, here | 36,864 | 60.00 (n=1) | 64.00 (n=1) |" in section(text, "Table 3")
+
+
+def test_an_average_needs_every_column():
+    rows = [row(task, 0, "m", score) for task, score in (("a", 50.0), ("b", 60.0))]
+    assert paper_tables.score_cell(rows, "average", ["a", "b", "average"]) == "55.00"
+    assert paper_tables.score_cell(rows, "average", ["a", "b", "c", "average"]) == "-"
+
+
+def test_rows_at_the_papers_scale_are_a_table_of_their_own(place):
+    place("table1", row("cola", 0, "lora", 60.0))
+    place("table5", row("sst2", 0, "adalora", 90.0), row("sst2", 0, "grid", 90.0, wall_seconds=150.0))
+    text = report.page()
+    assert line(section(text, "Table 1"), "| lora, here").startswith("| lora, here | 36,864 | 60.00 (n=1) | - |")
+    assert "15.00" in line(section(text, "Table 5"), "| grid |")
+    assert "(roberta-base, 5 seeds) not measured yet" not in section(text, "Table 1")
+
+
+def test_cost_is_paired_by_round_and_reliability_names_what_failed(place):
+    shared = {"task": "cola", "train_rows": 9, "settings": {"rounds": 3, "device": "cpu"}, "command": "run", "seed": 0}
+    shared |= {"score": 0.5, "adapter_params": 4, "passes": 3, "search_seconds": None, "retrain_seconds": 1.0}
+    shared |= {"machine": "CPU", "versions": {"torch": "9.9"}}
+    for turn, (unit, own) in enumerate(((10.0, 11.0), (100.0, 120.0), (10.0, 13.0))):
+        place("cost", {**shared, "round": turn, "method": "adalora", "wall_seconds": unit})
+        place("cost", {**shared, "round": turn, "method": "autolora", "wall_seconds": own})
+    checks = {
+        "check": "kill",
+        "passed": 1,
+        "count": 2,
+        "seconds": 3.0,
+        "faults": ["it\nwas lost in '/tmp/tmpx1/killed/a'"],
+        "command": "c",
+    }
+    place("reliability", {**checks, "passed": 0, "faults": ["old"]}, checks)
+    text = report.page()
+    assert line(section(text, "Table 5"), "| autolora, here").startswith(
+        "| autolora, here | 1.20 (1.10 to 1.30, n=3) |"
+    )
+    assert "13.0 |       1.30" in line(section(text, "Cost"), "| autolora")
+    shown = section(text, "Reliability")
+    assert (
+        "| kill | 1/2 | 3 s |" in shown
+        and "- kill: it was lost in 'FOLDER/killed/a'" in shown
+        and "- kill: old" not in shown
+    )
+
+
+def test_ranks_say_which_projection_which_depth_and_who_agrees():
+    assert [len(range(7)[part]) for part in patterns.thirds(7)] == [2, 3, 2]
+    up, down = [1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]  # query and value of three blocks
+    found = {"a": {0: up, 1: up}, "b": {0: down}, "deeper": {0: up * 2}}
+    text = patterns.describe(found)
+    assert "| a | 0, 1 | 3.0 | 4.0 | 1.5 | 3.5 | 5.5 | 1.00 (1.00 to 1.00) |" in text
+    assert "| b | 0 | 4.0 | 3.0 | 5.5 | 3.5 | 1.5 | - |" in text
+    assert "| a | - | -1.00 | - |" in text and "| deeper | - | - | - |" in text
+    first = patterns.first_runs(found)["a"]
+    assert first.ranks["layer.0.query"] == 1 and first.ranks["layer.2.value"] == 6
+
+
+def test_runs_of_the_default_replace_searches_alone():
+    searches = [{"task": t, "seed": 0, "shuffled": False, "ranks": {patterns.DEFAULT_RULE: [1, 1]}} for t in "ab"]
+    runs = [row("b", 1, "autolora", 1.0, ranks=[2, 3]), row("c", 0, "uniform", 1.0)]
+    assert patterns.collect(runs, searches) == {"a": {0: [1, 1]}, "b": {1: [2, 3]}}
+
+
+def test_a_new_row_makes_the_page_and_its_pictures_stale(place, capsys):
+    for seed in range(3):
+        place("front", *(row("sst2", seed, m, 80.0 + seed, budget=2) for m in ("uniform", "autolora")))
+        place("core", row("sst2", seed, "autolora", 80.0))
+    assert report.main([]) == 0 and report.main(["--check"]) == 0
+    place("front", row("sst2", 3, "uniform", 81.0, budget=2))
+    assert report.stale() == ["RESULTS.md"]
+    place("front", row("qnli", 0, "uniform", 81.0, budget=8, adapter_params=73728))
+    os.remove(os.path.join(trials.ROOT, report.PICTURES, "figure3_1.png"))
+    assert report.main(["--check"]) == 1
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("RESULTS.md", "pictures/front.svg", "pictures/figure3_1.png"))
+
+
+def test_the_papers_numbers_are_as_many_as_its_columns():
+    with open(os.path.join(ROOT, "benchmarks", "paper", "numbers.yaml"), encoding="utf-8") as file:
+        numbers = yaml.safe_load(file)
+    assert list(numbers) == [f"table{number}" for number in range(1, 6)]
+    for table in numbers.values():
+        assert all(len(line["scores"]) == len(table["columns"]) for line in table["methods"].values())
+    assert json.dumps(numbers["table1"]["methods"]["autolora"]) == json.dumps(
+        {
+            "name": "AutoLoRA",
+            "parameters": "0.3M",
+            "scores": numbers["table4"]["methods"]["autolora paper"]["scores"],
+        }
+    )
