@@ -4,6 +4,8 @@
 Each takes a `pipeline.Run` and raises `ValueError` with one line: what was given, what is needed, what to type.
 """
 
+import dataclasses
+import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import hub
 from autolora_trainer.arguments import check_choice
-from autolora_trainer.checkpoints import fault, newest_checkpoint, read_manifest
+from autolora_trainer.checkpoints import fault, newest_checkpoint, read_json, read_manifest
 from autolora_trainer.errors import one_line, sentence
 from autolora_trainer.fused import SEPARATOR, adapt, module_of
 from autolora_trainer.methods import WITHOUT_LORA, grid
@@ -148,11 +150,36 @@ def check_request(run: "Run") -> None:
         )
 
 
+def learned_settings(run: "Run") -> dict:
+    """The arguments that decide what is learned and in which shapes; `run.json` keeps them."""
+    settings = dataclasses.asdict(run.method)
+    for name in ("preset", "overwrite", "retrain_epochs", "grid_trials"):
+        settings.pop(name)
+    ranks = settings["ranks"] and os.path.basename(settings["ranks"])  # no folder of this machine in a file
+    return {**settings, "ranks": ranks, "task_name": run.data.task_name, "seed": run.training.seed}
+
+
+def _check_same_settings(run: "Run") -> None:
+    """Raise `ValueError` if a run that is to go on was begun with other settings: it would end in neither's result."""
+    try:
+        earlier = dict(read_json(os.path.join(run.output_dir, RUN_FILE))["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # a damaged note of them stops nobody
+    present = json.loads(json.dumps(learned_settings(run)))
+    for name, value in present.items():
+        if earlier.get(name, value) != value:
+            raise ValueError(
+                f"--resume_from_checkpoint: the run in {run.output_dir} was begun with {name} {earlier[name]}, and "
+                f"this command has {value}. Type it as it was, or start anew with --overwrite."
+            )
+
+
 def find_resume(run: "Run") -> Resume:
     """What `--resume_from_checkpoint` means here: a checkpoint to go on from, and the phase it belongs to."""
     asked = run.training.resume_from_checkpoint
     if asked is None:
         return Resume()
+    _check_same_settings(run)
     if asked not in ("True", "true"):
         reason = fault(asked)
         if reason:

@@ -23,7 +23,15 @@ from transformers.utils import logging as transformers_logging
 from autolora_trainer import hub, report
 from autolora_trainer.callbacks import public_model_name
 from autolora_trainer.checkpoints import CheckpointManifest, checkpoint_steps, read_manifest, write_atomically
-from autolora_trainer.checks import RUN_FILE, Resume, check_model, check_request, find_resume, is_output
+from autolora_trainer.checks import (
+    RUN_FILE,
+    Resume,
+    check_model,
+    check_request,
+    find_resume,
+    is_output,
+    learned_settings,
+)
 from autolora_trainer.cost import CostMeter, total_cost
 from autolora_trainer.errors import UsageError, usage_errors
 from autolora_trainer.fused import held_at_zero
@@ -256,7 +264,8 @@ def _clear_output(run: Run) -> None:
                 shutil.rmtree(path)
             elif os.path.exists(path):
                 os.remove(path)
-        _write_json(run, RUN_FILE, {"command": _public_command(), "version": __version__})
+        settings = learned_settings(run)
+        _write_json(run, RUN_FILE, {"command": _public_command(), "version": __version__, "settings": settings})
     run.wait_for_everyone()
 
 

@@ -499,7 +499,7 @@ NLG = [
     Bad("test rows that are not to be decoded", "nlg", {"decode": False, "test_file": File("test.jsonl", lines(TEXT))},
         "Test rows are there to be decoded, got --decode false. Drop it, or the test rows."),
     Bad("a prompt format that there is not", "nlg", {"prompt_format": "loar"},
-        "prompt_format must be one of lora, plain, got 'loar'. Did you mean lora?"),
+        "prompt_format must be one of lora, words, plain, got 'loar'. Did you mean lora?"),
     Bad("a model of another kind for texts", "nlg", {"model_name_or_path": Model(of="glue")},
         "…/model_name_or_path/model is a RobertaForCausalLM that … a causal model with --model_name_or_path."),
 ]

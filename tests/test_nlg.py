@@ -173,6 +173,14 @@ def test_plain_prompts_are_the_rows_own():
     assert nlg.to_examples(rows, WEBNLG, "train", prompt_format="plain")[0]["prompt"] == "A | b | c | A | d | e"
 
 
+def test_prompts_of_words_have_no_underscores_and_quotes():
+    rows = Dataset.from_list([{"triples": ['Al_Asad | city | "Ba\'gh , Iraq"'], "references": ["x"]}])
+    assert nlg.to_examples(rows, WEBNLG, "train", prompt_format="words")[0]["prompt"] == "Al Asad : city : Ba'gh , Iraq"
+    rows = Dataset.from_list([{"meaning_representation": "name[B], area[C]", "human_reference": "x"}])
+    lora, words = (nlg.to_examples(rows, E2E, "train", prompt_format=form)[0]["prompt"] for form in ("lora", "words"))
+    assert words == lora
+
+
 def test_seen_comes_from_the_rows_or_from_the_category():
     rows = {"triples": [["A | b | c"], ["D | e | f"]], "references": [["x"], ["y"]], "category": ["Airport", "Artist"]}
     assert nlg.to_examples(Dataset.from_dict(rows), WEBNLG, "test")["seen"][:] == [True, False]
@@ -835,7 +843,7 @@ BAD_INPUT = [
     ({"generation_batch_size": 0}, "generation_batch_size must be at least 1"),
     ({"length_penalty": "nan"}, "length_penalty must be a finite number, got nan. LoRA used 0.8"),
     ({"base_dropout": 1.0}, "base_dropout must be at least 0 and below 1, got 1.0"),
-    ({"prompt_format": "json"}, "prompt_format must be one of lora, plain, got 'json'"),
+    ({"prompt_format": "json"}, "prompt_format must be one of lora, words, plain, got 'json'"),
     (
         {"max_seq_length": 20},
         r"train.jsonl, row 1: the prompt has 33 tokens, and with a limit of 20 none is left for the text. Raise "

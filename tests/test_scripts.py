@@ -594,3 +594,19 @@ def test_predictions_keep_the_order_of_the_rows_whatever_the_order_of_training(t
         expected = torch.cat([model(torch.tensor([row["input_ids"]])).logits for row in rows])
     torch.testing.assert_close(predictions, expected, rtol=1e-4, atol=1e-5)
     assert arguments.train_sampling_strategy == "group_by_length"  # training is as it was asked for
+
+
+@pytest.mark.parametrize("changes", [{"initial_rank": 6}, {"method": "lora"}, {"rank_rule": "strength"}, {"seed": 1}])
+def test_resume_with_other_settings_is_refused(place, tmp_path, monkeypatch, capsys, changes):
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    with monkeypatch.context() as patch:
+        interrupt(patch, AutoLoraTrainer, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run_glue.main(command(place, tmp_path / "o", **settings))
+    before = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}
+    argv = [*command(place, tmp_path / "o", **{**settings, **changes}), "--resume_from_checkpoint"]
+    assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    (name, value), *_ = changes.items()
+    assert f"was begun with {name} " in line and f"this command has {value}. Type it as it was" in line
+    assert before == {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}
