@@ -472,7 +472,7 @@ def long(bench: Bench, count: int):
 
 def tests(bench: Bench, count: int):
     for name, files in TESTS.items():
-        typed = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *files]
+        typed = [sys.executable, "-m", "pytest", "--no-header", "-p", "no:cacheprovider", *files]
         done = subprocess.run(typed, cwd=trials.ROOT, capture_output=True, text=True)
         counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
         passed = counts.pop("passed", 0)

@@ -156,7 +156,25 @@ def write_sst2(folder):
     tiny_checkpoint(folder / "tiny-roberta")
     write_rows(folder / "train.jsonl", sentences(40))
     write_rows(folder / "validation.jsonl", sentences(20, seed=1))
+    write_rows(folder / "test.jsonl", [{**row, "label": -1} for row in sentences(6, seed=2)])
     return folder
+
+
+def sst2_command(folder, output, **settings):
+    """The arguments of a short run of `run_glue.py` on what `write_sst2` wrote; None leaves one out."""
+    common = {
+        "task_name": "sst2",
+        "model_name_or_path": folder / "tiny-roberta",
+        "train_file": folder / "train.jsonl",
+        "validation_file": folder / "validation.jsonl",
+        "output_dir": output,
+        "learning_rate": 2e-2,
+        "per_device_train_batch_size": 4,
+        "initial_rank": 4,
+        "save_strategy": "no",
+        "use_cpu": True,
+    }
+    return as_argv({**common, **settings})
 
 
 def as_argv(settings):

@@ -21,7 +21,7 @@ from autolora_trainer.pipeline import execute
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.script_arguments import parse_arguments
-from tests.conftest import as_argv, lora, rows, short_training, tiny_gpt2, tiny_roberta, write_sst2
+from tests.conftest import lora, rows, short_training, sst2_command, tiny_gpt2, tiny_roberta, write_sst2
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDER = os.path.join(ROOT, "examples", "accelerate")
@@ -51,20 +51,10 @@ def place(tmp_path_factory):
 
 def command(place, output, **changes):
     settings = {
-        "task_name": "sst2",
-        "model_name_or_path": place / "tiny-roberta",
-        "train_file": place / "train.jsonl",
-        "validation_file": place / "validation.jsonl",
-        "output_dir": output,
-        "learning_rate": 2e-2,
         "max_steps": 2,
-        "per_device_train_batch_size": 4,
-        "initial_rank": 4,
         "search_max_steps": 5,
-        "save_strategy": "no",
-        "use_cpu": True,
     }
-    return as_argv({**settings, **changes})
+    return sst2_command(place, output, **{**settings, **changes})
 
 
 # ---- accelerate reads them

@@ -25,7 +25,7 @@ from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.ranks import ModuleRank, fingerprint
 from autolora_trainer.script_arguments import ModelArguments
 from autolora_trainer.tasks import hub_data
-from tests.conftest import as_argv, sentences, tiny_checkpoint, write_rows, write_sst2
+from tests.conftest import sentences, sst2_command, tiny_checkpoint, write_sst2
 from tests.hub_server import HubServer, use
 
 TOKEN = "hf_tokenofthetests123456"
@@ -47,9 +47,7 @@ WITHOUT_RANKS = ADAPTER - {"ranks.json", "rank_heatmap.png", "rank_heatmap.svg"}
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a checkpoint and rows."""
-    folder = write_sst2(tmp_path_factory.mktemp("place"))
-    write_rows(folder / "test.jsonl", [{**row, "label": -1} for row in sentences(6, seed=2)])
-    return folder
+    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture
@@ -61,25 +59,15 @@ def server(tmp_path, monkeypatch):
 
 def command(place, output, **changes):
     settings = {
-        "task_name": "sst2",
-        "model_name_or_path": place / "tiny-roberta",
         "base_model_id": "me/tiny-roberta",
-        "train_file": place / "train.jsonl",
-        "validation_file": place / "validation.jsonl",
-        "output_dir": output,
-        "learning_rate": 2e-2,
         "max_steps": 2,
-        "per_device_train_batch_size": 4,
-        "initial_rank": 4,
         "search_max_steps": 4,
         "hypergradient_interval": 2,
-        "use_cpu": True,
-        "save_strategy": "no",
         "push_to_hub": True,
         "hub_model_id": "me/sst2-autolora",
         "hub_token": TOKEN,
     }
-    return as_argv({**settings, **changes})
+    return sst2_command(place, output, **{**settings, **changes})
 
 
 def only_line(text):

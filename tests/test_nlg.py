@@ -175,7 +175,8 @@ def test_plain_prompts_are_the_rows_own():
 
 def test_prompts_of_words_have_no_underscores_and_quotes():
     rows = Dataset.from_list([{"triples": ['Al_Asad | city | "Ba\'gh , Iraq"'], "references": ["x"]}])
-    assert nlg.to_examples(rows, WEBNLG, "train", prompt_format="words")[0]["prompt"] == "Al Asad : city : Ba'gh , Iraq"
+    example = nlg.to_examples(rows, WEBNLG, "train", prompt_format="words")[0]
+    assert example["prompt"] == "Al Asad : city : Ba'gh , Iraq"
     rows = Dataset.from_list([{"meaning_representation": "name[B], area[C]", "human_reference": "x"}])
     lora, words = (nlg.to_examples(rows, E2E, "train", prompt_format=form)[0]["prompt"] for form in ("lora", "words"))
     assert words == lora

@@ -23,7 +23,7 @@ from autolora_trainer.errors import run_guarded
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import as_argv, sentences, write_rows, write_sst2
+from tests.conftest import as_argv, sst2_command, write_rows, write_sst2
 from tests.test_ner import reviews
 from tests.test_scripts import interrupt
 
@@ -31,30 +31,20 @@ from tests.test_scripts import interrupt
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a checkpoint and rows."""
-    folder = write_sst2(tmp_path_factory.mktemp("place"))
-    write_rows(folder / "test.jsonl", [{**row, "label": -1} for row in sentences(6, seed=2)])
-    return folder
+    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 def command(place, output, **changes):
     settings = {
-        "task_name": "sst2",
-        "model_name_or_path": place / "tiny-roberta",
-        "train_file": place / "train.jsonl",
-        "validation_file": place / "validation.jsonl",
-        "output_dir": output,
-        "learning_rate": 2e-2,
         "max_steps": 3,
         "search_max_steps": 3,
-        "per_device_train_batch_size": 4,
         "initial_rank": 2,
         "hypergradient_interval": 1,
         "retrain_init": "search",
-        "use_cpu": True,
         "save_strategy": "steps",
         "save_steps": 1,
     }
-    return as_argv({**settings, **changes})
+    return sst2_command(place, output, **{**settings, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import PRESETS, parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import as_argv, sentences, tiny_checkpoint, tiny_roberta, write_rows, write_sst2
+from tests.conftest import sst2_command, tiny_checkpoint, tiny_roberta, write_rows, write_sst2
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -32,29 +32,17 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a checkpoint and rows."""
-    folder = write_sst2(tmp_path_factory.mktemp("place"))
-    write_rows(folder / "test.jsonl", [{**row, "label": -1} for row in sentences(6, seed=2)])
-    return folder
+    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 def command(place, output, **changes):
     settings = {
-        "task_name": "sst2",
-        "model_name_or_path": place / "tiny-roberta",
-        "train_file": place / "train.jsonl",
-        "validation_file": place / "validation.jsonl",
-        "output_dir": output,
-        "learning_rate": 2e-2,
         "num_train_epochs": 2,
-        "per_device_train_batch_size": 4,
-        "initial_rank": 4,
         "hypergradient": "finite_difference",
         "hypergradient_interval": 2,
         "search_epochs": 1,
-        "use_cpu": True,
-        "save_strategy": "no",
     }
-    return as_argv({**settings, **changes})
+    return sst2_command(place, output, **{**settings, **changes})
 
 
 @pytest.fixture(scope="module")
