@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from autolora_trainer import LearnedRanks
-from tests.conftest import sentences, tiny_checkpoint, write_rows
+from tests.conftest import as_argv, sentences, tiny_checkpoint, write_rows
 
 
 def free_port() -> int:
@@ -43,42 +43,39 @@ def place(tmp_path_factory):
     return folder
 
 
-def search(place, output, launcher, batch):
+def search_argv(place, output, batch):
+    return as_argv(
+        {
+            "task_name": "sst2",
+            "model_name_or_path": place / "model",
+            "train_file": place / "train.jsonl",
+            "validation_file": place / "validation.jsonl",
+            "output_dir": output,
+            "learning_rate": 1e-2,
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": 2,
+            "initial_rank": 4,
+            "hypergradient_interval": 1,
+            "lora_dropout": 0,
+            "search_epochs": 2,
+            "max_steps": 2,
+            "optim": "adamw_torch",
+            "adam_epsilon": 1e-4,
+        }
+    )
+
+
+def launch(launcher, script, argv):
+    """Run a script, in two processes if there is a launcher."""
     prefix, environment = launch_command(launcher, 2) if launcher else ([sys.executable], {})
-    argv = [
-        *prefix,
-        os.path.join(ROOT, "run_glue.py"),
-        "--task_name",
-        "sst2",
-        "--model_name_or_path",
-        str(place / "model"),
-    ]
-    argv += ["--train_file", str(place / "train.jsonl"), "--validation_file", str(place / "validation.jsonl")]
-    argv += ["--output_dir", str(output), "--learning_rate", "1e-2", "--per_device_train_batch_size", str(batch)]
-    argv += [
-        "--gradient_accumulation_steps",
-        "2",
-        "--initial_rank",
-        "4",
-        "--hypergradient_interval",
-        "1",
-        "--lora_dropout",
-        "0",
-    ]
-    argv += [
-        "--search_epochs",
-        "2",
-        "--max_steps",
-        "2",
-        "--use_cpu",
-        "--optim",
-        "adamw_torch",
-        "--adam_epsilon",
-        "1e-4",
-    ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT, **environment}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*prefix, str(script), *argv], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+def search(place, output, launcher, batch):
+    done = launch(launcher, os.path.join(ROOT, "run_glue.py"), search_argv(place, output, batch))
     return LearnedRanks.load(output / "ranks.json"), load_file(output / "adapter_model.safetensors"), done.stdout
 
 
@@ -92,3 +89,31 @@ def test_two_processes_learn_the_ranks_of_one(place):
         for name, tensor in adapter.items():
             assert (tensor - same_adapter[name]).abs().max() < 1e-4
         assert output.count("total rank") == 1  # one process speaks
+
+
+SPOILT = """
+import os, sys
+import run_glue
+from autolora_trainer import AutoLoraTrainer
+
+compute_loss = AutoLoraTrainer.compute_loss
+
+
+def spoilt(self, model, inputs, *args, **kwargs):
+    loss = compute_loss(self, model, inputs, *args, **kwargs)
+    bad = os.environ["RANK"] == "1" and self.state.global_step == 2
+    return loss.detach() * float("nan") + 0 * loss if bad else loss
+
+
+AutoLoraTrainer.compute_loss = spoilt
+run_glue.main(sys.argv[1:])
+"""
+
+
+def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(place, tmp_path):
+    """The loss of one process is NaN, and its gradients are finite: all drop the step, or they would part for ever."""
+    (tmp_path / "spoilt.py").write_text(SPOILT)
+    done = launch("torchrun", tmp_path / "spoilt.py", search_argv(place, tmp_path / "o", 4))
+    assert "step 3: the loss is not finite; the step is skipped" in done.stderr
+    tensors = load_file(tmp_path / "o" / "adapter_model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
