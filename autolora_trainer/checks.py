@@ -179,20 +179,21 @@ def find_resume(run: "Run") -> Resume:
     asked = run.training.resume_from_checkpoint
     if asked is None:
         return Resume()
+    named = asked not in ("True", "true")
+    of_search = os.path.basename(os.path.dirname(os.path.abspath(asked))) == "search"
+    if named and (reason := fault(asked)):
+        raise ValueError(
+            f"--resume_from_checkpoint {asked} {reason}. Give a checkpoint-N folder, or no value for the newest."
+        )
+    if named and of_search and not run.searches:
+        raise ValueError(
+            f"--resume_from_checkpoint {asked} belongs to a search, and this run does not search. Drop it, or give a "
+            "checkpoint-N folder beside search/."
+        )
     _check_same_settings(run)
-    if asked not in ("True", "true"):
-        reason = fault(asked)
-        if reason:
-            raise ValueError(
-                f"--resume_from_checkpoint {asked} {reason}. Give a checkpoint-N folder, or no value for the newest."
-            )
-        if os.path.basename(os.path.dirname(os.path.abspath(asked))) == "search":
-            if not run.searches:
-                raise ValueError(
-                    f"--resume_from_checkpoint {asked} belongs to a search, and this run does not search. Drop "
-                    "it, or give a checkpoint-N folder beside search/."
-                )
-            return Resume(search_checkpoint=asked)
+    if named and of_search:
+        return Resume(search_checkpoint=asked)
+    if named:
         return Resume(train_checkpoint=asked, search_done=os.path.exists(run.ranks_path))
     if run.method.method == "grid":
         done, trials = grid.is_finished(run.output_dir), grid.finished_trials(run.output_dir)

@@ -91,7 +91,11 @@ def search(model, folder, data, steps: int, seed: int, learning_rate: float) -> 
 def pattern(model, method: str, seed: int) -> LearnedRanks:
     costs = {name: part.cost for name, part in lora_parts(adapt(model, LORA, rank=1)).items()}
     size = parse_budget(BUDGET, list(costs.values()))
-    ranks = uniform_ranks(costs, size) if method == "uniform" else random_ranks(costs, size, 0, 8, seed)
+    ranks = (
+        uniform_ranks(costs, size)
+        if method == "uniform"
+        else random_ranks(costs, size, capacity=8, min_rank=0, seed=seed)
+    )
     return LearnedRanks({name: ModuleRank(rank) for name, rank in ranks.items()}, initial_rank=8, rank_rule=method)
 
 
