@@ -50,8 +50,8 @@ class NlgArguments(DataArguments):
     prompt_format: str = field(
         default="lora",
         metadata={
-            "help": "lora: as LoRA's code writes the data (`name : X | Type : Y`); words: the same with blanks for `_` "
-            "and without quotes, so that a value can be copied token by token; plain: as the rows have it."
+            "help": "lora: as LoRA's code writes the data (`name : X | Type : Y`); words: the same with blanks for "
+            "`_` and without quotes, so that a value can be copied token by token; plain: as the rows have it."
         },
     )
     one_line: bool = field(
