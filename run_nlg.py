@@ -27,7 +27,7 @@ from autolora_trainer.errors import run_guarded
 from autolora_trainer.generation import generate_texts
 from autolora_trainer.methods import peft as peft_types
 from autolora_trainer.pipeline import Run, execute
-from autolora_trainer.script_arguments import DataArguments, parse_arguments
+from autolora_trainer.script_arguments import DataArguments, check_numbers, parse_arguments
 from autolora_trainer.tasks import nlg
 
 
@@ -80,10 +80,10 @@ class NlgArguments(DataArguments):
 
     def __post_init__(self):
         check_choice("prompt_format", self.prompt_format, ("lora", "words", "plain"))
-        least = {"num_beams": 1, "no_repeat_ngram_size": 0, "max_new_tokens": 1, "generation_batch_size": 1}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}.")
+        check_numbers(
+            self,
+            {"at least 1": "num_beams max_new_tokens generation_batch_size", "at least 0": "no_repeat_ngram_size"},
+        )
         if not math.isfinite(self.length_penalty):
             raise ValueError(f"length_penalty must be a finite number, got {self.length_penalty}. LoRA used 0.8.")
         if not 0 <= self.base_dropout < 1:

@@ -172,7 +172,20 @@ class SearchArguments:
 
 
 @dataclass
-class AutoLoraTrainingArguments(SearchArguments, TrainingArguments):
+class NonFiniteArguments:
+    """What `finite.FiniteStepMixin` reads, of every training."""
+
+    non_finite: str = field(
+        default="skip", metadata={"help": "A step whose loss or gradient is NaN or infinite: skip it, or stop."}
+    )
+
+    def check_non_finite(self):
+        """Raise `ValueError` for another word than those two."""
+        check_choice("non_finite", self.non_finite, NON_FINITE_CHOICES)
+
+
+@dataclass
+class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArguments):
     """Arguments of `AutoLoraTrainer`: everything of `TrainingArguments`, which here describes **the search**, and
     the settings of the search itself.
 
@@ -184,14 +197,10 @@ class AutoLoraTrainingArguments(SearchArguments, TrainingArguments):
             `load_best_model_at_end` (it would bring back the weights of one step and the selection of another).
     """
 
-    non_finite: str = field(
-        default="skip", metadata={"help": "A step whose loss or gradient is NaN or infinite: skip it, or stop."}
-    )
-
     def __post_init__(self):
         super(SearchArguments, self).__post_init__()  # TrainingArguments', or that of a subclass mixed in
         self.check_search()
-        check_choice("non_finite", self.non_finite, NON_FINITE_CHOICES)
+        self.check_non_finite()
         if self.mixed_precision == "fp16":  # of fp16=True, or of accelerate's configuration
             raise ValueError(
                 "The search does not run in fp16: its loss scale hides the hypergradient. Use bf16=True or fp32."

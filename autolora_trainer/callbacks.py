@@ -7,6 +7,7 @@ import statistics
 
 from transformers import TrainerCallback
 
+from autolora_trainer.fused import base_model_of
 from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint
 from autolora_trainer.rules import EVIDENCE, slope_statistic
 
@@ -153,7 +154,7 @@ def falling(losses: list[float], evidence: float = EVIDENCE) -> bool:
 
 def public_model_name(model) -> str:
     """The base model's Hub id; for a local folder its name alone, so that no file carries a path of this machine."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model_of(model)
     name = getattr(getattr(base, "config", None), "_name_or_path", "") or type(base).__name__
     if os.path.isdir(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") > 1:
         return os.path.basename(os.path.normpath(name))

@@ -27,6 +27,7 @@ from autolora_trainer.methods.common import component_costs, refuse_sharding
 from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.rules import fill_budget, parse_budget
+from autolora_trainer.script_arguments import check_numbers
 from autolora_trainer.splits import split_train
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ def check_request(run: "Run") -> None:
     data.task_name = data.task_name.lower()
     data.task_name = run.application.task_aliases.get(data.task_name, data.task_name)
     check_choice("task_name", data.task_name, tasks)
-    for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
-        if getattr(data, name) is not None and getattr(data, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(data, name)}.")
+    check_numbers(data, {"at least 1": "max_train_samples max_eval_samples max_predict_samples"})
     if data.max_seq_length < 4:
         raise ValueError(f"max_seq_length must be at least 4, got {data.max_seq_length}.")
     training.do_train, training.do_eval, training.do_predict = training.asked

@@ -92,9 +92,14 @@ class LoraPart:
         return output if self.rows is None else output[self.rows.to(output.device)]
 
 
+def base_model_of(model: nn.Module) -> nn.Module:
+    """The model under PEFT, or the model itself where there is no adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraLayer]:
     """The LoRA layers of a `PeftModel`, keyed by their names in the base model's `named_modules()`."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model_of(model)
     return {
         name: module
         for name, module in base.named_modules()

@@ -13,7 +13,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from autolora_trainer.fused import LoraPart, lora_parts
+from autolora_trainer.fused import LoraPart, base_model_of, lora_parts
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def attach_gates(
             convolutions, DoRA and other variants).
     """
     parts = lora_parts(model, adapter_name)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model_of(model)
     if not parts:
         linear = next((name for name, module in base.named_modules() if isinstance(module, nn.Linear)), None)
         config = getattr(model, "peft_config", {}).get(adapter_name)

@@ -12,6 +12,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
+from autolora_trainer.fused import base_model_of
+
 
 class NoRepeatInText(LogitsProcessor):
     """Forbids the token that would repeat an n-gram of the generated text.
@@ -86,7 +88,7 @@ def batches_by_length(
 @contextmanager
 def _ready_to_decode(model):
     """Inside, `model` is in evaluation mode, and has no generation settings of its own: a checkpoint's may sample."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model_of(model)
     settings, modes = base.generation_config, {module: module.training for module in model.modules()}
     base.generation_config = GenerationConfig()
     model.eval()

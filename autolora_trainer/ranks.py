@@ -15,7 +15,7 @@ from peft.utils.integrations import dequantize_module_weight
 
 from autolora_trainer import hub_client
 from autolora_trainer.checkpoints import write_atomically
-from autolora_trainer.fused import lora_parts, module_of
+from autolora_trainer.fused import base_model_of, lora_parts, module_of
 
 FORMAT_VERSION = 1
 RANKS_FILE = "ranks.json"
@@ -243,7 +243,7 @@ def fingerprint(model: torch.nn.Module, names) -> str:
     `quantized-`, and compares only with its like: see `is_other_model`.
     """
     digest, quantized = hashlib.sha256(), False
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model_of(model)
     modules = dict(base.named_modules())
     for name in sorted({module_of(name) for name in names}):
         module = modules[name]

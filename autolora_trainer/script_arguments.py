@@ -15,9 +15,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from autolora_trainer.arguments import SEARCH_STEPS, SearchArguments, check_choice
+from autolora_trainer.arguments import SEARCH_STEPS, NonFiniteArguments, SearchArguments, check_choice
 from autolora_trainer.errors import UsageError, usage_errors
-from autolora_trainer.finite import NON_FINITE_CHOICES
 from autolora_trainer.methods import METHODS, OWN_ARGUMENTS, SIZED_BY_RANKS, WITHOUT_LORA
 from autolora_trainer.methods.adapter import DEFAULT_SIZE
 from autolora_trainer.methods.grid import SAMPLERS, TRIALS
@@ -273,7 +272,7 @@ class MethodArguments(SearchArguments):
 
 
 @dataclass
-class ScriptTrainingArguments(TrainingArguments):
+class ScriptTrainingArguments(NonFiniteArguments, TrainingArguments):
     """`TrainingArguments` of the final training of every method, with the paper's defaults (§5.1)."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Default: outputs/<task>-<method>."})
@@ -291,12 +290,8 @@ class ScriptTrainingArguments(TrainingArguments):
         metadata={"help": "Go on from the newest whole checkpoint of either phase (no value), or from this one."},
     )
 
-    non_finite: str = field(
-        default="skip", metadata={"help": "A step whose loss or gradient is NaN or infinite: skip it, or stop."}
-    )
-
     def __post_init__(self):
-        check_choice("non_finite", self.non_finite, NON_FINITE_CHOICES)
+        self.check_non_finite()
         self.chose_cpu = False
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device to copy to

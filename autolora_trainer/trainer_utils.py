@@ -10,15 +10,10 @@ import torch
 from transformers import Trainer
 
 from autolora_trainer.finite import FiniteStepMixin
+from autolora_trainer.fused import base_model_of
 
 # Heads that average over the micro-batch and never look at `num_items_in_batch`.
 _MEAN_LOSS_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
-
-
-def base_class_name(model) -> str:
-    """Class name of the model under PEFT, e.g. `RobertaForSequenceClassification`."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return type(base).__name__
 
 
 def fix_loss_scale(trainer: Trainer) -> Trainer:
@@ -33,8 +28,8 @@ def fix_loss_scale(trainer: Trainer) -> Trainer:
     Returns:
         The same trainer.
     """
-    name = base_class_name(trainer.model)
-    base = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
+    base = base_model_of(trainer.model)
+    name = type(base).__name__
     if name.endswith(_MEAN_LOSS_HEADS) or not _reads_item_count(base):
         trainer.model_accepts_loss_kwargs = False
     if name == "GPT2LMHeadModel" and getattr(base, "loss_type", None) is None:

@@ -25,7 +25,8 @@ from transformers.utils import logging
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks  # noqa: E402
-from autolora_trainer.fused import adapt, lora_parts  # noqa: E402
+from autolora_trainer.fused import adapt  # noqa: E402
+from autolora_trainer.methods.common import component_costs  # noqa: E402
 from autolora_trainer.methods.random import random_ranks  # noqa: E402
 from autolora_trainer.methods.uniform import uniform_ranks  # noqa: E402
 from autolora_trainer.ranks import ModuleRank  # noqa: E402
@@ -89,7 +90,7 @@ def search(model, folder, data, steps: int, seed: int, learning_rate: float) -> 
 
 
 def pattern(model, method: str, seed: int) -> LearnedRanks:
-    costs = {name: part.cost for name, part in lora_parts(adapt(model, LORA, rank=1)).items()}
+    costs = component_costs(adapt(model, LORA, rank=1))
     size = parse_budget(BUDGET, list(costs.values()))
     ranks = (
         uniform_ranks(costs, size)

@@ -286,21 +286,19 @@ def terminate(bench: Bench, count: int):
         yield fault
 
 
-def _damages(path: str):
-    """(what, do it) of three ways to ruin a file."""
+def _cut(path: str) -> None:
+    os.truncate(path, os.path.getsize(path) // 2)
 
-    def cut():
-        os.truncate(path, os.path.getsize(path) // 2)
 
-    def flip():
-        with open(path, "r+b") as file:
-            middle = os.path.getsize(path) // 2
-            file.seek(middle)
-            byte = file.read(1)
-            file.seek(middle)
-            file.write(bytes([byte[0] ^ 0x40]))
+def _flip(path: str) -> None:
+    with open(path, "r+b") as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 0x40]))
 
-    return {"cut": cut, "flipped": flip, "missing": lambda: os.remove(path)}
+
+DAMAGES = {"cut": _cut, "flipped": _flip, "missing": os.remove}
 
 
 def damage(bench: Bench, count: int):
@@ -324,10 +322,10 @@ def damage(bench: Bench, count: int):
         folder = ("search",) if phase == "search" else ()
         newest, _ = newest_checkpoint(bench.path("stopped", *folder))
         for name in sorted(os.listdir(newest)):
-            for what in _damages(""):
+            for what, ruin in DAMAGES.items():
                 shutil.rmtree(bench.path("killed"), ignore_errors=True)
                 shutil.copytree(bench.path("stopped"), bench.path("killed"))
-                _damages(bench.path("killed", *folder, os.path.basename(newest), name))[what]()
+                ruin(bench.path("killed", *folder, os.path.basename(newest), name))
                 label = f"{phase}, {name} {what}"
                 fault = bench.goes_on(bench.argv("killed"), "killed", bits, label)
                 if fault is None:

@@ -160,6 +160,12 @@ def write_sst2(folder):
     return folder
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a checkpoint and rows, of a test file that does not make its own."""
+    return write_sst2(tmp_path_factory.mktemp("place"))
+
+
 def sst2_command(folder, output, **settings):
     """The arguments of a short run of `run_glue.py` on what `write_sst2` wrote; None leaves one out."""
     common = {

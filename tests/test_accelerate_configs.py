@@ -21,7 +21,7 @@ from autolora_trainer.pipeline import execute
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.script_arguments import parse_arguments
-from tests.conftest import lora, rows, short_training, sst2_command, tiny_gpt2, tiny_roberta, write_sst2
+from tests.conftest import lora, rows, short_training, sst2_command, tiny_gpt2, tiny_roberta
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDER = os.path.join(ROOT, "examples", "accelerate")
@@ -42,11 +42,6 @@ def launch_environment(name):
     else:
         environment = prepare_multi_gpu_env(arguments)
     return {key: value for key, value in environment.items() if key.startswith(("ACCELERATE_", "FSDP_"))}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 def command(place, output, **changes):

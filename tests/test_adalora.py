@@ -14,15 +14,10 @@ import run_glue
 from autolora_trainer.errors import UsageError
 from autolora_trainer.methods import adalora
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import rows, tiny_roberta, write_sst2
+from tests.conftest import rows, tiny_roberta
 from tests.test_scripts import accuracy, command
 
 MODULES = 4  # query and value of two blocks
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 def adalora_command(place, output, **changes):

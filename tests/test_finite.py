@@ -12,7 +12,7 @@ from autolora_trainer.errors import run_guarded
 from autolora_trainer.finite import STEPS_IN_A_ROW, NonFiniteError
 from autolora_trainer.trainer_utils import RetrainTrainer
 from tests.conftest import lora, rows, short_training, tiny_roberta
-from tests.test_scripts import command, place  # noqa: F401  (a fixture)
+from tests.test_scripts import command
 from tests.test_trainer import searcher, trained_state
 
 BAD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
@@ -158,7 +158,7 @@ def test_nan_selection_ends_without_ranks(tmp_path):
 
 
 @pytest.mark.parametrize("phase", ["search", "retrain"])
-def test_script_stops_in_one_line_with_status_1(place, tmp_path, monkeypatch, capsys, phase):  # noqa: F811
+def test_script_stops_in_one_line_with_status_1(place, tmp_path, monkeypatch, capsys, phase):
     cls = AutoLoraTrainer if phase == "search" else RetrainTrainer
     original = cls.compute_loss
 

@@ -25,7 +25,7 @@ from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.ranks import ModuleRank, fingerprint
 from autolora_trainer.script_arguments import ModelArguments
 from autolora_trainer.tasks import hub_data
-from tests.conftest import sentences, sst2_command, tiny_checkpoint, write_sst2
+from tests.conftest import sentences, sst2_command, tiny_checkpoint
 from tests.hub_server import HubServer, use
 
 TOKEN = "hf_tokenofthetests123456"
@@ -42,12 +42,6 @@ ADAPTER = {
 
 
 WITHOUT_RANKS = ADAPTER - {"ranks.json", "rank_heatmap.png", "rank_heatmap.svg"}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a checkpoint and rows."""
-    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture

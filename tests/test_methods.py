@@ -46,17 +46,12 @@ from autolora_trainer.ranks import LearnedRanks, ModuleRank
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import rows, tiny_gpt2, tiny_roberta, write_sst2
+from tests.conftest import rows, tiny_gpt2, tiny_roberta
 from tests.test_scripts import accuracy, command, interrupt
 
 HEAD = 16 * 17 + 16 * 2 + 2  # of the tiny RoBERTa: dense and out_proj
 NORMS = 2 * 16 * 5
 COST = 16 + 16  # one component of query or value; there are four modules
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 def prepared(place, output, **changes) -> Run:

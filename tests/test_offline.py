@@ -16,7 +16,7 @@ from huggingface_hub import constants
 import run_glue
 import run_ner
 import run_nlg
-from tests.conftest import as_argv, sentences, write_rows, write_sst2
+from tests.conftest import as_argv, write_rows, write_sst2
 from tests.test_ner import reviews
 from tests.test_nlg import byte_tokenizer, gpt2, restaurants
 
@@ -36,7 +36,6 @@ FILES = ["adapter_model.safetensors", "ranks.json", "rank_heatmap.png", "all_res
 def place(tmp_path_factory):
     """A folder with a tiny checkpoint and rows for each script."""
     folder = write_sst2(tmp_path_factory.mktemp("place"))
-    write_rows(folder / "test.jsonl", [{**row, "label": -1} for row in sentences(6, seed=2)])
     write_rows(folder / "ner.jsonl", reviews(20))
     write_rows(folder / "nlg.jsonl", restaurants(12))
     gpt2(initializer_range=0.1).save_pretrained(folder / "gpt2")

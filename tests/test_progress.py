@@ -4,23 +4,17 @@ import io
 import re
 import sys
 
-import pytest
 from transformers import ProgressCallback, Trainer
 
 import run_glue
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
 from autolora_trainer.progress import PhaseProgress, show_phase
-from tests.conftest import as_argv, lora, rows, short_training, tiny_roberta, write_sst2
+from tests.conftest import as_argv, lora, rows, short_training, tiny_roberta
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 def run(place, output, monkeypatch, stderr, **changes):

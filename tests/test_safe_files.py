@@ -28,12 +28,6 @@ from tests.test_ner import reviews
 from tests.test_scripts import interrupt
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a checkpoint and rows."""
-    return write_sst2(tmp_path_factory.mktemp("place"))
-
-
 def command(place, output, **changes):
     settings = {
         "max_steps": 3,

@@ -24,15 +24,9 @@ from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import PRESETS, parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import sst2_command, tiny_checkpoint, tiny_roberta, write_rows, write_sst2
+from tests.conftest import sst2_command, tiny_checkpoint, tiny_roberta, write_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a checkpoint and rows."""
-    return write_sst2(tmp_path_factory.mktemp("place"))
 
 
 def command(place, output, **changes):

@@ -9,11 +9,11 @@ import time
 import pytest
 
 import run_glue
-from tests.test_scripts import ROOT, command, place  # noqa: F401  (a fixture)
+from tests.test_scripts import ROOT, command
 
 
 @pytest.mark.parametrize("phase", ["search", "retrain"])
-def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase):  # noqa: F811
+def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase):
     settings = {"search_epochs": 2, "num_train_epochs": 4, "search_patience": 0}
     run_glue.main(command(place, tmp_path / "whole", **settings))
     # the signal comes from the run itself, so that it comes at a known step
@@ -43,7 +43,7 @@ def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase):  # n
         assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_signal_from_outside_is_obeyed_within_a_step(place, tmp_path):  # noqa: F811
+def test_a_signal_from_outside_is_obeyed_within_a_step(place, tmp_path):
     typed = command(place, tmp_path / "o", num_train_epochs=2000, ranks=None, search_max_steps=2)
     process = subprocess.Popen(
         [sys.executable, os.path.join(ROOT, "run_glue.py"), *typed], stderr=subprocess.PIPE, stdout=subprocess.PIPE

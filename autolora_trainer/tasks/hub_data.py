@@ -1,10 +1,9 @@
 """Rows from a data set of the Hugging Face Hub: bounded waits, one line for what goes wrong."""
 
-import threading
-
 import datasets
 from datasets import DatasetDict, load_dataset
 
+from autolora_trainer.hub_client import within
 from autolora_trainer.tasks.files import DataError
 
 HUB_TIMEOUT = 10.0  # seconds in which the hub must answer at all; a download may then take as long as it takes
@@ -44,19 +43,14 @@ def load_from_hub(hub_id: str, config: str | None, splits, *, cache_dir=None, to
 
 def hub_answers() -> bool:
     """Whether the hub answers one request (any status) in time."""
-    answered = []
 
     def ask():
-        try:
-            from huggingface_hub import constants, get_session  # its session knows the user's proxies and certificates
+        from huggingface_hub import constants, get_session  # its session knows the user's proxies and certificates
 
-            get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
-            answered.append(True)
-        except Exception:  # offline mode, no route, no such host, refused, timed out
-            pass
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
 
-    # A thread, because the lookup of a host name has no time limit of its own.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_TIMEOUT + 2.0)
-    return bool(answered)
+    try:
+        within(HUB_TIMEOUT + 2.0, ask)
+    except Exception:  # offline mode, no route, no such host, refused, timed out
+        return False
+    return True
