@@ -171,9 +171,12 @@ class MethodArguments(SearchArguments):
     retrain_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of the retrain of autolora. Default: num_train_epochs."}
     )
-    retrain_init: str = field(
-        default="scratch",
-        metadata={"help": "scratch: from the pre-trained model; search: from the search's kept components."},
+    retrain_init: str | None = field(
+        default=None,
+        metadata={
+            "help": "search: from the search's kept components and head; scratch: from the pre-trained model (§4.5). "
+            "Default: search where this run searches, without --retrain_cut."
+        },
     )
     retrain_cut: float = field(
         default=0.0,
@@ -225,7 +228,8 @@ class MethodArguments(SearchArguments):
         super().__post_init__()
         check_choice("method", self.method, tuple(METHODS))
         check_choice("scaling", self.scaling, ("constant", "paper"))
-        check_choice("retrain_init", self.retrain_init, ("scratch", "search"))
+        if self.retrain_init is not None:
+            check_choice("retrain_init", self.retrain_init, ("scratch", "search"))
         if self.preset is not None:
             check_choice("preset", self.preset, tuple(PRESETS))
         check_numbers(
@@ -252,6 +256,8 @@ class MethodArguments(SearchArguments):
                 "--method autolora?"
             )
         self._check_own_arguments()
+        if self.retrain_init is None:
+            self.retrain_init = "scratch" if self.ranks is not None or self.retrain_cut else "search"
 
     def _check_own_arguments(self) -> None:
         """Raise `ValueError` for an argument of another method: it would have no effect."""

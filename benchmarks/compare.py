@@ -19,7 +19,8 @@ A plan (`benchmarks/plans/*.yaml`):
     reference: uniform                # paired differences are to this one
     same_time: {as: autolora, method: uniform}   # one more row: this method, with the epochs that fit that one's time
     tuning:                                                          # optional
-      {learning_rate: [1.0e-3, 2.0e-3], method_learning_rate: {full: [1.0e-4]}, val_fraction: 0.2, seed: 100}
+      {learning_rate: [1.0e-3, 2.0e-3], method_learning_rate: {full: [1.0e-4]}, val_fraction: 0.2, seed: 100,
+       settings: {max_train_samples: 2000}}                        # of tuning runs alone: fewer rows, fewer epochs
 
 With `tuning`, every method gets the learning rate that scores best on rows held out of the training file, one run per
 rate and task; the rates to choose from are the same for all methods but those that `method_learning_rate` names (full
@@ -154,10 +155,11 @@ def tuning_trials(plan: dict, task: str):
     """One run per method and rate on rows held out of the task's training file."""
     tuning = plan["tuning"]
     shared = {"task": task, "seed": tuning.get("seed", 100), "kind": TUNING}
+    shared["val_fraction"] = tuning.get("val_fraction", 0.2)
     for label in plan["methods"]:
         for rate in rates(plan, label):
-            fraction = tuning.get("val_fraction", 0.2)
-            yield {**shared, "method": label, "val_fraction": fraction, "changes": {"learning_rate": rate}}
+            changes = {**tuning.get("settings", {}), "learning_rate": rate}
+            yield {**shared, "method": label, "changes": changes}
 
 
 def tuned(plan: dict, rows: list[dict], task: str, label: str) -> dict | None:

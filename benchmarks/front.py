@@ -4,9 +4,9 @@
     python benchmarks/front.py plan.yaml … --worker 0/2 & python benchmarks/front.py plan.yaml … --worker 1/2
     python benchmarks/front.py plan.yaml --output benchmarks/results/front.jsonl --report
 
-A plan (see `benchmarks/plans/front.yaml`) names tasks, seeds, methods and budgets. A trial is one run of `run_glue.py`
-in this process, exactly as its row's command says; a finished trial is skipped, an interrupted one starts again. The
-post-hoc SVD cut needs no training of its own: the adapter of uniform rank k is cut to every budget by its largest
+A plan (see `benchmarks/plans/front.yaml`) names tasks, seeds, methods and budgets; a method's label is its `--method`
+where its settings have none. A trial is one run of `run_glue.py` in this process, exactly as its row's command says; a
+finished trial is skipped, an interrupted one starts again. The post-hoc SVD cut needs no training of its own: the adapter of uniform rank k is cut to every budget by its largest
 singular values over all modules, and evaluated as it is.
 
 Every row: see `trials.row_of`; `budget` is the uniform rank of the same size.
@@ -55,6 +55,11 @@ def arguments(plan: dict, trial: dict) -> list[str]:
     return typed + [f"--task_name={trial['task']}", f"--seed={trial['seed']}", f"--rank_budget=lora:{trial['budget']}"]
 
 
+def with_method(trial: dict, settings: list[str]) -> list[str]:
+    """The settings with the script's method: the plan's `method` where it has one, else the label of the trial."""
+    return settings if trials.value_of(settings, "method") else [f"--method={trial['method']}", *settings]
+
+
 def key(row: dict) -> tuple:
     return row["task"], row["seed"], row["method"], row["budget"], tuple(row["settings"])
 
@@ -65,7 +70,7 @@ def finished(path: str) -> dict[tuple, dict]:
 
 def row_of(trial: dict, settings: list[str], results: dict, folder: str) -> dict:
     row = trials.row_of(trial, settings, results, folder, "run_glue")
-    return {**row, "command": row["command"].replace("run_glue.py", f"run_glue.py --method {trial['method']}")}
+    return {**row, "command": trials.shown_command("run_glue", with_method(trial, settings), trial["task"])}
 
 
 def svd_cuts(options, plan, trial, folder, results, rows) -> None:
@@ -104,7 +109,7 @@ def svd_cuts(options, plan, trial, folder, results, rows) -> None:
         sizes = dict(zip(("adapter_params", "head_params"), count_parameters(small)))
         row = row_of(cut, settings, {**scores, **sizes}, target)
         row["command"] = (
-            row["command"].replace("--method svd_cut", "--method uniform") + f" # then cut to lora:{budget}"
+            row["command"].replace("--method=svd_cut", "--method=uniform") + f" # then cut to lora:{budget}"
         )
         trials.append_row(options.output, row)
 
@@ -119,7 +124,7 @@ def work(options, plan: dict) -> None:
         started = time.perf_counter()
         folder = trials.scratch_folder(options.scratch)
         where = [*trials.places(options.data, options.model, trial["task"]), f"--output_dir={folder}"]
-        results = trials.run("run_glue", [f"--method={trial['method']}", *settings, *where])
+        results = trials.run("run_glue", [*with_method(trial, settings), *where])
         cut = plan.get("svd_cut")
         if cut and trial["method"] == "uniform" and trial["budget"] == cut["from"]:
             svd_cuts(options, plan, trial, folder, results, rows)
@@ -128,7 +133,14 @@ def work(options, plan: dict) -> None:
         print(*trial.values(), row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
 
 
-LABELS = {"autolora": "AutoLoRA", "uniform": "uniform", "random": "random pattern", "svd_cut": "post-hoc SVD cut"}
+LABELS = {
+    "autolora": "AutoLoRA",
+    "uniform": "uniform",
+    "random": "random pattern",
+    "svd_cut": "post-hoc SVD cut",
+    "autolora from scratch": "AutoLoRA, retrained from scratch",
+    "uniform for as long": "uniform, with AutoLoRA's passes",
+}
 
 
 def report(rows: list[dict], plan: dict) -> str:

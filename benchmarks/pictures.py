@@ -40,7 +40,14 @@ LOOKS = [
     ("P", "--", "++", "#56B4E9"),
     ("X", ":", "oo", "#000000"),
 ]
-NAMES = {"autolora": "AutoLoRA", "uniform": "uniform LoRA", "random": "random ranks", "svd_cut": "post-hoc SVD cut"}
+NAMES = {
+    "autolora": "AutoLoRA",
+    "uniform": "uniform LoRA",
+    "random": "random ranks",
+    "svd_cut": "post-hoc SVD cut",
+    "autolora from scratch": "AutoLoRA from scratch",
+    "uniform for as long": "uniform LoRA for as long",
+}
 
 
 def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:

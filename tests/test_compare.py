@@ -90,6 +90,18 @@ def test_tuning_rows_come_from_the_training_file_alone(place):
     assert sorted(texts[0] + texts[1]) == sorted(open(folder / "data" / "mrpc" / "train.jsonl"))
 
 
+def test_tuning_may_have_fewer_rows_and_the_reported_runs_keep_theirs(place):
+    folder, calls = place
+    tuning = {**PLAN["tuning"], "settings": {"max_train_samples": 8, "num_train_epochs": 1}}
+    (folder / "plan.yaml").write_text(yaml.safe_dump({**PLAN, "tuning": tuning}, sort_keys=False))
+    rows = run(place)
+    tuned = [c for c in calls if c["seed"] == "100"]
+    assert tuned and all(c["max_train_samples"] == "8" and c["num_train_epochs"] == "1" for c in tuned)
+    assert [len(list(open(tuned[0][f"{split}_file"]))) for split in ("train", "validation")] == [6, 2]
+    reported = [r for r in rows if r.get("kind") is None]
+    assert len(reported) == (3 + 1) * 2 and not any("--max_train_samples=8" in r["settings"] for r in reported)
+
+
 def test_the_same_time_row_has_as_many_epochs_as_fit(place):
     rows = run(place)
     (row,) = [r for r in rows if "given the time" in r["method"] and r["seed"] == 0]
