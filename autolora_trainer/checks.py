@@ -22,7 +22,7 @@ from autolora_trainer.checkpoints import fault, newest_checkpoint, read_json, re
 from autolora_trainer.errors import one_line, sentence
 from autolora_trainer.fused import SEPARATOR, adapt, module_of
 from autolora_trainer.methods import WITHOUT_LORA, grid
-from autolora_trainer.methods.autolora import search_arguments
+from autolora_trainer.methods.autolora import KEPT_COMPONENTS, search_arguments
 from autolora_trainer.methods.common import component_costs, refuse_sharding
 from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.retrain import build_adapter
@@ -197,7 +197,9 @@ def find_resume(run: "Run") -> Resume:
     if run.method.method == "grid":
         done, trials = grid.is_finished(run.output_dir), grid.finished_trials(run.output_dir)
     else:
-        files = (run.ranks_path, os.path.join(run.search_dir, "cost.json"))
+        files = [run.ranks_path, os.path.join(run.search_dir, "cost.json")]
+        if run.method.retrain_init == "search" and newest_checkpoint(run.output_dir)[0] is None:
+            files.append(os.path.join(run.search_dir, KEPT_COMPONENTS))  # what the retrain begins with
         done, trials = run.searches and all(map(os.path.exists, files)), 0
     if done or not run.searches:
         checkpoint, passed_over = newest_checkpoint(run.output_dir)

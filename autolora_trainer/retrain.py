@@ -3,7 +3,7 @@
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from autolora_trainer.fused import lora_parts, split_parts
 from autolora_trainer.gates import SelectionGates
@@ -31,11 +31,18 @@ def build_adapter(
     return adapted
 
 
-def save_kept_components(
-    path: str, gates: SelectionGates, state: SearchState, ranks: list[int], rule: str, model
-) -> None:
-    """Write what a retrain with `--retrain_init search` starts from: the kept components, with α and the search's LoRA
-    scale folded into B, and the trained heads."""
+def kept_components(
+    gates: SelectionGates, state: SearchState, ranks: list[int], rule: str, model: torch.nn.Module
+) -> dict[str, torch.Tensor]:
+    """What a retrain with `--retrain_init search` starts from: the kept components, with α and the search's LoRA scale
+    folded into B, and the trained heads.
+
+    Args:
+        gates, state, ranks, rule: as in `rules.keep_components`.
+        model: that of the search.
+    Returns:
+        `A.<module>` of shape (r, n_l), `B.<module>` of shape (m_l, r), `head.<parameter>`.
+    """
     tensors = {}
     for name, (a, b) in keep_components(gates, state, ranks, rule).items():
         tensors[f"A.{name}"] = a.contiguous()
@@ -43,12 +50,35 @@ def save_kept_components(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_" not in name:
             tensors[f"head.{name}"] = parameter.detach().cpu().contiguous()
-    save_file(tensors, path)
+    return tensors
 
 
 @torch.no_grad()
+def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
+    """Start an adapter from `kept_components`: its update is then that of the search's kept components.
+
+    Raises:
+        ValueError: if they are not what the adapter needs.
+    """
+    targets = {}
+    for name, part in lora_parts(model).items():
+        targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
+        targets[f"B.{name}"] = (part.lora_B, lambda value, part=part: part.set_lora_B(value / part.scaling))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_" not in name:
+            targets[f"head.{name}"] = (parameter, parameter.copy_)
+    for name, (target, _) in targets.items():
+        if name not in tensors or tensors[name].shape != target.shape:
+            given = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise ValueError(
+                f"The search kept {given} for {name!r}, the retrain needs {tuple(target.shape)}. Search again."
+            )
+    for name, (_, write) in targets.items():
+        write(tensors[name])
+
+
 def load_kept_components(path: str, model: PeftModel) -> None:
-    """Start an adapter from `save_kept_components`: its update is then that of the search's kept components.
+    """`start_from` what a file of `kept_components` holds.
 
     Raises:
         ValueError: if the file does not hold what the adapter needs.
@@ -57,17 +87,4 @@ def load_kept_components(path: str, model: PeftModel) -> None:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file ({error}). Search again.") from None
-    targets = {}
-    for name, part in lora_parts(model).items():
-        targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
-        targets[f"B.{name}"] = (part.lora_B, lambda value, part=part: part.set_lora_B(value / part.scaling))
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and "lora_" not in name:
-            targets[f"head.{name}"] = (parameter, parameter.copy_)
-    for name, (target, write) in targets.items():
-        if name not in tensors or tensors[name].shape != target.shape:
-            given = tuple(tensors[name].shape) if name in tensors else "nothing"
-            raise ValueError(
-                f"The search kept {given} for {name!r}, the retrain needs {tuple(target.shape)}. Search again."
-            )
-        write(tensors[name])
+    start_from(tensors, model)

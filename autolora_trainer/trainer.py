@@ -21,11 +21,12 @@ from autolora_trainer import hypergradient
 from autolora_trainer.arguments import AutoLoraTrainingArguments
 from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.finite import FiniteStepMixin
-from autolora_trainer.fused import adapt
+from autolora_trainer.fused import adapt, lora_parts
 from autolora_trainer.gates import attach_gates
 from autolora_trainer.probe import GradientProbe
 from autolora_trainer.progress import show_phase
 from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.retrain import kept_components, start_from
 from autolora_trainer.rules import SearchState, select_ranks, slope_statistic
 from autolora_trainer.splits import EndlessBatches, split_train
 from autolora_trainer.trackers import SearchTracking
@@ -330,6 +331,20 @@ class AutoLoraMixin(FiniteStepMixin, ResumeAtEndMixin):
             energy=self.probe.energy,
             evidence=self.held_out_evidence(),
         )
+
+    def start_retrain(self, model: PeftModel) -> None:
+        """Let `model` begin where the search ended: every module's update becomes the best approximation of its rank to
+        the gated update (rules `adaptive` and `singular`; the others keep its strongest components), and the heads are
+        the trained ones. Without it a retrain starts from the pre-trained model, as in the paper (§4.5).
+
+        Args:
+            model: an adapter on the same base model, of the learned ranks or of others up to `initial_rank`.
+        Raises:
+            ValueError: if `model` has a module, rank or head that the search did not have.
+        """
+        built = {name: part.lora_A.shape[0] for name, part in lora_parts(model).items()}
+        ranks = [built.get(name, 0) for name in self.gates.names]
+        start_from(kept_components(self.gates, self.search_state(), ranks, self.args.rank_rule, self.model), model)
 
     def held_out_evidence(self) -> tuple[float, float]:
         """What the held-out rows say of the search, as two t statistics over its selection steps.

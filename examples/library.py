@@ -70,6 +70,7 @@ def main(argv=None):
     search.learned_ranks.save(f"{options.output}/ranks.json")
 
     adapted = build_adapter(SameSign(), search.learned_ranks, lora)
+    search.start_retrain(adapted)  # begin where the search ended; without this line: with the pre-trained model
     arguments = TrainingArguments(options.output, max_steps=options.steps, save_strategy="no", **shared)
     Trainer(adapted, arguments, train_dataset=data, data_collator=collate).train()
     adapted.save_pretrained(options.output)

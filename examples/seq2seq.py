@@ -65,6 +65,7 @@ def main(argv=None):
     search.learned_ranks.save(f"{options.output}/ranks.json")
 
     adapted = build_adapter(AutoModelForSeq2SeqLM.from_pretrained(options.model), search.learned_ranks, lora)
+    search.start_retrain(adapted)  # begin where the search ended; without this line: with the pre-trained model
     retrain = trainer(
         Seq2SeqTrainer,
         adapted,

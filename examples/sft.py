@@ -57,6 +57,7 @@ def main(argv=None):
     search.learned_ranks.save(f"{options.output}/ranks.json")
 
     adapted = build_adapter(AutoModelForCausalLM.from_pretrained(options.model), search.learned_ranks, lora)
+    search.start_retrain(adapted)  # begin where the search ended; without this line: with the pre-trained model
     trainer = SFTTrainer(
         adapted,
         SFTConfig(options.output, max_steps=options.steps, **shared),

@@ -7,11 +7,12 @@ import re
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 
 from autolora_trainer.fused import lora_layers
 from autolora_trainer.gates import attach_gates
 from autolora_trainer.ranks import LearnedRanks, ModuleRank, fingerprint, verify_ranks
-from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
+from autolora_trainer.retrain import build_adapter, kept_components, load_kept_components
 from autolora_trainer.rules import (
     RANK_RULES,
     SearchState,
@@ -308,7 +309,7 @@ def test_kept_components_start_the_retrain_where_the_search_ended(tmp_path, rule
     ids = torch.arange(3, 15).view(1, 12)
     expected = searched(ids).logits
     found = SearchState.of(gates, torch.zeros_like(gates.selection))
-    save_kept_components(tmp_path / "kept.safetensors", gates, found, [4] * len(gates.names), rule, searched)
+    save_file(kept_components(gates, found, [4] * len(gates.names), rule, searched), tmp_path / "kept.safetensors")
     gates.remove()
     fresh = build_adapter(
         searched.unload(),

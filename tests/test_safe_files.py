@@ -261,6 +261,20 @@ def test_planted_pickle_between_the_phases_is_one_line(place, interrupted, tmp_p
     assert len(errors) == (status > 0) and all(re.search(sentence, line) for line in errors)
 
 
+@pytest.mark.parametrize("retrained", [False, True])
+def test_search_whose_kept_components_are_gone_goes_on_to_make_them_again(place, interrupted, tmp_path, retrained):
+    """Before the retrain has a checkpoint it begins with them; after that it does not need them."""
+    output = shutil.copytree(interrupted["retrain"], tmp_path / "o")
+    for path in () if retrained else output.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    kept = output / "search" / KEPT_COMPONENTS
+    content = kept.read_bytes()
+    kept.unlink()
+    results = run_glue.main([*command(place, output), "--resume_from_checkpoint"])
+    assert results["resumed_from"]["phase"] == ("retrain" if retrained else "search")
+    assert not kept.exists() if retrained else kept.read_bytes() == content
+
+
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
 def test_planted_pickle_in_place_of_the_adapter_is_one_line(place, tmp_path, capsys, name):
     output = tmp_path / "o"

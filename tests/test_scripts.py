@@ -141,7 +141,8 @@ def test_ranks_file_skips_the_search_and_uniform_matches_its_size(place, finishe
     ranks = finished[0] / "ranks.json"
     again = run_glue.main(command(place, tmp_path / "ranks", ranks=ranks))
     assert not (tmp_path / "ranks" / "search").exists() and again["adapter_params"] == finished[1]["adapter_params"]
-    assert again["eval_loss"] == finished[1]["eval_loss"]  # the retrain does not depend on what the search drew
+    scratch = run_glue.main(command(place, tmp_path / "scratch", retrain_init="scratch"))
+    assert again["eval_loss"] == scratch["eval_loss"]  # the retrain does not depend on what the search drew
     uniform = run_glue.main(command(place, tmp_path / "uniform", method="uniform", ranks=ranks))
     assert uniform["adapter_params"] == finished[1]["adapter_params"]
     spread = LearnedRanks.load(tmp_path / "uniform" / "ranks.json").ranks.values()
@@ -221,7 +222,7 @@ def test_budget_and_rank_zero_reach_the_adapter(place, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"retrain_init": "search"}, {"scaling": "paper"}, {"use_rslora": True}, {"lora_alpha": 3}]
+    "setting", [{"retrain_init": "scratch"}, {"scaling": "paper"}, {"use_rslora": True}, {"lora_alpha": 3}]
 )
 def test_retrain_settings_have_an_effect(place, finished, tmp_path, setting):
     results = run_glue.main(command(place, tmp_path / "o", **setting))
@@ -248,6 +249,21 @@ def test_score_of_a_bf16_run_is_that_of_the_adapter_as_it_loads(place, tmp_path)
 def test_evaluation_alone_uses_the_adapter_in_output_dir(place, finished):
     results = run_glue.main(command(place, finished[0]) + ["--do_eval"])
     assert results["eval_accuracy"] == finished[1]["eval_accuracy"]
+
+
+@pytest.mark.parametrize(
+    "typed, init",
+    [
+        ([], "search"),
+        (["--retrain_init", "scratch"], "scratch"),
+        (["--retrain_cut", "0.5"], "scratch"),
+        (["--ranks", "ranks.json"], "scratch"),  # there is no search to begin from
+        (["--preset", "paper"], "scratch"),
+        (["--preset", "paper", "--retrain_init", "search"], "search"),
+    ],
+)
+def test_retrain_begins_where_the_search_ended_if_there_is_one(typed, init):
+    assert parse_arguments(["--task_name", "mrpc", *typed])[2].retrain_init == init
 
 
 def test_preset_paper_is_section_4_and_5_1(place):
@@ -364,9 +380,7 @@ def interrupt(monkeypatch, trainer_class, after):
         ("retrain", 15, {"phase": "retrain", "step": 14}),
     ],
 )
-@pytest.mark.parametrize(
-    "init", [{"retrain_cut": 0}, {"retrain_cut": 0.5}, {"retrain_cut": 0, "retrain_init": "search"}]
-)
+@pytest.mark.parametrize("init", [{"retrain_init": "search"}, {"retrain_init": "scratch"}, {"retrain_cut": 0.5}])
 def test_interrupted_run_goes_on_to_the_same_bits(place, tmp_path, monkeypatch, phase, after, expected, init):
     settings = {"save_strategy": "steps", "save_steps": 2, **init}
     whole = run_glue.main(command(place, tmp_path / "whole", **settings))

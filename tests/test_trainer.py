@@ -15,6 +15,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks, RankSelectionCallback
 from autolora_trainer.callbacks import settled
 from autolora_trainer.checkpoints import CheckpointManifest, fault, newest_checkpoint
+from autolora_trainer.fused import lora_parts
+from autolora_trainer.ranks import ModuleRank
+from autolora_trainer.retrain import build_adapter
 from autolora_trainer.trainer_utils import fix_loss_scale, full_precision
 from tests.conftest import rows, tiny_gpt2, tiny_roberta
 
@@ -124,6 +127,36 @@ def test_learned_ranks_follow_from_the_final_selection(tmp_path):
         assert module.selection == tuple(alpha.tolist())
         assert module.rank == int((alpha >= 1 / 4).sum())
         assert name.startswith("roberta.encoder.layer.")
+
+
+@pytest.mark.parametrize("rank", [4, 2])
+def test_retrain_starts_where_the_search_ended(tmp_path, rank):
+    """Of full rank it computes what the search did; of less, its update is the best approximation of that rank."""
+    trainer = searcher(tmp_path)
+    trainer.train()
+    ids = torch.arange(3, 15).view(1, 12)
+    expected = trainer.model.eval()(ids).logits
+    updates = {
+        name: part.scaling * (part.lora_B * trainer.gates.scale * alpha) @ part.lora_A
+        for (name, part), alpha in zip(trainer.gates.parts.items(), trainer.gates.selection)
+    }
+    torch.manual_seed(0)
+    ranks = LearnedRanks({name: ModuleRank(rank) for name in updates}, initial_rank=4)
+    adapted = build_adapter(tiny_roberta(), ranks, LORA).eval()
+    assert not torch.allclose(adapted(ids).logits, expected, atol=1e-3)
+    trainer.start_retrain(adapted)
+    if rank == 4:
+        torch.testing.assert_close(adapted(ids).logits, expected, rtol=1e-4, atol=1e-5)
+    for name, part in lora_parts(adapted).items():
+        u, s, vh = torch.linalg.svd(updates[name].detach())
+        best = u[:, :rank] * s[:rank] @ vh[:rank]
+        torch.testing.assert_close((part.scaling * part.lora_B @ part.lora_A).detach(), best, rtol=1e-3, atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"The search kept nothing for 'A\.roberta.*key', the retrain needs \(4, 16\)"
+    ):
+        trainer.start_retrain(
+            get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["key"]))
+        )
 
 
 def test_eval_dataset_takes_no_part_and_the_splits_are_disjoint(tmp_path):

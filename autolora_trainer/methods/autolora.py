@@ -3,6 +3,8 @@
 import json
 import os
 
+from safetensors.torch import save_file
+
 from autolora_trainer.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, SearchArguments
 from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.checkpoints import CheckpointManifest, read_json, read_manifest, write_atomically
@@ -12,7 +14,7 @@ from autolora_trainer.fused import adapt
 from autolora_trainer.hub_client import save_without_asking
 from autolora_trainer.methods.common import Built, shrink
 from autolora_trainer.ranks import LearnedRanks, is_other_model
-from autolora_trainer.retrain import build_adapter, load_kept_components, save_kept_components
+from autolora_trainer.retrain import build_adapter, kept_components, load_kept_components
 from autolora_trainer.rules import EVIDENCE
 from autolora_trainer.termination import TerminationCallback
 from autolora_trainer.trainer import AutoLoraTrainer
@@ -91,7 +93,9 @@ def search(run) -> tuple[LearnedRanks, dict]:
         os.makedirs(run.search_dir, exist_ok=True)
         kept = list(ranks.ranks.values())
         path = os.path.join(run.search_dir, KEPT_COMPONENTS)
-        save_kept_components(path, trainer.gates, trainer.search_state(), kept, run.method.rank_rule, trainer.model)
+        save_file(
+            kept_components(trainer.gates, trainer.search_state(), kept, run.method.rank_rule, trainer.model), path
+        )
         trainer.state.save_to_json(os.path.join(run.search_dir, "trainer_state.json"))
         write_atomically(os.path.join(run.search_dir, "cost.json"), json.dumps(figures) + "\n")
         ranks.save(run.ranks_path)
@@ -120,6 +124,6 @@ def build(run) -> Built:
             wide, ranks, phases, [CutCallback(ranks, run.method.retrain_cut)], lambda wide: shrink(run, wide, ranks)
         )
     model = build_adapter(base, ranks, run.lora_config(), run.method.scaling)
-    if run.method.retrain_init == "search":
+    if run.method.retrain_init == "search" and not run.resume.train_checkpoint:
         load_kept_components(os.path.join(run.search_dir, KEPT_COMPONENTS), model)
     return Built(model, ranks, phases)
