@@ -333,9 +333,9 @@ class AutoLoraMixin(FiniteStepMixin, ResumeAtEndMixin):
         )
 
     def start_retrain(self, model: PeftModel) -> None:
-        """Let `model` begin where the search ended: every module's update becomes the best approximation of its rank to
-        the gated update (rules `adaptive` and `singular`; the others keep its strongest components), and the heads are
-        the trained ones. Without it a retrain starts from the pre-trained model, as in the paper (§4.5).
+        """Let `model` begin where the search ended: every module's update becomes the best approximation of its rank
+        to the gated update (rules `adaptive` and `singular`; the others keep its strongest components), and the heads
+        are the trained ones. Without it a retrain starts from the pre-trained model, as in the paper (§4.5).
 
         Args:
             model: an adapter on the same base model, of the learned ranks or of others up to `initial_rank`.

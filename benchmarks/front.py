@@ -6,8 +6,9 @@
 
 A plan (see `benchmarks/plans/front.yaml`) names tasks, seeds, methods and budgets; a method's label is its `--method`
 where its settings have none. A trial is one run of `run_glue.py` in this process, exactly as its row's command says; a
-finished trial is skipped, an interrupted one starts again. The post-hoc SVD cut needs no training of its own: the adapter of uniform rank k is cut to every budget by its largest
-singular values over all modules, and evaluated as it is.
+finished trial is skipped, an interrupted one starts again. The post-hoc SVD cut needs no training of its own: the
+adapter of uniform rank k is cut to every budget by its largest singular values over all modules, and evaluated as it
+is.
 
 Every row: see `trials.row_of`; `budget` is the uniform rank of the same size.
 """
