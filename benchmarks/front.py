@@ -38,14 +38,18 @@ from benchmarks.significance import (  # noqa: E402
 
 
 def planned(plan: dict):
-    """Every (task, seed, method, budget) of the plan: group by group, and in it seed by seed, so that early rows
+    """Every (task, seed, method, budget) of the plan, once: group by group, and in it seed by seed, so that early rows
     already compare."""
+    seen = set()
     for group in plan["groups"]:
         for seed in range(group["seeds"]):
             for task in plan["tasks"]:
                 for method in group["methods"]:
                     for budget in group["budgets"]:
-                        yield {"task": task, "seed": seed, "method": method, "budget": budget}
+                        trial = (task, seed, method, budget)
+                        if trial not in seen:
+                            seen.add(trial)
+                            yield dict(zip(("task", "seed", "method", "budget"), trial))
 
 
 def arguments(plan: dict, trial: dict) -> list[str]:
