@@ -198,7 +198,7 @@ def find_resume(run: "Run") -> Resume:
         done, trials = grid.is_finished(run.output_dir), grid.finished_trials(run.output_dir)
     else:
         files = [run.ranks_path, os.path.join(run.search_dir, "cost.json")]
-        if run.method.retrain_init == "search" and newest_checkpoint(run.output_dir)[0] is None:
+        if run.method.warm_start and newest_checkpoint(run.output_dir)[0] is None:
             files.append(os.path.join(run.search_dir, KEPT_COMPONENTS))  # what the retrain begins with
         done, trials = run.searches and all(map(os.path.exists, files)), 0
     if done or not run.searches:

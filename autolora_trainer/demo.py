@@ -22,7 +22,7 @@ def compare_with_uniform(application, results: dict, model, data, method, traini
     """
     output_dir = training.output_dir
     uniform_method = dataclasses.replace(
-        method, method="uniform", ranks=os.path.join(output_dir, "ranks.json"), overwrite=True
+        method, method="uniform", ranks=os.path.join(output_dir, "ranks.json"), retrain_init=None, overwrite=True
     )
     uniform_training = dataclasses.replace(
         training,
@@ -73,6 +73,6 @@ def verdict(results: dict, uniform: dict, cost: dict) -> str:
         first = f"AutoLoRA does not win here: {-points:.1f} points below uniform LoRA of the same size, on one seed."
     share = cost["search"]["wall_seconds"] / cost["retrain"]["wall_seconds"]
     return (
-        f"{first} Its search took {share:.0%} of the time of one training, and stands for the trainings that finding "
-        "a size by hand takes; a grid of 16 would take 1600%."
+        f"{first} Its search took {share:.0%} of the time of one training, and the retrain began with what it had "
+        "learned; finding a size by a grid of 16 would take 1600%."
     )

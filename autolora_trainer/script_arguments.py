@@ -256,8 +256,13 @@ class MethodArguments(SearchArguments):
                 "--method autolora?"
             )
         self._check_own_arguments()
+
+    @property
+    def warm_start(self) -> bool:
+        """Whether the retrain begins where the search ended."""
         if self.retrain_init is None:
-            self.retrain_init = "scratch" if self.ranks is not None or self.retrain_cut else "search"
+            return self.ranks is None and not self.retrain_cut
+        return self.retrain_init == "search"
 
     def _check_own_arguments(self) -> None:
         """Raise `ValueError` for an argument of another method: it would have no effect."""

@@ -13,8 +13,8 @@
   that variant alone (interpreter and libraries included). AdaLoRA is measured over its three phases in their shares.
   EVA is an initialisation: its cost is one-off, in LoRA steps, and depends on the data, here random.
   `step / passes` is the step's time over its passes times plain LoRA's step: 1 means that only passes cost.
-* `total`: runs of run_glue.py, timed around the process, with the same data, seed and epochs; adapters of one budget
-  (`--rank`). `--rows` repeats one round on the first N training rows.
+* `total`: runs of run_glue.py, timed around the process, with the same data and epochs, a seed per round; adapters of
+  one budget (`--rank`). `--rows` repeats one round on the first N training rows.
 
 Rows are appended to `--output` as JSON lines, and the tables to the file beside it that ends in .md.
 `betty` needs `pip install --no-deps betty-ml`; nothing else of the package does.
@@ -416,12 +416,12 @@ def run_methods(arguments) -> dict[str, list[str]]:
     return methods
 
 
-def run_once(arguments, name: str, given: list[str], train_rows: int | None = None) -> dict:
+def run_once(arguments, name: str, given: list[str], seed: int, train_rows: int | None = None) -> dict:
     """One run of run_glue.py in a process of its own: a row of the results."""
     with tempfile.TemporaryDirectory() as place:
         folder = os.path.join(place, name.replace(" ", "-"))
         argv = [sys.executable, str(ROOT / "run_glue.py"), "--output_dir", folder, "--overwrite"]
-        argv += ["--save_strategy", "no", "--seed", str(arguments.seed)]
+        argv += ["--save_strategy", "no", "--seed", str(seed)]
         argv += ["--num_train_epochs", str(arguments.num_train_epochs), "--task_name", arguments.task_name]
         for option, value in {
             "--model_name_or_path": arguments.model,
@@ -442,6 +442,7 @@ def run_once(arguments, name: str, given: list[str], train_rows: int | None = No
     metric = GLUE_TASKS[arguments.task_name].reported_metric
     row = {
         "task": arguments.task_name,
+        "seed": seed,
         "method": name,
         "score": results.get(f"eval_{metric}"),
         "metric": metric,
@@ -464,7 +465,7 @@ def table_total(arguments) -> tuple[list[dict], list[str]]:
         made = {}
         for name in rotated(list(methods), turn):
             if name not in reasons:
-                row = attempt(reasons, name, lambda: run_once(arguments, name, methods[name], train_rows))
+                row = attempt(reasons, name, lambda: run_once(arguments, name, methods[name], arguments.seed + turn, train_rows))
                 made |= {name: {**row, "round": turn + 1}} if row else {}
         rows.extend(made.values())
         return made
@@ -495,18 +496,18 @@ def unit_of(rows: list[dict]) -> str:
 
 
 def total_table(rows: list[dict]) -> str:
-    """Markdown of the rows of whole runs: medians over the rounds."""
+    """Markdown of the rows of whole runs: medians over the rounds, and the mean score of their seeds."""
     against = unit_of(rows)
 
-    def median(name, key):
+    def median(name, key, middle=np.median):
         values = [row[key] for row in rows if row["method"] == name and row[key] is not None]
-        return float(np.median(values)) if values else None
+        return float(middle(values)) if values else None
 
-    header = ["method", "score", "adapter parameters", "wall s", f"to {against}", "search s", "retrain s", "passes"]
+    header = ["method", "mean score", "adapter parameters", "wall s", f"to {against}", "search s", "retrain s", "passes"]
     body = [
         [
             name,
-            format_score(median(name, "score")),
+            format_score(median(name, "score", np.mean)),
             number(median(name, "adapter_params"), 1, 0),
             number(median(name, "wall_seconds"), 1, 1),
             number(median(name, "wall_seconds") / median(against, "wall_seconds")),

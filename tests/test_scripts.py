@@ -252,18 +252,18 @@ def test_evaluation_alone_uses_the_adapter_in_output_dir(place, finished):
 
 
 @pytest.mark.parametrize(
-    "typed, init",
+    "typed, warm",
     [
-        ([], "search"),
-        (["--retrain_init", "scratch"], "scratch"),
-        (["--retrain_cut", "0.5"], "scratch"),
-        (["--ranks", "ranks.json"], "scratch"),  # there is no search to begin from
-        (["--preset", "paper"], "scratch"),
-        (["--preset", "paper", "--retrain_init", "search"], "search"),
+        ([], True),
+        (["--retrain_init", "scratch"], False),
+        (["--retrain_cut", "0.5"], False),
+        (["--ranks", "ranks.json"], False),  # there is no search to begin from
+        (["--preset", "paper"], False),
+        (["--preset", "paper", "--retrain_init", "search"], True),
     ],
 )
-def test_retrain_begins_where_the_search_ended_if_there_is_one(typed, init):
-    assert parse_arguments(["--task_name", "mrpc", *typed])[2].retrain_init == init
+def test_retrain_begins_where_the_search_ended_if_there_is_one(typed, warm):
+    assert parse_arguments(["--task_name", "mrpc", *typed])[2].warm_start is warm
 
 
 def test_preset_paper_is_section_4_and_5_1(place):

@@ -124,6 +124,6 @@ def build(run) -> Built:
             wide, ranks, phases, [CutCallback(ranks, run.method.retrain_cut)], lambda wide: shrink(run, wide, ranks)
         )
     model = build_adapter(base, ranks, run.lora_config(), run.method.scaling)
-    if run.method.retrain_init == "search" and not run.resume.train_checkpoint:
+    if run.method.warm_start and not run.resume.train_checkpoint:
         load_kept_components(os.path.join(run.search_dir, KEPT_COMPONENTS), model)
     return Built(model, ranks, phases)
