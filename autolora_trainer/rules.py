@@ -303,6 +303,9 @@ def best_factors(b: torch.Tensor, a: torch.Tensor, rank: int) -> tuple[torch.Ten
     return root[:, None] * vh[:rank], u[:, :rank] * root
 
 
+INITIAL_NORM = 3**-0.5  # of a row of a fresh lora_A: n entries of variance 1 / (3 n)
+
+
 @torch.no_grad()
 def keep_components(
     gates: SelectionGates, state: SearchState, ranks: list[int], rule: str
@@ -310,7 +313,9 @@ def keep_components(
     """The chosen components of the search with α folded into B, for a retrain that goes on from them.
 
     The rule `threshold` keeps the r largest α_j, the other component rules the r largest α_j ‖A_j‖ ‖B_j‖, and
-    `singular` and `adaptive` the best approximation of rank r (truncated SVD).
+    `singular` and `adaptive` the best approximation of rank r (truncated SVD). Its rows of A have the norm that LoRA
+    begins with: Adam moves B A by about the rate times ‖A‖ + ‖B‖, so with smaller rows a retrain learns slower than
+    from scratch (`benchmarks/README.md`).
 
     Returns:
         {module: (A of shape (r, n_l), B of shape (m_l, r))} for the modules of rank >= 1.
@@ -322,7 +327,8 @@ def keep_components(
             continue
         a, b = state.lora_A[row], state.lora_B[row] * state.selection[row]  # (k, n), (m, k)
         if rule in ("singular", "adaptive"):
-            kept[name] = best_factors(b, a, rank)
+            u, s, vh = thin_svd(b, a)
+            kept[name] = vh[:rank] * INITIAL_NORM, u[:, :rank] * (s[:rank] / INITIAL_NORM)
         else:
             chosen = scores[row].argsort(descending=True)[:rank].sort().values
             kept[name] = (a[chosen], b[:, chosen])

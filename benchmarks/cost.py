@@ -465,7 +465,9 @@ def table_total(arguments) -> tuple[list[dict], list[str]]:
         made = {}
         for name in rotated(list(methods), turn):
             if name not in reasons:
-                row = attempt(reasons, name, lambda: run_once(arguments, name, methods[name], arguments.seed + turn, train_rows))
+                row = attempt(
+                    reasons, name, lambda: run_once(arguments, name, methods[name], arguments.seed + turn, train_rows)
+                )
                 made |= {name: {**row, "round": turn + 1}} if row else {}
         rows.extend(made.values())
         return made
@@ -503,7 +505,16 @@ def total_table(rows: list[dict]) -> str:
         values = [row[key] for row in rows if row["method"] == name and row[key] is not None]
         return float(middle(values)) if values else None
 
-    header = ["method", "mean score", "adapter parameters", "wall s", f"to {against}", "search s", "retrain s", "passes"]
+    header = [
+        "method",
+        "mean score",
+        "adapter parameters",
+        "wall s",
+        f"to {against}",
+        "search s",
+        "retrain s",
+        "passes",
+    ]
     body = [
         [
             name,

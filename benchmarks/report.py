@@ -82,7 +82,9 @@ def comparisons() -> dict[str, Sequence[float]]:
 def what_holds() -> str:
     found = comparisons()
     verdicts = [verdict(values) for values in found.values()]
-    equal = {name: v for name, v in found.items() if re.match(r"uniform( \(core|, both|, with)", name) and len(v) >= ENOUGH}
+    equal = {
+        name: v for name, v in found.items() if re.match(r"uniform( \(core|, both|, with)", name) and len(v) >= ENOUGH
+    }
     said = [
         f"AutoLoRA less {name}: {difference_cells(values)[0]} points, so {verdict(values)}."
         for name, values in equal.items()

@@ -151,6 +151,7 @@ def test_retrain_starts_where_the_search_ended(tmp_path, rank):
         u, s, vh = torch.linalg.svd(updates[name].detach())
         best = u[:, :rank] * s[:rank] @ vh[:rank]
         torch.testing.assert_close((part.scaling * part.lora_B @ part.lora_A).detach(), best, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(part.lora_A.detach().norm(dim=1), torch.full((rank,), 3**-0.5))  # as LoRA begins
     with pytest.raises(
         ValueError, match=r"The search kept nothing for 'A\.roberta.*key', the retrain needs \(4, 16\)"
     ):
