@@ -194,15 +194,16 @@ def find_resume(run: "Run") -> Resume:
         return Resume(search_checkpoint=asked)
     if named:
         return Resume(train_checkpoint=asked, search_done=os.path.exists(run.ranks_path))
+    trained = newest_checkpoint(run.output_dir)  # (of the final training, those passed over)
     if run.method.method == "grid":
         done, trials = grid.is_finished(run.output_dir), grid.finished_trials(run.output_dir)
     else:
         files = [run.ranks_path, os.path.join(run.search_dir, "cost.json")]
-        if run.method.warm_start and newest_checkpoint(run.output_dir)[0] is None:
+        if run.method.warm_start and trained[0] is None:
             files.append(os.path.join(run.search_dir, KEPT_COMPONENTS))  # what the retrain begins with
         done, trials = run.searches and all(map(os.path.exists, files)), 0
     if done or not run.searches:
-        checkpoint, passed_over = newest_checkpoint(run.output_dir)
+        checkpoint, passed_over = trained
         resume = Resume(train_checkpoint=checkpoint, search_done=done, trials=trials)
     else:
         checkpoint, passed_over = newest_checkpoint(run.search_dir)

@@ -292,18 +292,22 @@ def thin_svd(b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return q_b @ u, s, vh @ q_a.T
 
 
-def best_factors(b: torch.Tensor, a: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best approximation of B A of rank r (truncated SVD; Eckart and Young 1936), as factors of equal norms.
+INITIAL_NORM = 3**-0.5  # of a row of a fresh lora_A: n entries of variance 1 / (3 n)
+
+
+def best_factors(
+    b: torch.Tensor, a: torch.Tensor, rank: int, row_norm: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best approximation of B A of rank r (truncated SVD; Eckart and Young 1936), as factors of equal norms, or
+    with rows of A of norm `row_norm`.
 
     Returns:
         A of shape (r, n) and B of shape (m, r).
     """
     u, s, vh = thin_svd(b, a)
-    root = s[:rank].sqrt()
-    return root[:, None] * vh[:rank], u[:, :rank] * root
-
-
-INITIAL_NORM = 3**-0.5  # of a row of a fresh lora_A: n entries of variance 1 / (3 n)
+    s = s[:rank]
+    norms = s.sqrt() if row_norm is None else torch.full_like(s, row_norm)
+    return norms[:, None] * vh[:rank], u[:, :rank] * (s.sqrt() if row_norm is None else s / row_norm)
 
 
 @torch.no_grad()
@@ -327,8 +331,7 @@ def keep_components(
             continue
         a, b = state.lora_A[row], state.lora_B[row] * state.selection[row]  # (k, n), (m, k)
         if rule in ("singular", "adaptive"):
-            u, s, vh = thin_svd(b, a)
-            kept[name] = vh[:rank] * INITIAL_NORM, u[:, :rank] * (s[:rank] / INITIAL_NORM)
+            kept[name] = best_factors(b, a, rank, INITIAL_NORM)
         else:
             chosen = scores[row].argsort(descending=True)[:rank].sort().values
             kept[name] = (a[chosen], b[:, chosen])

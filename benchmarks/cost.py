@@ -501,9 +501,9 @@ def total_table(rows: list[dict]) -> str:
     """Markdown of the rows of whole runs: medians over the rounds, and the mean score of their seeds."""
     against = unit_of(rows)
 
-    def median(name, key, middle=np.median):
+    def average(name, key, kind=np.median):
         values = [row[key] for row in rows if row["method"] == name and row[key] is not None]
-        return float(middle(values)) if values else None
+        return float(kind(values)) if values else None
 
     header = [
         "method",
@@ -518,13 +518,13 @@ def total_table(rows: list[dict]) -> str:
     body = [
         [
             name,
-            format_score(median(name, "score", np.mean)),
-            number(median(name, "adapter_params"), 1, 0),
-            number(median(name, "wall_seconds"), 1, 1),
-            number(median(name, "wall_seconds") / median(against, "wall_seconds")),
-            number(median(name, "search_seconds"), 1, 1),
-            number(median(name, "retrain_seconds"), 1, 1),
-            number(median(name, "passes"), 1, 0),
+            format_score(average(name, "score", np.mean)),
+            number(average(name, "adapter_params"), 1, 0),
+            number(average(name, "wall_seconds"), 1, 1),
+            number(average(name, "wall_seconds") / average(against, "wall_seconds")),
+            number(average(name, "search_seconds"), 1, 1),
+            number(average(name, "retrain_seconds"), 1, 1),
+            number(average(name, "passes"), 1, 0),
         ]
         for name in dict.fromkeys(row["method"] for row in rows)
     ]
