@@ -462,32 +462,22 @@ def table_total(arguments) -> tuple[list[dict], list[str]]:
     methods, rows, reasons = run_methods(arguments), [], {}
 
     def one_round(turn, train_rows=None):
-        made = {}
         for name in rotated(list(methods), turn):
             if name not in reasons:
                 row = attempt(
                     reasons, name, lambda: run_once(arguments, name, methods[name], arguments.seed + turn, train_rows)
                 )
-                made |= {name: {**row, "round": turn + 1}} if row else {}
-        rows.extend(made.values())
-        return made
+                rows.extend([{**row, "round": turn + 1}] if row else [])
 
     for turn in range(arguments.rounds):
         one_round(turn)
     if not rows:
         raise RuntimeError("no run ended: " + "; ".join(failures(reasons)))
-    runs = list(dict.fromkeys(name for name in methods if any(row["method"] == name for row in rows)))
-    against = unit_of(rows)
     lines = [total_table(rows)]
-    growth = []
     for turn, count in enumerate(arguments.rows):
-        seconds = {name: row["wall_seconds"] for name, row in one_round(turn, count).items()}
-        base = seconds.get(against, float("nan"))
-        cells = [f"{seconds[n]:.1f} s ({seconds[n] / base:.2f})" if n in seconds else "-" for n in runs]
-        growth.append([f"{count:,}", *cells])
-    if growth:
-        lines.append(f"Wall time by training rows, one run each (in brackets: to {against})")
-        lines.append(format_table(["training rows", *runs], growth, markdown=True))
+        one_round(turn, count)
+    if arguments.rows:
+        lines += [GROWTH, growth_table(rows)]
     return rows, lines + failures(reasons)
 
 
@@ -495,6 +485,24 @@ def unit_of(rows: list[dict]) -> str:
     """The method whose wall time is 1: AdaLoRA, as in Table 5, else the first."""
     methods = [row["method"] for row in rows]
     return "adalora" if "adalora" in methods else methods[0]
+
+
+GROWTH = "Wall seconds by training rows (in brackets: the ratio), one run each but for the most rows:"
+
+
+def growth_table(rows: list[dict]) -> str:
+    """Markdown of wall time by training rows: medians of each size, and their ratios to `unit_of(rows)`."""
+    methods, against = list(dict.fromkeys(row["method"] for row in rows)), unit_of(rows)
+    seconds = {}
+    for row in rows:
+        seconds.setdefault(row["train_rows"], {}).setdefault(row["method"], []).append(row["wall_seconds"])
+    body = []
+    for count, found in sorted(seconds.items()):
+        wall = {name: float(np.median(values)) for name, values in found.items()}
+        base = wall.get(against, float("nan"))
+        cells = [f"{wall[name]:.1f} ({wall[name] / base:.2f})" if name in wall else "-" for name in methods]
+        body.append([f"{count:,}", *cells])
+    return format_table(["training rows", *methods], body, markdown=True)
 
 
 def total_table(rows: list[dict]) -> str:

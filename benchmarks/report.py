@@ -33,7 +33,7 @@ from benchmarks.committed import (  # noqa: E402
     rows_of,
     yaml_of,
 )
-from benchmarks.paper_tables import at_scale, paper_table, table5, wall_ratios  # noqa: E402
+from benchmarks.paper_tables import at_scale, largest_runs, paper_table, table5, wall_ratios  # noqa: E402
 from benchmarks.significance import (  # noqa: E402
     ENOUGH,
     bootstrap_interval,
@@ -136,8 +136,11 @@ def agreement_sentence() -> str:
 
 
 def cost_sentence() -> str:
-    ratios = wall_ratios("autolora")
-    return f"A whole run takes {mean_cell(ratios)} times the wall time of AdaLoRA's." if ratios else ""
+    ratios, rows = wall_ratios("autolora"), largest_runs()
+    if not ratios:
+        return ""
+    size = f"{rows[0]['train_rows']:,} training rows of {rows[0]['task']}"
+    return f"A whole run on {size} takes {mean_cell(ratios)} times the wall time of AdaLoRA's (smaller data: see Cost)."
 
 
 # ---- the rest
@@ -252,6 +255,8 @@ def cost_section() -> str:
         texts += [cost.steps_table(most) if steps else cost.total_table(most), provenance(most, *commands)]
         rounds = own[0]["settings"]["rounds"]
         texts[-1] += f" Medians over {rounds} interleaved rounds; ratios are of medians."
+        if len(most) < len(own):
+            texts += [cost.GROWTH, cost.growth_table(own)]
     command = "python benchmarks/cost.py --table steps --shape roberta-base --device cuda --dtype bf16 --attn sdpa"
     gpu = not any(row["settings"]["device"] == "cuda" for row in rows)
     missing = not_measured(f"{command} --output benchmarks/results/cost.jsonl", "On a GPU not measured yet")

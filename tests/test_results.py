@@ -155,6 +155,8 @@ def test_cost_is_paired_by_round_and_reliability_names_what_failed(place):
     for turn, (unit, own) in enumerate(((10.0, 11.0), (100.0, 120.0), (10.0, 13.0))):
         place("cost", {**shared, "round": turn, "method": "adalora", "wall_seconds": unit})
         place("cost", {**shared, "round": turn, "method": "autolora", "wall_seconds": own})
+    for method, seconds in (("adalora", 2.0), ("autolora", 4.0)):  # fewer rows: for the growth alone
+        place("cost", {**shared, "round": 1, "method": method, "wall_seconds": seconds, "train_rows": 5})
     checks = {
         "check": "kill",
         "passed": 1,
@@ -168,7 +170,10 @@ def test_cost_is_paired_by_round_and_reliability_names_what_failed(place):
     assert line(section(text, "Table 5"), "| autolora, here").startswith(
         "| autolora, here | 1.20 (1.10 to 1.30, n=3) |"
     )
-    assert "13.0 |       1.30" in line(section(text, "Cost"), "| autolora")
+    shown = section(text, "Cost")
+    assert "13.0 |       1.30" in line(shown, "| autolora")
+    assert line(shown, "| 5 ").split()[3:7] == ["2.0", "(1.00)", "|", "4.0"]
+    assert "A whole run on 9 training rows of cola takes 1.20 (1.10 to 1.30, n=3) times" in text
     shown = section(text, "Reliability")
     assert (
         "| kill | 1/2 | 3 s |" in shown
