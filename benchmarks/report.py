@@ -140,7 +140,9 @@ def cost_sentence() -> str:
     if not ratios:
         return ""
     size = f"{rows[0]['train_rows']:,} training rows of {rows[0]['task']}"
-    return f"A whole run on {size} takes {mean_cell(ratios)} times the wall time of AdaLoRA's (smaller data: see Cost)."
+    return (
+        f"A whole run on {size} takes {mean_cell(ratios)} times the wall time of AdaLoRA's (smaller data: see Cost)."
+    )
 
 
 # ---- the rest
