@@ -467,7 +467,8 @@ def table_total(arguments) -> tuple[list[dict], list[str]]:
                 row = attempt(
                     reasons, name, lambda: run_once(arguments, name, methods[name], arguments.seed + turn, train_rows)
                 )
-                rows.extend([{**row, "round": turn + 1}] if row else [])
+                if row:
+                    rows.append({**row, "round": turn + 1})
 
     for turn in range(arguments.rounds):
         one_round(turn)

@@ -145,7 +145,6 @@ LABELS = {
     "svd_cut": "post-hoc SVD cut",
     "autolora from scratch": "AutoLoRA, retrained from scratch",
     "uniform for as long": "uniform, with AutoLoRA's passes",
-    "autolora in the epochs": "AutoLoRA, the search's steps counted",
 }
 
 

@@ -119,9 +119,8 @@ def largest_runs() -> list[dict]:
     return [row for row in rows if row["train_rows"] == most]
 
 
-def wall_ratios(method: str) -> list[float]:
-    """Wall time of `largest_runs` in units of AdaLoRA's of the same round."""
-    rows = largest_runs()
+def wall_ratios(rows: list[dict], method: str) -> list[float]:
+    """Wall time of whole runs in units of AdaLoRA's of the same round."""
     place = lambda row: (row["machine"], row["task"], row["round"])
     unit = {place(row): row["wall_seconds"] for row in rows if row["method"] == "adalora"}
     return [row["wall_seconds"] / unit[place(row)] for row in rows if row["method"] == method and place(row) in unit]
@@ -129,12 +128,13 @@ def wall_ratios(method: str) -> list[float]:
 
 def table5() -> str:
     paper, scale, body = yaml_of("paper/numbers")["table5"], "paper/table5_cost", []
+    rows = largest_runs()
     for key, line in paper["methods"].items():
         body.append([f"**{line['name']}, paper**", *line["scores"], "-"])
-        ratios = wall_ratios(key)
+        ratios = wall_ratios(rows, key)
         excess = difference_cells([ratio - 1 for ratio in ratios])[1] if key != "adalora" else "-"
         body.append([f"{key}, here", mean_cell(ratios), excess])
     table = markdown(["method", "wall time, AdaLoRA = 1", "smallest detectable difference to 1"], body)
-    tasks = ", ".join(dict.fromkeys(f"{row['train_rows']:,} rows of {row['task']}" for row in largest_runs()))
+    tasks = ", ".join(dict.fromkeys(f"{row['train_rows']:,} rows of {row['task']}" for row in rows))
     differs = f"Here {tasks or 'nothing yet'}, MiniLM: whole runs with their start, paired by round. Rows: see Cost."
     return join(f"## Table 5: {paper['caption']}", differs, table, at_scale(scale, "table5", " --isolate"))

@@ -47,7 +47,6 @@ NAMES = {
     "svd_cut": "post-hoc SVD cut",
     "autolora from scratch": "AutoLoRA from scratch",
     "uniform for as long": "uniform LoRA for as long",
-    "autolora in the epochs": "AutoLoRA, search counted",
 }
 
 

@@ -72,7 +72,7 @@ def comparisons() -> dict[str, Sequence[float]]:
         there = [label for group in plan["groups"] if budget in group["budgets"] for label in group["methods"]]
         for label in dict.fromkeys(["uniform", "random", "svd_cut", *there]):
             if label != "autolora":
-                name = f"{front.LABELS[label]}, both of rank {budget} (front)"
+                name = f"{front.LABELS.get(label, label)}, both of rank {budget} (front)"
                 found[name] = paired_differences(rows, "autolora", label, budget)
         name = f"uniform of rank {wide}, AutoLoRA of rank {budget} (front)"
         found[name] = paired_differences(rows, "autolora", "uniform", budget, wide)
@@ -136,7 +136,8 @@ def agreement_sentence() -> str:
 
 
 def cost_sentence() -> str:
-    ratios, rows = wall_ratios("autolora"), largest_runs()
+    rows = largest_runs()
+    ratios = wall_ratios(rows, "autolora")
     if not ratios:
         return ""
     size = f"{rows[0]['train_rows']:,} training rows of {rows[0]['task']}"

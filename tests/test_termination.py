@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -47,9 +48,12 @@ def test_a_signal_from_outside_is_obeyed_within_a_step(place, tmp_path):
     process = subprocess.Popen(
         [sys.executable, os.path.join(ROOT, "run_glue.py"), *typed], stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
+    deadline = threading.Timer(120, process.kill)
+    deadline.start()
     for line in process.stdout:
         if line.startswith(b"{'loss'"):  # the search logs search_train_loss: this is the retrain
             break
+    deadline.cancel()
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143 and b"--resume_from_checkpoint to go on" in error
