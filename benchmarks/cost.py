@@ -607,7 +607,7 @@ def main() -> None:
     if arguments.model:
         settings.pop("shape", None)
     shared = {"seed": arguments.seed, "settings": settings, "machine": machine(arguments.device)}
-    shared |= {"versions": versions(), "command": public_command(sys.argv)}
+    shared |= {"versions": versions(), "command": public_command(sys.argv).replace("cost.py", "benchmarks/cost.py", 1)}
     text = f"## {shared['command']}\n\n{shared['machine']}\n\n" + "\n\n".join(lines) + "\n"
     print("\n" + text)
     if arguments.output:
