@@ -209,7 +209,7 @@ class Bench:
 
     def trainer(self, kind: str, settings: dict, folder: str):
         if kind == "search":
-            # ranks are counted after every selection step as by default, but they never settle before the measured steps
+            # ranks are counted after every selection step, as by default, but never settle within the measured steps
             arguments = self.training_arguments(folder, search=True, **{"search_patience": 10**6, **settings})
             lora = self.lora_config(r=arguments.initial_rank)
             return AutoLoraTrainer(
