@@ -92,6 +92,7 @@ def what_holds() -> str:
     ]
     said = said or ["**Too few pairs are measured to say whether AutoLoRA beats uniform LoRA of the same size.**"]
     counts = ", ".join(f"{verdicts.count(word)} times {word}" for word in dict.fromkeys(verdicts))
+    said.insert(0, core_sentence())
     said.append(f"Of the {len(others)} comparisons with other methods in the table: {counts}.")
     said += [cut_sentence(), planted_sentence(), agreement_sentence(), cost_sentence()]
     body = [[name, *difference_cells(values), verdict(values)] for name, values in found.items()]
@@ -103,6 +104,13 @@ def what_holds() -> str:
     commands = [command_of("plans/core", "core"), command_of("plans/front", "front", "front")]
     origin = provenance(reported(rows_of("core")) + rows_of("front"), *commands)
     return join("\n".join(f"- {sentence}" for sentence in said if sentence), table, note, origin)
+
+
+def core_sentence() -> str:
+    """Which tasks stand behind the core table's differences, as long as they are not all."""
+    tasks = plan_of("plans/core")["tasks"]
+    there = [task for task in tasks if task in {row["task"] for row in reported(rows_of("core"))}]
+    return f"The core table has rows of {', '.join(there)} alone so far." if 0 < len(there) < len(tasks) else ""
 
 
 def planted_sentence() -> str:

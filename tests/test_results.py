@@ -100,6 +100,7 @@ def test_the_first_lines_say_what_the_interval_allows(place, gains, says):
     assert shown in line(text, "| uniform (core table)")
     first = f"- AutoLoRA less uniform (core table): {shown} points, so {says}."
     assert (first in text) == (len(gains) > 2)
+    assert "- The core table has rows of sst2 alone so far." in text
 
 
 def test_paper_and_rows_stand_side_by_side_with_what_is_missing(place):
