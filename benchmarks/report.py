@@ -327,7 +327,10 @@ def transfer_section() -> str:
     rows, plan = reported(rows_of("transfer")), plan_of("plans/transfer")
     command = command_of("plans/transfer", "transfer")
     shown = [compare.report(rows, plan), provenance(rows, command)] if rows else []
-    text = "Ranks that were searched elsewhere, for the full retrain; the time counts the search that gave the ranks."
+    text = (
+        "Ranks that were searched elsewhere, for the full retrain; the time counts the search that gave the ranks. "
+        "Only a model's own search leaves weights to start from; all others, `own ranks from scratch` too, train anew."
+    )
     return join("## Rank transfer", text, *shown, progress(rows, plan, command))
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/compare.py benchmarks/plans/transfer.yaml --data DATA --model FOLDER --sibling SMALLER
     --output benchmarks/results/transfer.jsonl
+    python benchmarks/transfer.py --model FOLDER --output SMALLER    # a sibling of half the depth, where there is none
 
 A method of a plan with `ranks_from` skips its own search. The ranks come from a search
 
@@ -10,14 +11,18 @@ A method of a plan with `ranks_from` skips its own search. The ranks come from a
     ranks_from: {sibling: true}             # on the smaller model of `--sibling`, its depth mapped; see `map_depth`
 
 with the same settings and seed; they can be combined, and `settings: {search_max_steps: 40}` changes that search
-alone. The row's `search_seconds`, `wall_seconds` and `passes` count that search too.
+alone. The row's `search_seconds`, `wall_seconds` and `passes` count that search too. Its training starts from fresh
+LoRA factors, as with any `--ranks`: compare it with `retrain_init: scratch` of the model's own ranks.
 """
 
+import argparse
 import json
 import os
 import shutil
+import sys
 
-from benchmarks import trials
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from benchmarks import trials  # noqa: E402
 
 KNOWN = {"share", "task", "sibling", "settings"}
 
@@ -84,6 +89,25 @@ def map_depth(ranks, from_layers: int, to_layers: int):
     return LearnedRanks(mapped, initial_rank=ranks.initial_rank, rank_rule=ranks.rank_rule)
 
 
+def keep_every_other_block(model):
+    """Drop the second, fourth, … block of a `PreTrainedModel`, in place: its smaller sibling, to be saved and loaded.
+
+    Raises:
+        ValueError: if no list of modules is as long as the model is deep.
+    """
+    from torch.nn import ModuleList
+
+    depth = model.config.num_hidden_layers
+    lists = [name for name, module in model.named_modules() if isinstance(module, ModuleList) and len(module) == depth]
+    if not lists:
+        raise ValueError(f"{type(model).__name__} has no list of {depth} blocks to take every other one from.")
+    before, _, name = lists[0].rpartition(".")
+    kept = ModuleList(list(model.get_submodule(lists[0]))[::2])
+    setattr(model.get_submodule(before), name, kept)
+    model.config.num_hidden_layers = len(kept)
+    return model
+
+
 def search(options, trial: dict, settings: list[str], folder: str) -> dict:
     """Run the search that a trial's ranks come from, with one step of training after it, which nobody reads.
 
@@ -145,3 +169,20 @@ def _layers(model: str) -> int:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(model).num_hidden_layers
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description="Write a model with every other block of another, and its tokenizer.")
+    parser.add_argument("--model", required=True, help="folder of the larger model")
+    parser.add_argument("--output", required=True, help="folder of the smaller one")
+    options = parser.parse_args(argv)
+    from transformers import AutoModel, AutoTokenizer
+
+    smaller = keep_every_other_block(AutoModel.from_pretrained(options.model))
+    smaller.save_pretrained(options.output)
+    AutoTokenizer.from_pretrained(options.model).save_pretrained(options.output)
+    print(f"{smaller.config.num_hidden_layers} blocks, {smaller.num_parameters():,} parameters: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

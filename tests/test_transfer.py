@@ -45,6 +45,23 @@ def test_depths_that_do_not_fit_are_refused():
         transfer.map_depth(pattern([1, 2]), 1, 3)
 
 
+def test_a_sibling_has_every_other_block(tmp_path):
+    from transformers import AutoModel
+
+    tiny_checkpoint(tmp_path / "large", num_hidden_layers=3)
+    transfer.main(["--model", str(tmp_path / "large"), "--output", str(tmp_path / "small")])
+    large, small = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("large", "small"))
+    assert {name.split(".")[2] for name in small if "layer." in name} == {"0", "1"}
+    for name in (
+        name for name in small if "pooler" not in name
+    ):  # which the checkpoint lacks: drawn anew by each load
+        assert small[name].equal(large[name.replace("layer.1.", "layer.2.")])
+    model = AutoModel.from_pretrained(tmp_path / "small")
+    model.config.num_hidden_layers = 7
+    with pytest.raises(ValueError, match="RobertaModel has no list of 7 blocks"):
+        transfer.keep_every_other_block(model)
+
+
 METHODS = {
     "own": {"method": "autolora"},
     "half": {"method": "autolora", "ranks_from": {"share": 0.5}},
