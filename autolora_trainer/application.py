@@ -54,10 +54,13 @@ class Application(ABC):
             "test": run.data.max_predict_samples,
         }
         for split, dataset in rows.items():
-            limit = limits[split.removesuffix("_mm")]
+            limit, path = limits[split.removesuffix("_mm")], getattr(run.data, f"{split}_file", None)
+            if split == "train" and run.data.sample_seed is not None:
+                self.check_rows(dataset, split, path)  # while the rows are where its messages say
+                dataset = dataset.shuffle(seed=run.data.sample_seed, keep_in_memory=True)
             if limit is not None:
                 dataset = dataset.select(range(min(limit, len(dataset))))
-            self.check_rows(dataset, split, getattr(run.data, f"{split}_file", None))
+            self.check_rows(dataset, split, path)
             with run.training.main_process_first(desc="tokenization"):
                 run.datasets[split] = self.tokenize(run, dataset, split)
         run.data_collator = self.make_collator(run)

@@ -144,6 +144,10 @@ class DataArguments:
         default=False, metadata={"help": "Pad to max_seq_length, not to the longest of a batch."}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first N rows."})
+    sample_seed: int | None = field(
+        default=None,
+        metadata={"help": "Draw the rows of max_train_samples at random, by this seed; for files in some order."},
+    )
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N rows."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first N rows."})
 

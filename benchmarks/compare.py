@@ -178,12 +178,14 @@ def key(row: dict) -> tuple:
 
 
 def split_for_tuning(options, trial: dict, settings: list[str], folder: str) -> list[str]:
-    """Files with the first `max_train_samples` training rows, divided at random; the arguments that name them."""
+    """Files with the first or the drawn training rows, divided at random; the arguments that name them."""
     import random
 
     where = trials.places(options.data, options.model, trial["task"])
     with open(trials.value_of(where, "train_file"), encoding="utf-8") as file:
         lines = [line for line in file if line.strip()]
+    if (drawn_by := trials.value_of(settings, "sample_seed")) is not None:
+        random.Random(int(drawn_by)).shuffle(lines)
     lines = lines[: int(trials.value_of(settings, "max_train_samples") or len(lines))]
     random.Random(trial["seed"]).shuffle(lines)
     held_out = round(trial["val_fraction"] * len(lines))

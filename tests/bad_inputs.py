@@ -553,6 +553,7 @@ NUMBERS = [
     ("dataloader_num_workers", [-1], "must be at least 0, got {}"),
     ("max_seq_length", [0, -1, 3], "must be at least 4, got {}"),
     ("max_train_samples", [0, -1], "must be at least 1, got {}"),
+    ("sample_seed", [-1, 2**32], "must be from 0 to 4294967295, got {}"),
     ("max_eval_samples", [0], "must be at least 1, got {}"),
     ("max_predict_samples", [0], "must be at least 1, got {}"),
     ("initial_rank", [1.5, "nan", "eight"], "…invalid int value: '{}'; --help lists the arguments"),

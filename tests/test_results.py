@@ -126,7 +126,8 @@ def test_paper_and_rows_stand_side_by_side_with_what_is_missing(place):
 
 def test_metrics_of_texts_and_entities_have_columns_of_their_own(place):
     scores = {"predict_bleu": 20.0, "predict_nist": 4.0, "predict_ter": 0.5}
-    place("nlg", row("e2e", 0, "autolora", 20.0, scores=scores), row("webnlg", 0, "autolora", 5.0, scores=scores))
+    for task, score in (("e2e", 20.0), ("webnlg", 5.0)):
+        place(task, row(task, 0, "autolora", score, scores=scores))
     place("ner", row("jnlpba", 0, "full", 64.0, scores={"predict_precision": 0.6, "predict_f1": 0.64}))
     text = report.page()
     shown = "| autolora, here | 36,864 | 20.00 (n=1) | 4.00 (n=1) | - | - | - | 20.00 (n=1) | - | 0.50 (n=1) |"

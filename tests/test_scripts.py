@@ -476,6 +476,7 @@ BAD_INPUT = [
     ({"learning_rate": -1}, "learning_rate must be a positive number, got -1"),
     ({"num_train_epochs": 0}, "num_train_epochs must be a positive number"),
     ({"max_train_samples": 0}, "max_train_samples must be at least 1, got 0"),
+    ({"sample_seed": 3}, "--sample_seed 3 draws no rows without --max_train_samples N. Add it."),
     ({"resume_from_checkpoint": "nowhere"}, "--resume_from_checkpoint nowhere is no folder"),
     ({"config": "nowhere.yaml"}, "--config nowhere.yaml cannot be read"),
     ({"no_such_argument": 1}, "no_such_argument"),
@@ -494,6 +495,33 @@ def test_bad_input_gets_one_line_and_status_2_and_leaves_output_dir_alone(place,
     assert status == 2 and len(lines) == 1 and lines[0].startswith("run_glue.py: error: ")
     assert re.search(message, lines[0]) and "Traceback" not in lines[0]
     assert not output.exists()
+
+
+@pytest.fixture
+def drawn(place, tmp_path, monkeypatch):
+    """The labels of the training rows that a run takes from a sorted file of 20 rows of each, as its arguments say."""
+    rows = [{"sentence": "a good film", "label": int(i >= 20)} for i in range(40)]
+    path = write_rows(tmp_path / "sorted.jsonl", rows)
+
+    def tokenize(self, run, dataset, split):
+        raise UsageError(" ".join(map(str, dataset["label"])))
+
+    monkeypatch.setattr(run_glue.GlueApplication, "tokenize", tokenize)
+
+    def labels(**changes):
+        with pytest.raises((UsageError, ValueError)) as caught:
+            run_glue.main(command(place, tmp_path / "o", train_file=path, **changes))
+        return str(caught.value)
+
+    return labels
+
+
+def test_sample_seed_draws_rows_of_a_sorted_file(drawn):
+    assert "every row (8) has the label 0" in drawn(max_train_samples=8)
+    first, again, other = (drawn(max_train_samples=8, sample_seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert all(len(labels.split()) == 8 and set(labels.split()) == {"0", "1"} for labels in (first, other))
+    assert sorted(drawn(max_train_samples=100, sample_seed=0).split()) == ["0"] * 20 + ["1"] * 20
 
 
 def test_ranks_of_another_model_are_refused_before_anything_is_written(place, tmp_path):
