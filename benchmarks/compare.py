@@ -170,6 +170,12 @@ def tuned(plan: dict, rows: list[dict], task: str, label: str) -> dict | None:
     return {"learning_rate": max(scores, key=scores.get)} if len(scores) == len(wanted) else None
 
 
+def without_rate(plan: dict, rows: list[dict]) -> int:
+    """How many reported runs have no learning rate yet."""
+    pairs = [(task, label) for task in plan["tasks"] for label in plan["methods"]] if plan["tuning"] else []
+    return sum(seeds(plan, task) for task, label in pairs if tuned(plan, rows, task, label) is None)
+
+
 def key(row: dict) -> tuple:
     return row["task"], row["seed"], row["method"], row.get("kind"), tuple(row["settings"])
 
@@ -233,6 +239,12 @@ def work(options, plan: dict) -> None:
         left = [(t, s) for t, s in left if zlib.crc32(repr((t["task"], s)).encode()) % count == index]
         left = [(t, s) for t, s in left if key({**t, "settings": s}) not in finished]
         if not left:
+            if later := without_rate(plan, rows):
+                print(
+                    f"compare.py: {later} runs wait for learning rates that other workers are still tuning, or whose "
+                    "tuning failed. Type the same command again once those have ended.",
+                    file=sys.stderr,
+                )
             return
         trial, settings = left[0]
         tried.add(key({**trial, "settings": settings}))
@@ -261,9 +273,7 @@ def dry_run(plan: dict, rows: list[dict]) -> str:
         source = f" --ranks RANKS  # {transfer.described(trial)}" if "source" in trial else ""
         lines.append(f"{shown:>8}  python {trials.script_of(trial['task'])}.py {' '.join(settings)}{source}")
     left = len(lines)
-    pairs = [(task, label) for task in plan["tasks"] for label in plan["methods"]] if plan["tuning"] else []
-    later = sum(seeds(plan, task) for task, label in pairs if tuned(plan, rows, task, label) is None)
-    if later:
+    if later := without_rate(plan, rows):
         lines.append(f"          … and {later} reported runs, once their rates are known")
     summary = f"{len(done)} trials are finished, {left} are left: about {total / 60:.0f} minutes of one worker"
     if unknown:

@@ -145,11 +145,13 @@ def test_a_method_that_fails_does_not_stop_the_others(place, monkeypatch, capsys
     assert "paper tuning FAILED: it does not work" in capsys.readouterr().err
 
 
-def test_two_workers_share_the_plan(place):
+def test_two_workers_share_the_plan(place, capsys):
     _, calls = place
     for _ in range(2):  # a worker whose trials need the other's rows ends, and goes on when it is started again
         run(place, "--worker", "0/2")
+        says = capsys.readouterr().err
         run(place, "--worker", "1/2")
+        assert ("runs wait for learning rates that other workers are still tuning" in says) == (len(calls) < 14)
     seen = [json.dumps({k: v for k, v in sorted(c.items()) if "_file" not in k and k != "output_dir"}) for c in calls]
     assert len(seen) == len(set(seen)) == 14
 
