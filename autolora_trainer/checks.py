@@ -84,8 +84,8 @@ def check_request(run: "Run") -> None:
     data.task_name = data.task_name.lower()
     data.task_name = run.application.task_aliases.get(data.task_name, data.task_name)
     check_choice("task_name", data.task_name, tasks)
-    check_numbers(data, {"at least 1": "max_train_samples max_eval_samples max_predict_samples"})
-    check_numbers(data, {"from 0 to 4294967295": "sample_seed"})
+    rows = "max_train_samples max_eval_samples max_predict_samples"
+    check_numbers(data, {"at least 1": rows, "from 0 to 4294967295": "sample_seed"})
     if data.sample_seed is not None and data.max_train_samples is None:
         raise ValueError(f"--sample_seed {data.sample_seed} draws no rows without --max_train_samples N. Add it.")
     if data.max_seq_length < 4:

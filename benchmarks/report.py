@@ -176,9 +176,14 @@ def figure3(found: dict) -> dict[str, dict]:
     return {f"figure3_{1 + start // 4}": dict(runs[start : start + 4]) for start in range(0, len(runs), 4)}
 
 
+def searched_ranks() -> dict:
+    """Rank patterns of AutoLoRA's default by task, of every file that has them."""
+    return patterns.collect(rows_of("core", "ner", "e2e", "webnlg"), rows_of("ranks"))
+
+
 def ranks_section() -> str:
     """Figure 3, and what the ranks say."""
-    found = patterns.collect(rows_of("core", "ner", "e2e", "webnlg"), rows_of("ranks"))
+    found = searched_ranks()
     if not found:
         return join("## Figure 3: the ranks", not_measured(command_of("plans/core", "core")))
     origin = "Ranks of AutoLoRA's default: of core, ner, e2e and webnlg.jsonl, else of the searches of ranks.jsonl."
@@ -402,7 +407,7 @@ def page() -> str:
 def draw(folder: str) -> list[str]:
     """Write the pictures; their paths."""
     figures = {}
-    if found := patterns.collect(rows_of("core", "ner", "e2e", "webnlg"), rows_of("ranks")):
+    if found := searched_ranks():
         figures = {name: partial(pictures.heatmaps, tasks) for name, tasks in figure3(found).items()}
     if rows := rows_of("front"):
         figures["front"] = partial(pictures.front, rows)
