@@ -158,7 +158,8 @@ def learned_settings(run: "Run") -> dict:
     for name in ("preset", "overwrite", "retrain_epochs", "grid_trials"):
         settings.pop(name)
     ranks = settings["ranks"] and os.path.basename(settings["ranks"])  # no folder of this machine in a file
-    return {**settings, "ranks": ranks, "task_name": run.data.task_name, "seed": run.training.seed}
+    rows = {"task_name": run.data.task_name, "sample_seed": run.data.sample_seed}
+    return {**settings, **rows, "ranks": ranks, "seed": run.training.seed}
 
 
 def _check_same_settings(run: "Run") -> None:

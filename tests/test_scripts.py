@@ -620,7 +620,16 @@ def test_predictions_keep_the_order_of_the_rows_whatever_the_order_of_training(t
     assert arguments.train_sampling_strategy == "group_by_length"  # training is as it was asked for
 
 
-@pytest.mark.parametrize("changes", [{"initial_rank": 6}, {"method": "lora"}, {"rank_rule": "strength"}, {"seed": 1}])
+OTHER_SETTINGS = [
+    {"initial_rank": 6},
+    {"method": "lora"},
+    {"rank_rule": "strength"},
+    {"seed": 1},
+    {"sample_seed": 1, "max_train_samples": 20},
+]
+
+
+@pytest.mark.parametrize("changes", OTHER_SETTINGS)
 def test_resume_with_other_settings_is_refused(place, tmp_path, monkeypatch, capsys, changes):
     settings = {"save_strategy": "steps", "save_steps": 1}
     with monkeypatch.context() as patch:
