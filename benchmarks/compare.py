@@ -1,7 +1,7 @@
 """Methods x tasks x seeds under the same conditions, from one YAML file to one table.
 
     python benchmarks/compare.py plan.yaml --data DATA --model FOLDER --output results/compare.jsonl
-    python benchmarks/compare.py plan.yaml … --worker 0/2 & python benchmarks/compare.py plan.yaml … --worker 1/2
+    CUDA_VISIBLE_DEVICES=1 python benchmarks/compare.py plan.yaml …   # the same again: a worker that shares the plan
     python benchmarks/compare.py plan.yaml --output results/compare.jsonl --dry_run
     python benchmarks/compare.py plan.yaml --output results/compare.jsonl --report
 
@@ -22,11 +22,12 @@ A plan (`benchmarks/plans/*.yaml`):
       {learning_rate: [1.0e-3, 2.0e-3], method_learning_rate: {full: [1.0e-4]}, val_fraction: 0.2, seed: 100,
        settings: {max_train_samples: 2000}}                        # of tuning runs alone: fewer rows, fewer epochs
 
-With `tuning`, every method gets the learning rate that scores best on rows held out of the training file, one run per
-rate and task; the rates to choose from are the same for all methods but those that `method_learning_rate` names (full
-fine-tuning diverges at the rates of LoRA). The reported split takes no part. A task is tuned before its first seed,
-and trials go seed by seed, so early rows already compare. Finished trials with the same settings are skipped, so the
-same command goes on after an interruption.
+With `tuning`, every method gets the learning rate that scores best on rows held out of the training file (of equal
+scores, that of the lower loss there), one run per rate and task; the rates to choose from are the same for all methods
+but those that `method_learning_rate` names (full fine-tuning diverges at the rates of LoRA). The reported split takes
+no part. A task is tuned before its first seed, and trials go seed by seed, so early rows already compare. Finished
+trials with the same settings are skipped, so the same command goes on after an interruption; trials that another
+process of the same command runs are left to it.
 """
 
 import argparse
@@ -34,12 +35,11 @@ import os
 import statistics
 import sys
 import time
-import zlib
 
 import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks import transfer, trials  # noqa: E402
+from benchmarks import sharing, transfer, trials  # noqa: E402
 from benchmarks.significance import difference_cells, markdown, mean_cell  # noqa: E402
 
 TUNING = "tuning"
@@ -163,10 +163,16 @@ def tuning_trials(plan: dict, task: str):
 
 
 def tuned(plan: dict, rows: list[dict], task: str, label: str) -> dict | None:
-    """The best rate of a method on a task; None while its tuning is unfinished."""
+    """The rate of a method's best score on a task, of equal scores that of the lowest loss; None while its tuning is
+    unfinished."""
     own = [r for r in rows if (r["task"], r["method"], r.get("kind")) == (task, label, TUNING)]
     wanted = rates(plan, label)
-    scores = {rate: r["score"] for r in own for rate in wanted if f"--learning_rate={rate}" in r["settings"]}
+    scores = {
+        rate: (r["score"], -(r.get("eval_loss") or 0))
+        for r in own
+        for rate in wanted
+        if f"--learning_rate={rate}" in r["settings"]
+    }
     return {"learning_rate": max(scores, key=scores.get)} if len(scores) == len(wanted) else None
 
 
@@ -228,45 +234,46 @@ def run_trial(options, trial: dict, settings: list[str]) -> dict:
     return transfer.with_cost(row, searched) if searched else row
 
 
+def unfinished(plan: dict, rows: list[dict]) -> list[tuple[dict, list[str]]]:
+    """Trials that can be run with the rows that are there, and have no row: (trial, arguments of its script)."""
+    finished = {key(row) for row in rows}
+    typed = [(trial, trials.arguments(trial_settings(plan, trial))) for trial in planned(plan, rows)]
+    return [(trial, settings) for trial, settings in typed if key({**trial, "settings": settings}) not in finished]
+
+
 def work(options, plan: dict) -> None:
-    """Run what is left of the plan. New trials may become possible as rows come in, so the plan is read again."""
-    index, count = (int(part) for part in options.worker.split("/"))
-    tried = set()
-    while True:
-        rows = trials.read_rows(options.output)
-        finished = {key(row) for row in rows} | tried
-        left = [(t, trials.arguments(trial_settings(plan, t))) for t in planned(plan, rows)]
-        left = [(t, s) for t, s in left if zlib.crc32(repr((t["task"], s)).encode()) % count == index]
-        left = [(t, s) for t, s in left if key({**t, "settings": s}) not in finished]
-        if not left:
-            if later := without_rate(plan, rows):
-                print(
-                    f"compare.py: {later} runs wait for learning rates that other workers are still tuning, or whose "
-                    "tuning failed. Type the same command again once those have ended.",
-                    file=sys.stderr,
-                )
-            return
-        trial, settings = left[0]
-        tried.add(key({**trial, "settings": settings}))
+    """Run what is left of the plan, beside other processes of the same command."""
+
+    def left():
+        found = unfinished(plan, trials.read_rows(options.output))
+        return [(repr(key({**trial, "settings": settings})), (trial, settings)) for trial, settings in found]
+
+    def run(found) -> None:
+        trial, settings = found
         started = time.perf_counter()
         shown = [trial["task"], trial["seed"], trial["method"], *([trial["kind"]] if "kind" in trial else [])]
         try:
             row = run_trial(options, trial, settings)
         except Exception as error:  # one method that fails must not take the others with it
             print(*shown, "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
-            continue
+            return
         trials.append_row(options.output, row)
         print(*shown, row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
+
+    sharing.work_off(options.output, left, run)
+    if later := without_rate(plan, trials.read_rows(options.output)):
+        print(
+            f"compare.py: {later} runs have no learning rate, as tuning failed (see above). Type the same command "
+            "again to try it once more.",
+            file=sys.stderr,
+        )
 
 
 def dry_run(plan: dict, rows: list[dict]) -> str:
     """What would run, and how long it would take by the rows that are there."""
     done = {key(row) for row in rows}
     lines, total, unknown = [], 0.0, 0
-    for trial in planned(plan, rows):
-        settings = trials.arguments(trial_settings(plan, trial))
-        if key({**trial, "settings": settings}) in done:
-            continue
+    for trial, settings in unfinished(plan, rows):
         seconds = expected_seconds(rows, trial)
         total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
         shown = f"{seconds:.0f} s" if seconds else "unknown"
@@ -361,9 +368,8 @@ def main() -> None:
             parser.error("tuning holds rows out of the training file, and so needs --data")
         work(options, plan)
     text = report(trials.read_rows(options.output), plan)
-    if options.worker == "0/1" or options.report:
-        with open(os.path.splitext(options.output)[0] + ".md", "w", encoding="utf-8") as file:
-            file.write(text)
+    with open(os.path.splitext(options.output)[0] + ".md", "w", encoding="utf-8") as file:
+        file.write(text)
     print(text)
 
 

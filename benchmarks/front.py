@@ -1,7 +1,7 @@
 """Scores at equal parameters, and the front of score against parameters, through the real scripts.
 
     python benchmarks/front.py plan.yaml --data DATA --model FOLDER --output benchmarks/results/front.jsonl
-    python benchmarks/front.py plan.yaml … --worker 0/2 & python benchmarks/front.py plan.yaml … --worker 1/2
+    CUDA_VISIBLE_DEVICES=1 python benchmarks/front.py plan.yaml …   # the same again: a worker that shares the plan
     python benchmarks/front.py plan.yaml --output benchmarks/results/front.jsonl --report
 
 A plan (see `benchmarks/plans/front.yaml`) names tasks, seeds, methods and budgets; a method's label is its `--method`
@@ -26,7 +26,7 @@ from autolora_trainer.methods.svd import ranks_by_singular_values  # noqa: E402
 from autolora_trainer.pipeline import count_parameters  # noqa: E402
 from autolora_trainer.ranks import LearnedRanks, ModuleRank  # noqa: E402
 from autolora_trainer.retrain import build_adapter  # noqa: E402
-from benchmarks import trials  # noqa: E402
+from benchmarks import sharing, trials  # noqa: E402
 from benchmarks.significance import (  # noqa: E402
     ENOUGH,
     bootstrap_interval,
@@ -120,22 +120,26 @@ def svd_cuts(options, plan, trial, folder, results, rows) -> None:
 
 
 def work(options, plan: dict) -> None:
-    index, count = (int(part) for part in options.worker.split("/"))
-    for number, trial in enumerate(planned(plan)):
-        settings = arguments(plan, trial)
+    """Run what is left of the plan, beside other processes of the same command."""
+
+    def left():
         rows = finished(options.output)
-        if number % count != index or key({**trial, "settings": settings}) in rows:
-            continue
-        started = time.perf_counter()
+        keys = [(key({**trial, "settings": arguments(plan, trial)}), trial) for trial in planned(plan)]
+        return [(repr(name), trial) for name, trial in keys if name not in rows]
+
+    def run(trial: dict) -> None:
+        settings, started = arguments(plan, trial), time.perf_counter()
         folder = trials.scratch_folder(options.scratch)
         where = [*trials.places(options.data, options.model, trial["task"]), f"--output_dir={folder}"]
         results = trials.run("run_glue", [*with_method(trial, settings), *where])
         cut = plan.get("svd_cut")
         if cut and trial["method"] == "uniform" and trial["budget"] == cut["from"]:
-            svd_cuts(options, plan, trial, folder, results, rows)
+            svd_cuts(options, plan, trial, folder, results, finished(options.output))
         row = row_of(trial, settings, results, folder)
         trials.append_row(options.output, row)
         print(*trial.values(), row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
+
+    sharing.work_off(options.output, left, run)
 
 
 LABELS = {

@@ -1,7 +1,7 @@
 """Do learned ranks agree between seeds, and do they say anything about the task?
 
     python benchmarks/ranks.py --data DATA --model FOLDER --output benchmarks/results/ranks
-    python benchmarks/ranks.py --data DATA --model FOLDER --tasks sst2 --worker 0/2 …     # beside a worker 1/2
+    CUDA_VISIBLE_DEVICES=1 python benchmarks/ranks.py …     # the same again: a worker that shares the searches
     python benchmarks/ranks.py --output benchmarks/results/ranks --report                 # the tables again
 
 For every task and seed one search through the real `AutoLoraTrainer` at the package's defaults, on the same 2,000
@@ -33,6 +33,7 @@ from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa:
 from autolora_trainer.arguments import SEARCH_STEPS  # noqa: E402
 from autolora_trainer.rules import RANK_RULES, select_ranks  # noqa: E402
 from autolora_trainer.tasks import glue  # noqa: E402
+from benchmarks import sharing, trials  # noqa: E402
 from benchmarks.significance import cross_agreement, markdown, rank_agreement  # noqa: E402
 
 ROWS = 2000
@@ -197,37 +198,28 @@ def main() -> None:
     parser.add_argument("--shuffled_seeds", type=int, default=2)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--settings", default="{}", help="JSON: more AutoLoraTrainingArguments")
-    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th search from the I-th")
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     logging.set_verbosity_error()
     path = options.output + ".jsonl"
 
-    def rows():
-        if not os.path.exists(path):
-            return []
-        with open(path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-
-    index, count = (int(part) for part in options.worker.split("/"))
     wanted = [(s, t, False) for s in range(options.seeds) for t in options.tasks]
     wanted += [(s, t, True) for s in range(options.shuffled_seeds) for t in options.tasks]
-    for number, (seed, task, shuffled) in enumerate(() if options.report else wanted):
-        done = {(r["task"], r["seed"], r["shuffled"]) for r in rows()}
-        if number % count == index and (task, seed, shuffled) not in done:
-            row = search(options, task, seed, shuffled)
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            print(
-                task,
-                seed,
-                "shuffled" if shuffled else "",
-                row["steps"],
-                row["seconds"],
-                row["ranks"][DEFAULT_RULE],
-                flush=True,
-            )
-    text = report(rows())
+
+    def left():
+        done = {(r["seed"], r["task"], r["shuffled"]) for r in trials.read_rows(path)}
+        return [(repr(one), one) for one in wanted if one not in done]
+
+    def run(one) -> None:
+        seed, task, shuffled = one
+        row = search(options, task, seed, shuffled)
+        trials.append_row(path, row)
+        kind = "shuffled" if shuffled else ""
+        print(task, seed, kind, row["steps"], row["seconds"], row["ranks"][DEFAULT_RULE], flush=True)
+
+    if not options.report:
+        sharing.work_off(path, left, run)
+    text = report(trials.read_rows(path))
     with open(options.output + ".md", "w", encoding="utf-8") as file:
         file.write(text)
     print(text)

@@ -17,6 +17,8 @@ from importlib.metadata import version
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
+from benchmarks import sharing  # noqa: E402
+
 SCRIPTS = {"jnlpba": "run_ner", "ner": "run_ner", "e2e": "run_nlg", "webnlg": "run_nlg", "nlg": "run_nlg"}
 METRICS = {
     "cola": ("matthews_correlation", 100),
@@ -32,7 +34,6 @@ def add_arguments(parser) -> None:
     parser.add_argument("--data", help="folder with a folder per task: train.jsonl, …; default: the Hub")
     parser.add_argument("--model", help="folder of the base model; default: the plan's")
     parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
-    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th trial from the I-th")
     parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
     parser.add_argument("--report", action="store_true", help="write the table beside --output, and run nothing")
 
@@ -89,7 +90,7 @@ def append_row(path: str, row: dict) -> None:
     """One line, in one write: an interruption leaves it whole, or a beginning of it that the next row replaces."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     open(path, "ab").close()
-    with open(path, "rb+") as file:
+    with sharing.lock(path, "rows"), open(path, "rb+") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):

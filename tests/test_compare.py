@@ -2,12 +2,13 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
 import yaml
 
-from benchmarks import compare, trials
+from benchmarks import compare, sharing, trials
 
 PLAN = {
     "tasks": ["mrpc"],
@@ -145,15 +146,46 @@ def test_a_method_that_fails_does_not_stop_the_others(place, monkeypatch, capsys
     assert "paper tuning FAILED: it does not work" in capsys.readouterr().err
 
 
-def test_two_workers_share_the_plan(place, capsys):
-    _, calls = place
-    for _ in range(2):  # a worker whose trials need the other's rows ends, and goes on when it is started again
-        run(place, "--worker", "0/2")
-        says = capsys.readouterr().err
-        run(place, "--worker", "1/2")
-        assert ("runs wait for learning rates that other workers are still tuning" in says) == (len(calls) < 14)
+def test_two_processes_share_the_plan(place, monkeypatch):
+    """The other process here: whatever runs has a second `compare.py` beside it, which works off all that is left."""
+    folder, calls = place
+    pretend, beside = trials.run, []
+
+    def with_another(script, typed, isolate=False):
+        if not beside:
+            beside.append(typed)
+            with pytest.raises(StopIteration):  # it waits for this very trial, the one thing that is left
+                run(place)
+        return pretend(script, typed, isolate)
+
+    def leave(seconds):
+        raise StopIteration
+
+    monkeypatch.setattr(trials, "run", with_another)
+    monkeypatch.setattr(sharing.time, "sleep", leave)
+    rows = run(place)
     seen = [json.dumps({k: v for k, v in sorted(c.items()) if "_file" not in k and k != "output_dir"}) for c in calls]
-    assert len(seen) == len(set(seen)) == 14
+    assert len(seen) == len(set(seen)) == len(rows) == 14
+    assert not (folder / "o.jsonl.claims").exists()
+
+
+def test_a_claim_ends_with_its_process(tmp_path):
+    output = str(tmp_path / "rows.jsonl")
+    code = f"""
+import os, sys
+sys.path.insert(0, {trials.ROOT!r})
+from benchmarks import sharing
+with sharing.claim({output!r}, "a trial") as mine:
+    print(mine, flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"True\n"
+        with sharing.claim(output, "a trial") as mine, sharing.claim(output, "another") as different:
+            assert not mine and different
+        other.kill()
+    with sharing.claim(output, "a trial") as mine:
+        assert mine
 
 
 def test_dry_run_runs_nothing_and_estimates_from_finished_rows(place, capsys):
@@ -203,6 +235,20 @@ def test_tasks_may_have_other_numbers_of_seeds_and_trials_go_seed_by_seed(place)
     order = [(row["task"], row["seed"]) for row in rows]
     tuning = [("sst2", 100)] * 2, [("mrpc", 100)] * 2
     assert order == [*tuning[0], ("sst2", 0), *tuning[1], ("mrpc", 0), ("sst2", 1)]
+
+
+@pytest.mark.parametrize("order", [1, -1])  # rows come in any order from several workers
+def test_of_rates_with_equal_scores_the_one_with_the_lowest_loss_is_taken(order):
+    shared = {"task": "cola", "method": "uniform", "kind": compare.TUNING}
+    rows = [
+        {**shared, "score": score, "eval_loss": loss, "settings": [f"--learning_rate={rate}"]}
+        for rate, score, loss in ((0.1, 0.0, 0.66), (0.2, 0.0, 0.64), (0.3, 0.0, 0.65))
+    ][::order]
+    plan = {**PLAN, "tuning": {"learning_rate": [0.1, 0.2, 0.3]}}
+    assert compare.tuned(plan, rows, "cola", "uniform") == {"learning_rate": 0.2}
+    assert compare.tuned(plan, rows[1:], "cola", "uniform") is None
+    rows[0]["score"] = 0.1  # the score comes first
+    assert compare.tuned(plan, rows, "cola", "uniform") == {"learning_rate": 0.1 if order == 1 else 0.3}
 
 
 def test_a_method_may_have_rates_of_its_own(place):

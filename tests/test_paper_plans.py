@@ -90,7 +90,7 @@ def quick(monkeypatch):
 def test_every_configuration_runs_a_few_steps(place, tmp_path, name):
     plan = load("paper", name)
     model = place / ("gpt2" if plan["settings"]["model_name_or_path"].startswith("gpt2") else "roberta")
-    options = SimpleNamespace(data=str(place), model=str(model), isolate=False, scratch=str(tmp_path), worker="0/1")
+    options = SimpleNamespace(data=str(place), model=str(model), isolate=False, scratch=str(tmp_path))
     options.output = str(tmp_path / "rows.jsonl")
     for task, label in pairs(plan):
         own = {**plan["methods"][label], **CUT, **(CUT_NLG if task in ("e2e", "webnlg") else {})}

@@ -19,7 +19,7 @@ def place(tmp_path_factory):
     for split, count in (("train", 40), ("validation", 21)):
         write_rows(folder / "sst2" / f"{split}.jsonl", sentences(count, seed=count))
     options = SimpleNamespace(
-        data=str(folder), model=str(folder / "model"), isolate=False, scratch=str(folder), worker="0/1",
+        data=str(folder), model=str(folder / "model"), isolate=False, scratch=str(folder),
         output=str(folder / "rows.jsonl"),
     )  # fmt: skip
     plan = {

@@ -1,0 +1,61 @@
+"""Several processes work off one plan: the same command, started once per core or GPU.
+
+A process claims a trial by an exclusive file lock in `OUTPUT.claims`. The operating system frees the lock of a process
+that dies, so a killed trial is simply free again. Between machines this needs a shared file system that has locks.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+
+from filelock import FileLock, Timeout
+
+WAIT_SECONDS = 2.0
+
+
+def lock(output: str, what: str) -> FileLock:
+    """The lock of `what` among the processes that write to `output`; held by `with`."""
+    folder = f"{output}.claims"
+    os.makedirs(folder, exist_ok=True)
+    return FileLock(os.path.join(folder, hashlib.sha256(what.encode()).hexdigest()[:16]))
+
+
+@contextlib.contextmanager
+def claim(output: str, what: str):
+    """Yields whether `what` is this process's to run; False while another one runs it."""
+    held = lock(output, what)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        held.release()
+
+
+def work_off(output: str, left: Callable[[], Iterable[tuple[str, object]]], run: Callable[[object], None]) -> None:
+    """Run trials until none is left, one at a time, none twice and none that another process runs.
+
+    Args:
+        output: the file of rows.
+        left: reads the rows, and gives (name, trial) of what has none yet, in the order in which it should run. It is
+            asked again before every trial: rows of other processes come in, and may make more trials possible.
+        run: runs a trial and appends its row. A trial that leaves no row is not run again by this process.
+    """
+    tried = set()
+    while waiting := [(name, trial) for name, trial in left() if name not in tried]:
+        for name, trial in waiting:
+            with claim(output, name) as mine:
+                if mine and name in dict(left()):  # its row may have come in since
+                    tried.add(name)
+                    run(trial)
+                    break
+        else:
+            time.sleep(WAIT_SECONDS)
+    if not list(left()):
+        shutil.rmtree(f"{output}.claims", ignore_errors=True)
