@@ -1,8 +1,8 @@
 """Fine-tune a model on GLUE (or on your own rows in the shape of a GLUE task) with learned LoRA ranks.
 
     python run_glue.py --method autolora --task_name mrpc
-    python run_glue.py --task_name sst2 --model_name_or_path FOLDER --train_file train.jsonl --validation_file
-    dev.jsonl accelerate launch run_glue.py --task_name qnli --bf16
+    python run_glue.py --task_name sst2 --model_name_or_path FOLDER --train_file train.jsonl --validation_file dev.csv
+    accelerate launch run_glue.py --task_name qnli --bf16
 
 Search, ranks, retrain, evaluation and files are `autolora_trainer.pipeline`; here stands what is particular to
 sequence classification. `--help` lists every argument; what a run writes is described in README.md.

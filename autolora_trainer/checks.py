@@ -122,6 +122,10 @@ def check_request(run: "Run") -> None:
         )
     if training.do_train and (run.method.retrain_cut or run.method.method == "svd"):
         refuse_sharding(run, "A truncated SVD takes whole LoRA weights")
+    if training.do_train and run.method.retrain_cut and training.load_best_model_at_end:
+        raise ValueError(
+            "--load_best_model_at_end could bring back an adapter from before --retrain_cut cut it. Drop one of them."
+        )
     if not training.output_dir:
         raise ValueError("output_dir is empty. Give a folder, or leave --output_dir out.")
     parent = training.output_dir
@@ -157,9 +161,16 @@ def learned_settings(run: "Run") -> dict:
     settings = dataclasses.asdict(run.method)
     for name in ("preset", "overwrite", "retrain_epochs", "grid_trials"):
         settings.pop(name)
-    ranks = settings["ranks"] and os.path.basename(settings["ranks"])  # no folder of this machine in a file
-    rows = {"task_name": run.data.task_name, "sample_seed": run.data.sample_seed}
-    return {**settings, **rows, "ranks": ranks, "seed": run.training.seed}
+    model, data, training = run.model, run.data, run.training
+    places = {"ranks": run.method.ranks, "model_name_or_path": model.model_name_or_path, "train_file": data.train_file}
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return {
+        **settings,
+        **{name: getattr(data, name) for name in ("task_name", "max_seq_length", "max_train_samples", "sample_seed")},
+        **{name: getattr(training, name) for name in ("learning_rate", "train_sampling_strategy", "seed")},
+        **{name: path and os.path.basename(os.path.normpath(path)) for name, path in places.items()},  # no folders
+        "global_batch_size": batch,
+    }
 
 
 def _check_same_settings(run: "Run") -> None:

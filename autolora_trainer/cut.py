@@ -52,8 +52,8 @@ class CutCallback(TrainerCallback):
         self.ranks, self.share = ranks.ranks, share
 
     def step(self, max_steps: int) -> int:
-        """The step after which the cut is made; at least one follows it."""
-        return min(max(1, round(self.share * max_steps)), max_steps - 1)
+        """The step after which the cut is made; at least one follows it, if there is more than one."""
+        return min(max(1, round(self.share * max_steps)), max(1, max_steps - 1))
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
         if state.global_step == self.step(state.max_steps):

@@ -10,7 +10,7 @@ out (η = 0, §5.5).
 
 Nothing here knows a Trainer or a data set. A loss is a closure that yields the losses of the micro-batches, whose sum
 is the loss; two calls of the training loss must give the same function, so its dropout masks have to be replayed by
-the closure (with fresh masks the difference measures noise: 4 to 28 times the signal). Both losses have to be fp32:
+the closure (with fresh masks the difference measures noise: 5 to 62 times the signal). Both losses have to be fp32:
 rounding to bf16 is as large as the difference, and in v a second derivative magnifies it (the numbers:
 `benchmarks/hypergradient.py`). Nothing here waits for the device; small tensors are lists or one flat vector.
 """
@@ -28,7 +28,7 @@ VirtualStep = Callable[[list[torch.Tensor], list[torch.Tensor]], tuple[list[torc
 Reduce = Callable[[list[torch.Tensor]], None]
 
 # R of `finite_difference`. Central: error 3e-5 at 0.01, 2e-3 at 0.1. One-sided: its bias falls with R and its rounding
-# grows with 1/R; 0.001 is about where they meet (4e-4 to 8e-4; 5e-3 at 0.01, 7e-3 at 0.0001).
+# grows with 1/R; 0.001 is about where they meet (6e-4 through a plain step, 6e-3 at 0.01; 3e-3 through AdamW's).
 RADIUS = {"central": 0.01, "one_sided": 0.001}
 
 
@@ -244,7 +244,7 @@ def exact(
     reduce: Reduce = _no_reduce,
 ) -> Hypergradient:
     """Eq. 5 with the implicit term by double backward; arguments as in `finite_difference`. For tests and small
-    models: about 4.5 times a training step and 60 % more memory. Attention runs on PyTorch's math kernel, the only
+    models: about 4.5 times a training step and a fifth more memory. Attention runs on PyTorch's math kernel, the only
     one that can be differentiated twice."""
     with _asking(selection):
         direct, u, val_loss = _look_ahead(val_losses, weights, selection, train_gradient, virtual_step, reduce)

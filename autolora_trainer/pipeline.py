@@ -192,12 +192,16 @@ def execute(application, model, data, method, training) -> dict:
         trainer.add_callback(RankTracking(trainer, built.ranks))
         total_rank = built.ranks.total_rank
     show_phase(trainer, "retrain" if run.method.method == "autolora" else "training", lambda: total_rank)
-    result = trainer.train(resume_from_checkpoint=run.resume.train_checkpoint)
+    try:
+        result = trainer.train(resume_from_checkpoint=run.resume.train_checkpoint)
+    finally:
+        termination.restore()
     termination.check(trainer.state)
     built.phases["retrain"] = cost.stop()
     trainer.save_state()
     if built.finish is not None:
         trainer = make_trainer(run, built.finish(trainer.model), [])
+        trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)  # or evaluation would, in its autocast
     trainer.save_model()
     metrics = dict(result.metrics, train_samples=len(run.train_dataset))
     if run.is_main_process:

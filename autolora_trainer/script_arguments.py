@@ -381,6 +381,8 @@ def parse_arguments(
         parser.set_defaults(**(task_defaults or {}).get(task, {}))
         preset = {**PRESETS[name], **(preset_changes or {})} if name is not None else {}
         tokens = _tokens(preset) + from_file + _complete_resume(typed)
+        if _last_value(tokens, "--search_epochs") is not None and _last_value(tokens, "--search_max_steps") is None:
+            parser.set_defaults(search_max_steps=-1)  # a task's own number of steps would win over epochs
         *groups, unknown = parser.parse_args_into_dataclasses(tokens, return_remaining_strings=True)
         if unknown:
             raise ValueError(f"{unknown[0]} is no argument of this script.{_suggestion(unknown[0], known)}")

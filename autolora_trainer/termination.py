@@ -1,5 +1,6 @@
 """SIGTERM, a scheduler's warning before it kills: finish the step, write a checkpoint, stop, say how to go on."""
 
+import os
 import signal
 import threading
 
@@ -18,6 +19,8 @@ class TerminationCallback(TrainerCallback):
 
     def __init__(self):
         self.asked = False
+        self.stopped = False  # after a step, with a checkpoint; whether or not it would have been the last
+        self.cut_short = False  # with steps left
         self._earlier = None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -32,22 +35,30 @@ class TerminationCallback(TrainerCallback):
             flag = torch.tensor([float(self.asked)], device=args.device)
             torch.distributed.all_reduce(flag)
             self.asked = bool(flag.item())
-        if self.asked and state.global_step < state.max_steps:
+        if self.asked:
+            self.stopped, self.cut_short = True, not control.should_training_stop
             control.should_save = control.should_training_stop = True
         return control
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.restore()
+
+    def restore(self) -> None:
+        """Give SIGTERM back what it meant; call it after a training that failed, too. A signal that came after the
+        last step is sent again."""
         if self._earlier is not None:
             signal.signal(signal.SIGTERM, self._earlier)
             self._earlier = None
+            if self.asked and not self.stopped:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def check(self, state) -> None:
         """Call it after `train()`.
 
         Raises:
-            Terminated: if the training was cut short.
+            Terminated: if the signal came during the training.
         """
-        if self.asked and state.global_step < state.max_steps:
+        if self.stopped:
             raise Terminated(
                 f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, and saved it; type the same "
                 "command with --resume_from_checkpoint to go on"

@@ -32,7 +32,7 @@ from autolora_trainer.splits import EndlessBatches, split_train
 from autolora_trainer.trackers import SearchTracking
 from autolora_trainer.trainer_utils import (
     RandomState,
-    ResumeAtEndMixin,
+    ResumeMixin,
     fix_loss_scale,
     full_precision,
     is_full_precision,
@@ -43,7 +43,7 @@ SELECTION_TENSORS = "selection.safetensors"
 SELECTION_STATE = "selection.json"
 
 
-class AutoLoraMixin(FiniteStepMixin, ResumeAtEndMixin):
+class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
     """The search as a mixin over `transformers.Trainer` or a subclass of it: `class MyTrainer(AutoLoraMixin,
     Seq2SeqTrainer)`.
 

@@ -31,6 +31,7 @@ process of the same command runs are left to it.
 """
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -39,6 +40,7 @@ import time
 import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from autolora_trainer.errors import Terminated  # noqa: E402
 from benchmarks import sharing, transfer, trials  # noqa: E402
 from benchmarks.significance import difference_cells, markdown, mean_cell  # noqa: E402
 
@@ -203,12 +205,20 @@ def split_for_tuning(options, trial: dict, settings: list[str], folder: str) -> 
     held_out = round(trial["val_fraction"] * len(lines))
     os.makedirs(folder, exist_ok=True)
     typed = [f"--model_name_or_path={options.model}"] if options.model else []
-    for split, part in (("train", lines[held_out:]), ("validation", lines[:held_out])):
+    inputs = {given_input(line) for line in lines[:held_out]} - {None}
+    kept = [line for line in lines[held_out:] if given_input(line) not in inputs]
+    for split, part in (("train", kept), ("validation", lines[:held_out])):
         target = os.path.join(folder, f"{split}.jsonl")
         with open(target, "w", encoding="utf-8") as file:
             file.writelines(part)
         typed.append(f"--{split}_file={target}")
     return typed
+
+
+def given_input(line: str) -> str | None:
+    """What a text is to be written from, where several rows may have the same (E2E); None for other rows."""
+    row = json.loads(line)
+    return next((repr(row[name]) for name in ("meaning_representation", "triples") if name in row), None)
 
 
 def run_trial(options, trial: dict, settings: list[str]) -> dict:
@@ -219,19 +229,20 @@ def run_trial(options, trial: dict, settings: list[str]) -> dict:
         trial: task, seed, method; `kind` and `val_fraction` of tuning; `source` of ranks that another search learned.
         settings: the arguments of the script, without places.
     """
-    folder, script = trials.scratch_folder(options.scratch), trials.script_of(trial["task"])
-    if trial.get("kind") == TUNING:
-        where = split_for_tuning(options, trial, settings, f"{folder}-rows")
-    else:
-        where = trials.places(options.data, options.model, trial["task"])
-    searched = None
-    if "source" in trial:
-        searched = transfer.search(options, trial, settings, f"{folder}-source")
-        where.append(f"--ranks={searched['path']}")
-    results = trials.run(script, [*settings, *where, f"--output_dir={folder}"], options.isolate)
-    head = {name: value for name, value in trial.items() if name != "changes"}
-    row = trials.row_of(head, settings, results, folder, script)
-    return transfer.with_cost(row, searched) if searched else row
+    script = trials.script_of(trial["task"])
+    with trials.scratch_folder(options.scratch) as folder:
+        if trial.get("kind") == TUNING:
+            where = split_for_tuning(options, trial, settings, f"{folder}-rows")
+        else:
+            where = trials.places(options.data, options.model, trial["task"])
+        searched = None
+        if "source" in trial:
+            searched = transfer.search(options, trial, settings, f"{folder}-source")
+            where.append(f"--ranks={searched['path']}")
+        results = trials.run(script, [*settings, *where, f"--output_dir={folder}"], options.isolate)
+        head = {name: value for name, value in trial.items() if name != "changes"}
+        row = trials.row_of(head, settings, results, folder, script)
+        return transfer.with_cost(row, searched) if searched else row
 
 
 def unfinished(plan: dict, rows: list[dict]) -> list[tuple[dict, list[str]]]:
@@ -254,6 +265,8 @@ def work(options, plan: dict) -> None:
         shown = [trial["task"], trial["seed"], trial["method"], *([trial["kind"]] if "kind" in trial else [])]
         try:
             row = run_trial(options, trial, settings)
+        except Terminated:  # by SIGTERM, which means this process and not this trial
+            sys.exit(143)
         except Exception as error:  # one method that fails must not take the others with it
             print(*shown, "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
             return
@@ -317,9 +330,10 @@ def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
     Returns:
         (header, a line per method of the plan and of the rows)
     """
-    rows = [row for row in rows if row.get("kind") is None]
+    # of rows that a plan has given other settings since, such as another rate, the latest count
+    by = {(r["method"], r["task"], r["seed"]): r for r in rows if r.get("kind") is None}
+    rows = list(by.values())
     labels = list(dict.fromkeys([*plan["methods"], *(row["method"] for row in rows)]))
-    by = {(r["method"], r["task"], r["seed"]): r for r in rows}
     base = "lora" if any(r["method"] == "lora" for r in rows) else plan["reference"]
     header = ["method", *(task for task in plan["tasks"]), "difference to " + str(plan["reference"]), "detectable"]
     header += ["adapter", "head", f"time / {base}", "time / adalora", f"passes / {base}", "peak MiB"]

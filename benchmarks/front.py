@@ -129,13 +129,13 @@ def work(options, plan: dict) -> None:
 
     def run(trial: dict) -> None:
         settings, started = arguments(plan, trial), time.perf_counter()
-        folder = trials.scratch_folder(options.scratch)
-        where = [*trials.places(options.data, options.model, trial["task"]), f"--output_dir={folder}"]
-        results = trials.run("run_glue", [*with_method(trial, settings), *where])
-        cut = plan.get("svd_cut")
-        if cut and trial["method"] == "uniform" and trial["budget"] == cut["from"]:
-            svd_cuts(options, plan, trial, folder, results, finished(options.output))
-        row = row_of(trial, settings, results, folder)
+        with trials.scratch_folder(options.scratch) as folder:
+            where = [*trials.places(options.data, options.model, trial["task"]), f"--output_dir={folder}"]
+            results = trials.run("run_glue", [*with_method(trial, settings), *where])
+            cut = plan.get("svd_cut")
+            if cut and trial["method"] == "uniform" and trial["budget"] == cut["from"]:
+                svd_cuts(options, plan, trial, folder, results, finished(options.output))
+            row = row_of(trial, settings, results, folder)
         trials.append_row(options.output, row)
         print(*trial.values(), row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
 

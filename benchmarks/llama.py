@@ -34,6 +34,7 @@ from autolora_trainer.report import format_rank_table  # noqa: E402
 from autolora_trainer.retrain import build_adapter  # noqa: E402
 from autolora_trainer.rules import parse_budget  # noqa: E402
 from benchmarks import trials  # noqa: E402
+from benchmarks.compare import sizes_cell  # noqa: E402
 from benchmarks.pretrain_sample import read_paragraphs  # noqa: E402
 from benchmarks.significance import markdown  # noqa: E402
 
@@ -164,7 +165,7 @@ def main() -> None:
                 f"--{name} {getattr(options, name)}" for name in names
             )
             print(method, seed, row["score"], row["adapter_params"], f"{row['wall_seconds']} s", flush=True)
-            trials.append_row(options.output, {**row, "versions": trials.versions()})
+            trials.append_row(options.output, {**row, **trials.origin()})
     with open(os.path.splitext(options.output)[0] + ".md", "w", encoding="utf-8") as file:
         file.write(report(trials.read_rows(options.output)))
 
@@ -175,8 +176,14 @@ def report(rows: list[dict]) -> str:
         own = [row for row in rows if row["method"] == method]
         scores = [row["score"] for row in own]
         left_out = sum(rank == 0 for row in own for rank in row["ranks"].values()) / len(own)
-        size = f"{own[0]['adapter_params']:,}"
-        body.append([method, size, f"{sum(scores) / len(scores):.2f}", " ".join(f"{s:.2f}" for s in scores)])
+        body.append(
+            [
+                method,
+                sizes_cell(own, "adapter_params"),
+                f"{sum(scores) / len(scores):.2f}",
+                " ".join(f"{s:.2f}" for s in scores),
+            ]
+        )
         body[-1].append(f"{left_out:.1f} of {len(own[0]['ranks'])}")
     header = ["method", "adapter parameters", "perplexity", "by seed", "modules without a rank"]
     return markdown(header, body) + "\n"

@@ -21,6 +21,8 @@ adds to the targets noise of the same root mean square as what the updates chang
 import argparse
 import copy
 import json
+import os
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -33,8 +35,12 @@ from torch.utils.data import Dataset
 from transformers import RobertaConfig, RobertaModel
 from transformers.utils import logging
 
-from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
-from autolora_trainer.rules import RANK_RULES, select_ranks
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa: E402
+from autolora_trainer.rules import RANK_RULES, select_ranks  # noqa: E402
+from benchmarks import trials  # noqa: E402
+
+COMMAND = "python benchmarks/planted.py"
 
 LINEAR_LEVELS = (0, 1, 2, 4, 6)
 TRANSFORMER_LEVELS = (0, 1, 2, 6)
@@ -327,7 +333,7 @@ def main():
     with open(arguments.output / "planted.jsonl", "w", encoding="utf-8") as file:
         for name in arguments.problems:
             for seed in range(arguments.seeds):
-                rows.append(search(name, seed))
+                rows.append({**search(name, seed), **trials.origin(), "command": f"{COMMAND} --problems {name}"})
                 file.write(json.dumps(rows[-1]) + "\n")
                 file.flush()
     table = markdown(summarize(rows), rows[0]["default_rule"])

@@ -37,6 +37,7 @@ from benchmarks import sharing, trials  # noqa: E402
 from benchmarks.significance import cross_agreement, markdown, rank_agreement  # noqa: E402
 
 ROWS = 2000
+COMMAND = "python benchmarks/ranks.py --data $DATA --model MODEL"
 DEFAULT_RULE = AutoLoraTrainingArguments.__dataclass_fields__["rank_rule"].default
 
 
@@ -213,7 +214,7 @@ def main() -> None:
     def run(one) -> None:
         seed, task, shuffled = one
         row = search(options, task, seed, shuffled)
-        trials.append_row(path, row)
+        trials.append_row(path, {**row, **trials.origin(), "command": f"{COMMAND} --tasks {task}"})
         kind = "shuffled" if shuffled else ""
         print(task, seed, kind, row["steps"], row["seconds"], row["ranks"][DEFAULT_RULE], flush=True)
 

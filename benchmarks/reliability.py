@@ -526,7 +526,7 @@ def main() -> None:
         row = {"check": name, "passed": passed, "count": len(faults), "seconds": round(time.monotonic() - started, 1)}
         row["faults"] = [fault[:500] for fault in faults if fault]
         row["command"] = f"python benchmarks/reliability.py --checks {name}"
-        trials.append_row(options.output, {**row, "versions": trials.versions()})
+        trials.append_row(options.output, {**row, **trials.origin()})
     text = report(trials.read_rows(options.output))
     with open(os.path.splitext(options.output)[0] + ".md", "w", encoding="utf-8") as file:
         file.write(text)

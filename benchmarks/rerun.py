@@ -80,9 +80,9 @@ def _by_command(row: dict, options) -> float:
     for place in PLACES:
         if place in typed:
             del typed[typed.index(place) : typed.index(place) + 2]
-    folder = trials.scratch_folder(options.scratch)
     where = trials.places(options.data, options.model, row["task"])
-    results = trials.run(script, [*typed, *where, f"--output_dir={folder}"], options.isolate)
+    with trials.scratch_folder(options.scratch) as folder:
+        results = trials.run(script, [*typed, *where, f"--output_dir={folder}"], options.isolate)
     return 100 * results[f"eval_{row['metric']}"]
 
 
@@ -93,10 +93,9 @@ def _svd_cut(row: dict, options) -> float:
     settings = {name: value for name, value in settings.items() if name not in ("task_name", "seed")}
     trial = {"task": row["task"], "seed": row["seed"], "method": "uniform", "budget": wide}
     plan = {"settings": settings, "methods": {}, "svd_cut": {"budgets": [row["budget"]]}}
-    folder = trials.scratch_folder(options.scratch)
-    where = [*trials.places(options.data, options.model, row["task"]), f"--output_dir={folder}"]
-    results = trials.run("run_glue", ["--method=uniform", *front.arguments(plan, trial), *where])
-    with tempfile.TemporaryDirectory() as place:
+    with trials.scratch_folder(options.scratch) as folder, tempfile.TemporaryDirectory() as place:
+        where = [*trials.places(options.data, options.model, row["task"]), f"--output_dir={folder}"]
+        results = trials.run("run_glue", ["--method=uniform", *front.arguments(plan, trial), *where])
         path = os.path.join(place, "rows.jsonl")
         given = SimpleNamespace(data=options.data, model=options.model, output=path)
         front.svd_cuts(given, plan, trial, folder, results, {})

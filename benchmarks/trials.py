@@ -4,11 +4,11 @@ Shared by `front.py` and `compare.py`: arguments of a trial, rows that are alrea
 one of its own, and the row itself.
 """
 
+import contextlib
 import datetime
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -113,6 +113,11 @@ def machine(device: str | None = None) -> str:
     return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
 
 
+def origin() -> dict:
+    """What a row says of the place and time of its run."""
+    return {"versions": versions(), "machine": machine(), "date": datetime.date.today().isoformat()}
+
+
 def run(script: str, typed: list[str], isolate: bool = False) -> dict:
     """Run a script; its all_results.json. The output folder is the `--output_dir` among `typed`.
 
@@ -141,11 +146,13 @@ def run(script: str, typed: list[str], isolate: bool = False) -> dict:
             sys.stdout = out
 
 
-def scratch_folder(parent: str | None) -> str:
-    """An empty folder for one trial."""
-    folder = os.path.join(parent or tempfile.mkdtemp(), "trial")
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder
+@contextlib.contextmanager
+def scratch_folder(parent: str | None):
+    """Yields a folder that one trial will make, in a place of its own that goes when the row is there."""
+    if parent:
+        os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as place:
+        yield os.path.join(place, "trial")
 
 
 def shown_command(script: str, typed: list[str], task: str, model: str = "MODEL") -> str:
@@ -176,9 +183,7 @@ def row_of(head: dict, settings: list[str], results: dict, folder: str, script: 
         "passes": cost["total"]["passes"],
         "peak_memory_mb": cost["total"]["peak_memory_mb"],
         "settings": settings,
-        "versions": versions(),
-        "machine": machine(),
-        "date": datetime.date.today().isoformat(),
+        **origin(),
         "command": shown_command(script, settings, task),
     }
 

@@ -212,6 +212,30 @@ def test_evaluation_loss_is_without_the_regularisation(tmp_path):
 # ---- resume
 
 
+def test_the_regularisation_is_pefts_and_counts_once_a_step(tmp_path):
+    """Also where the model itself sees no labels (label smoothing), and where micro-batches share a count of items."""
+    trainer = trained({"output_dir": str(tmp_path), "max_steps": 12})
+    trainer.model.train()
+    inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    with torch.no_grad():
+        by_peft = trainer.model(**inputs).loss
+        term = adalora.ORTHOGONAL_WEIGHT * adalora.orthogonal_regularization(trainer.model)
+        bare = by_peft - term
+        assert term > 0.01
+        torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(inputs)), by_peft)
+        trainer.label_smoother = lambda outputs, labels, num_items_in_batch=None, **kwargs: bare
+        torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(inputs)), by_peft)
+        trainer.model_accepts_loss_kwargs, trainer.current_gradient_accumulation_steps = True, 4
+        trainer.args.average_tokens_across_devices = False
+        loss = trainer.compute_loss(trainer.model, dict(inputs), num_items_in_batch=torch.tensor(4))
+        torch.testing.assert_close(loss, bare + term / 4)  # which training_step does not divide
+        trainer.model.eval()
+        torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(inputs)), bare)
+
+
 @pytest.mark.parametrize("step", [4, 8, 12, 20])
 def test_resumed_run_is_bit_identical(place, finished, tmp_path, step):
     """From the free phase (no allocation yet), from budgeting, from fine-tuning, and from the very end."""

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from autolora_trainer.errors import Terminated
 from benchmarks import compare, sharing, trials
 
 PLAN = {
@@ -37,6 +38,9 @@ def place(tmp_path, monkeypatch):
 
     def pretend(script, typed, isolate=False):
         value = dict(word.removeprefix("--").split("=", 1) for word in typed)
+        for split in ("train", "validation"):
+            with open(value[f"{split}_file"]) as file:
+                value[f"{split}_file_lines"] = list(file)
         calls.append(value)
         os.makedirs(value["output_dir"])
         seconds = 30.0 if value["method"] == "autolora" else 10.0
@@ -86,7 +90,7 @@ def test_tuning_rows_come_from_the_training_file_alone(place):
     folder, calls = place
     tuning = [c for c in calls if c["seed"] == "100"]
     assert all(str(folder / "data") not in c["train_file"] + c["validation_file"] for c in tuning)
-    texts = [[line for line in open(tuning[0][f"{split}_file"])] for split in ("train", "validation")]
+    texts = [tuning[0][f"{split}_file_lines"] for split in ("train", "validation")]
     assert [len(t) for t in texts] == [15, 5]
     assert sorted(texts[0] + texts[1]) == sorted(open(folder / "data" / "mrpc" / "train.jsonl"))
 
@@ -98,7 +102,7 @@ def test_tuning_may_have_fewer_rows_and_the_reported_runs_keep_theirs(place):
     rows = run(place)
     tuned = [c for c in calls if c["seed"] == "100"]
     assert tuned and all(c["max_train_samples"] == "8" and c["num_train_epochs"] == "1" for c in tuned)
-    assert [len(list(open(tuned[0][f"{split}_file"]))) for split in ("train", "validation")] == [6, 2]
+    assert [len(tuned[0][f"{split}_file_lines"]) for split in ("train", "validation")] == [6, 2]
     reported = [r for r in rows if r.get("kind") is None]
     assert len(reported) == (3 + 1) * 2 and not any("--max_train_samples=8" in r["settings"] for r in reported)
 
@@ -148,7 +152,7 @@ def test_a_method_that_fails_does_not_stop_the_others(place, monkeypatch, capsys
 
 def test_two_processes_share_the_plan(place, monkeypatch):
     """The other process here: whatever runs has a second `compare.py` beside it, which works off all that is left."""
-    folder, calls = place
+    _, calls = place
     pretend, beside = trials.run, []
 
     def with_another(script, typed, isolate=False):
@@ -166,7 +170,49 @@ def test_two_processes_share_the_plan(place, monkeypatch):
     rows = run(place)
     seen = [json.dumps({k: v for k, v in sorted(c.items()) if "_file" not in k and k != "output_dir"}) for c in calls]
     assert len(seen) == len(set(seen)) == len(rows) == 14
-    assert not (folder / "o.jsonl.claims").exists()
+
+
+def test_workers_with_one_scratch_folder_keep_out_of_each_others_runs(tmp_path):
+    with trials.scratch_folder(str(tmp_path / "s")) as one, trials.scratch_folder(str(tmp_path / "s")) as two:
+        os.makedirs(one)
+        assert one != two and not os.path.exists(two)
+    assert os.listdir(tmp_path / "s") == []  # what a run has left goes with it
+
+
+def test_sigterm_ends_the_worker_and_not_the_trial_alone(place, monkeypatch, capsys):
+    def terminated(script, typed, isolate=False):
+        raise Terminated("stopped by SIGTERM")
+
+    monkeypatch.setattr(trials, "run", terminated)
+    with pytest.raises(SystemExit) as ended:
+        run(place)
+    assert ended.value.code == 143 and "FAILED" not in capsys.readouterr().err
+
+
+def test_inputs_that_tuning_is_scored_on_are_not_trained_on(place):
+    """E2E has several rows, each with a reference of its own, for one input."""
+    folder, calls = place
+    (folder / "data" / "mrpc").rename(folder / "data" / "e2e")
+    rows = [{"meaning_representation": f"name[{i // 4}]", "human_reference": str(i)} for i in range(20)]
+    (folder / "data" / "e2e" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"tasks": ["e2e"], "seeds": 1, "methods": {"uniform": {}}, "same_time": None}
+    (folder / "plan.yaml").write_text(yaml.safe_dump({**PLAN, **changes}))
+    run(place)
+    tuning = [c for c in calls if c["seed"] == "100"]
+    for call in tuning:
+        train, held_out = (
+            {json.loads(line)["meaning_representation"] for line in call[f"{split}_file_lines"]}
+            for split in ("train", "validation")
+        )
+        assert train and held_out and not train & held_out
+
+
+def test_of_two_rows_of_a_run_the_latest_counts(place):
+    """A plan that was given another rate has runs of both in its file."""
+    rows = run(place)
+    old = [{**row, "score": 0.0} for row in rows if row["method"] == "uniform" and row.get("kind") is None]
+    plan = compare.load_plan(str(place[0] / "plan.yaml"))
+    assert compare.table([*old, *rows], plan) == compare.table(rows, plan)
 
 
 def test_a_claim_ends_with_its_process(tmp_path):

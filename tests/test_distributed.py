@@ -1,5 +1,6 @@
 """The same search on one process and on two (gloo): the same global batch gives the same ranks."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from autolora_trainer import LearnedRanks
-from tests.conftest import as_argv, sentences, tiny_checkpoint, write_rows
+from tests.conftest import WORDS, as_argv, sentences, tiny_checkpoint, write_rows
 
 
 def free_port() -> int:
@@ -117,3 +118,39 @@ def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(place, tmp_path):
     assert "step 3: the loss is not finite; the step is skipped" in done.stderr
     tensors = load_file(tmp_path / "o" / "adapter_model.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+RECORDED = """
+import json, os, sys
+import run_glue
+from autolora_trainer import AutoLoraTrainer
+from autolora_trainer.trainer_utils import RetrainTrainer
+
+seen = {}
+for trainer_class in (AutoLoraTrainer, RetrainTrainer):
+    def recorded(self, model, inputs, *args, original=trainer_class.training_step, **kwargs):
+        rows = seen.setdefault(f"{type(self).__name__} {int(self.state.epoch)}", [])
+        rows += [[token for token in row if token != 1] for row in inputs["input_ids"].tolist()]  # without padding
+        return original(self, model, inputs, *args, **kwargs)
+
+    trainer_class.training_step = recorded
+run_glue.main(sys.argv[1:])
+with open(f"{sys.argv[0]}.{os.environ['RANK']}", "w") as file:
+    json.dump(seen, file)
+"""
+
+
+def test_every_epoch_is_shared_out_when_rows_are_grouped_by_length(place, tmp_path):
+    """Dropout's numbers differ between processes, so on a CPU the generator that Trainer draws the order from does."""
+    texts = [" ".join([WORDS[i // 8], WORDS[i % 8], *WORDS[: i % 7]]) for i in range(64)]  # all different
+    write_rows(tmp_path / "train.jsonl", [{"sentence": text, "label": i % 2} for i, text in enumerate(texts)])
+    (tmp_path / "recorded.py").write_text(RECORDED)
+    argv = search_argv(place, tmp_path / "o", 4)
+    changes = {"train_file": tmp_path / "train.jsonl", "train_sampling_strategy": "group_by_length"}
+    changes |= {"lora_dropout": 0.5, "max_steps": -1, "num_train_epochs": 2, "search_patience": 0}
+    launch("torchrun", tmp_path / "recorded.py", [*argv, *as_argv(changes)])
+    one, two = (json.loads((tmp_path / f"recorded.py.{rank}").read_text()) for rank in (0, 1))
+    assert set(one) == set(two) == {f"{name} {i}" for name in ("AutoLoraTrainer", "RetrainTrainer") for i in (0, 1)}
+    for epoch, rows in one.items():
+        assert len({tuple(row) for row in rows + two[epoch]}) == (64 if "Retrain" in epoch else 32)  # each row once
+    assert one["RetrainTrainer 0"] != one["RetrainTrainer 1"]

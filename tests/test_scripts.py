@@ -203,6 +203,10 @@ def test_search_has_80_steps_unless_told_otherwise(place):
         parsed = parse_arguments(command(place, place / "never", **changes))
         arguments = autolora.search_arguments(Run(*parsed, run_glue.GlueApplication()))
         assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
+    for typed, steps in (([], 300), (["--search_epochs", "2"], -1), (["--preset", "paper"], -1)):
+        argv = ["--task_name", "sample", "--output_dir", str(place / "never"), "--use_cpu", *typed]
+        parsed = parse_arguments(argv, {"sample": run_glue.SAMPLE_DEFAULTS})
+        assert autolora.search_arguments(Run(*parsed, run_glue.GlueApplication())).max_steps == steps
 
 
 @pytest.mark.parametrize("trend, says", [(0.3, True), (2.5, False)])
@@ -236,13 +240,14 @@ def test_regression_reports_both_correlations(place, tmp_path):
     assert {"eval_pearsonr", "eval_spearmanr"} <= results.keys() and results["head_params"] == 16 * 17 + 17
 
 
-def test_score_of_a_bf16_run_is_that_of_the_adapter_as_it_loads(place, tmp_path):
-    results = run_glue.main(command(place, tmp_path / "o", bf16=True))
+@pytest.mark.parametrize("changes", [{}, {"method": "svd", "rank_budget": "lora:2"}, {"retrain_cut": 0.5}])
+def test_score_of_a_bf16_run_is_that_of_the_adapter_as_it_loads(place, tmp_path, changes):
+    results = run_glue.main(command(place, tmp_path / "o", bf16=True, **changes))
     base = AutoModelForSequenceClassification.from_pretrained(place / "tiny-roberta")
     model = PeftModel.from_pretrained(base, tmp_path / "o")
     assert accuracy(place, model) == results["eval_accuracy"]
     assert loss(place, model) == pytest.approx(results["eval_loss"], rel=1e-5)  # bf16 would be off by 1e-3
-    again = run_glue.main(command(place, tmp_path / "o", bf16=True) + ["--do_eval"])
+    again = run_glue.main(command(place, tmp_path / "o", bf16=True, **changes) + ["--do_eval"])
     assert again["eval_loss"] == pytest.approx(results["eval_loss"], rel=1e-6)
 
 
@@ -383,11 +388,29 @@ def interrupt(monkeypatch, trainer_class, after):
 @pytest.mark.parametrize("init", [{"retrain_init": "search"}, {"retrain_init": "scratch"}, {"retrain_cut": 0.5}])
 def test_interrupted_run_goes_on_to_the_same_bits(place, tmp_path, monkeypatch, phase, after, expected, init):
     settings = {"save_strategy": "steps", "save_steps": 2, **init}
+    resumes_to_the_same_bits(place, tmp_path, monkeypatch, phase, [after], expected, settings)
+
+
+@pytest.mark.parametrize("phase, steps", [("search", 5), ("retrain", 10)])  # of an epoch
+@pytest.mark.parametrize("kills", [(3,), (0, 3)])  # steps into the second epoch
+def test_resume_goes_on_with_the_rows_of_its_epoch_when_they_are_grouped_by_length(
+    place, tmp_path, monkeypatch, phase, steps, kills
+):
+    """An epoch's order depends on what the ones before it have drawn for dropout."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "train_sampling_strategy": "group_by_length"}
+    settings |= {"search_epochs": 2, "search_patience": 0}
+    expected = {"phase": phase, "step": steps + kills[-1]}
+    afters = [steps + kills[0], *(late - early for early, late in zip(kills, kills[1:]))]
+    resumes_to_the_same_bits(place, tmp_path, monkeypatch, phase, afters, expected, settings)
+
+
+def resumes_to_the_same_bits(place, tmp_path, monkeypatch, phase, afters, expected, settings):
     whole = run_glue.main(command(place, tmp_path / "whole", **settings))
-    with monkeypatch.context() as patch:
-        interrupt(patch, AutoLoraTrainer if phase == "search" else RetrainTrainer, after)
-        with pytest.raises(KeyboardInterrupt):
-            run_glue.main(command(place, tmp_path / "part", **settings))
+    for after in afters:
+        with monkeypatch.context() as patch:
+            interrupt(patch, AutoLoraTrainer if phase == "search" else RetrainTrainer, after)
+            with pytest.raises(KeyboardInterrupt):
+                run_glue.main([*command(place, tmp_path / "part", **settings), "--resume_from_checkpoint"])
     assert not (tmp_path / "part" / "all_results.json").exists()
     resumed = run_glue.main([*command(place, tmp_path / "part", **settings), "--resume_from_checkpoint"])
     assert resumed["resumed_from"] == expected
@@ -626,6 +649,8 @@ OTHER_SETTINGS = [
     {"rank_rule": "strength"},
     {"seed": 1},
     {"sample_seed": 1, "max_train_samples": 20},
+    {"max_train_samples": 20},
+    {"learning_rate": 0.5},
 ]
 
 
@@ -640,6 +665,6 @@ def test_resume_with_other_settings_is_refused(place, tmp_path, monkeypatch, cap
     argv = [*command(place, tmp_path / "o", **{**settings, **changes}), "--resume_from_checkpoint"]
     assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    (name, value), *_ = changes.items()
-    assert f"was begun with {name} " in line and f"this command has {value}. Type it as it was" in line
+    name = next(name for name in changes if f"was begun with {name} " in line)
+    assert f"this command has {changes[name]}. Type it as it was" in line
     assert before == {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}

@@ -12,8 +12,10 @@ import run_glue
 from tests.test_scripts import ROOT, command
 
 
-@pytest.mark.parametrize("phase", ["search", "retrain"])
-def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase):
+@pytest.mark.parametrize(
+    "phase, step", [("search", 3), ("search", 10), ("retrain", 3), ("retrain", 40)]
+)  # or the last
+def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase, step):
     settings = {"search_epochs": 2, "num_train_epochs": 4, "search_patience": 0}
     run_glue.main(command(place, tmp_path / "whole", **settings))
     # the signal comes from the run itself, so that it comes at a known step
@@ -23,7 +25,7 @@ def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase):
         "from autolora_trainer.termination import TerminationCallback as T\n"
         "original = T.on_step_end\n"
         "def on_step_end(self, args, state, control, **kwargs):\n"
-        f"    if state.global_step == 3 and args.output_dir.endswith('search') == {phase == 'search'}:\n"
+        f"    if state.global_step == {step} and args.output_dir.endswith('search') == {phase == 'search'}:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return original(self, args, state, control, **kwargs)\n"
         "T.on_step_end = on_step_end\n"
@@ -35,10 +37,11 @@ def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase):
     done = subprocess.run(typed, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 143, done.stderr
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("run_glue.py: stopped by SIGTERM after step 3 of ") and "Traceback" not in done.stderr
+    assert line.startswith(f"run_glue.py: stopped by SIGTERM after step {step} of ") and "Traceback" not in done.stderr
     assert not (part / "all_results.json").exists()
     resumed = run_glue.main([*command(place, part, **settings), "--resume_from_checkpoint"])
-    assert resumed["resumed_from"] == {"phase": phase, "step": 3}
+    done = (phase, step) == ("search", 10)  # all of it: what goes on is the retrain, from its beginning
+    assert resumed["resumed_from"] == ({"phase": "retrain", "step": 0} if done else {"phase": phase, "step": step})
     for name in ("ranks.json", "adapter_model.safetensors"):
         assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

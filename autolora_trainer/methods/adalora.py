@@ -169,6 +169,15 @@ def kept_parameters(model: PeftModel) -> int:
 # ---- training
 
 
+def orthogonal_regularization(model: PeftModel) -> torch.Tensor:
+    """R of their Eq. 4 as PEFT weighs it: the mean of ||PᵀP - I|| and ||QQᵀ - I||, in Frobenius norm, over modules."""
+    products = []
+    for layer in lora_layers(model).values():
+        a, b = layer.lora_A["default"], layer.lora_B["default"]
+        products += [a @ a.T, b.T @ b]
+    return torch.stack([torch.linalg.norm(p - torch.eye(len(p), out=torch.empty_like(p))) for p in products]).mean()
+
+
 class AllocationCallback(TrainerCallback):
     """Scores and masks singular values after every optimizer step: neither PEFT nor Trainer does so by itself.
 
@@ -221,13 +230,20 @@ class AdaLoraTrainer(RetrainTrainer):
         model.base_model.trainable_adapter_name = "default"
         super().__init__(model=model, args=args, callbacks=[self.allocation, *(callbacks or [])], **arguments)
 
-    def evaluation_loop(self, *args, **kwargs):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Trainer's loss, in training with the regularisation, once a step. PEFT adds it to a loss that the model
+        itself has computed: never under label smoothing, and whole in every micro-batch of one that counts items."""
         config = self.model.peft_config["default"]
         weight, config.orth_reg_weight = config.orth_reg_weight, 0.0
         try:
-            return super().evaluation_loop(*args, **kwargs)
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         finally:
             config.orth_reg_weight = weight
+        if model.training:
+            term = weight * orthogonal_regularization(self.model)
+            counts_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            loss = loss + (term / self.current_gradient_accumulation_steps if counts_items else term)
+        return (loss, outputs) if return_outputs else loss
 
     # the same pair of Trainer's hooks as the search's checkpoints (see trainer.py)
 

@@ -47,7 +47,6 @@ def search_arguments(run) -> AutoLoraTrainingArguments:
         learning_rate=run.method.search_learning_rate or run.training.learning_rate,
         num_train_epochs=epochs or 1.0,
         max_steps=steps,
-        logging_nan_inf_filter=False,  # a loss that is no number shows as such
         remove_unused_columns=run.training.remove_unused_columns,
         **shared,
         **own,
@@ -79,8 +78,12 @@ def search(run) -> tuple[LearnedRanks, dict]:
         f"search: {len(trainer.train_dataset)} rows in D_tr, {len(trainer.val_dataset)} in D_val, "
         f"{len(trainer.gates.names)} modules of rank {trainer.gates.initial_rank}"
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    termination.check(trainer.state)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        termination.restore()
+    if termination.cut_short:
+        termination.check(trainer.state)
     ranks = trainer.learned_ranks
     _, trend = trainer.held_out_evidence()
     if trend < EVIDENCE:
@@ -101,6 +104,7 @@ def search(run) -> tuple[LearnedRanks, dict]:
         ranks.save(run.ranks_path)
     trainer.gates.remove()
     run.wait_for_everyone()
+    termination.check(trainer.state)  # a signal in the last step: the search is done and kept
     return ranks, figures
 
 
