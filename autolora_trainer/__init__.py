@@ -3,6 +3,7 @@
 from autolora_trainer.arguments import AutoLoraTrainingArguments
 from autolora_trainer.callbacks import RankSelectionCallback
 from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.retrain import build_adapter
 from autolora_trainer.trainer import AutoLoraMixin, AutoLoraTrainer
 from autolora_trainer.version import __version__
 
@@ -13,4 +14,5 @@ __all__ = [
     "LearnedRanks",
     "RankSelectionCallback",
     "__version__",
+    "build_adapter",
 ]

@@ -20,10 +20,10 @@ from autolora_trainer import hub
 from autolora_trainer.arguments import check_choice
 from autolora_trainer.checkpoints import fault, newest_checkpoint, read_json, read_manifest
 from autolora_trainer.errors import one_line, sentence
-from autolora_trainer.fused import SEPARATOR, adapt, module_of
+from autolora_trainer.fused import SEPARATOR, adapt, lora_parts, module_of
 from autolora_trainer.methods import WITHOUT_LORA, grid
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS, search_arguments
-from autolora_trainer.methods.common import component_costs, refuse_sharding
+from autolora_trainer.methods.common import refuse_sharding
 from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.rules import fill_budget, parse_budget
@@ -242,7 +242,8 @@ def check_model(run: "Run") -> None:
     _check_vocabulary(run, base)
     _check_targets(run, base)
     if run.method.method not in WITHOUT_LORA:
-        run.costs = _component_costs(run, base)
+        shapes = _update_shapes(run, base)
+        run.costs = {name: sum(shape) for name, shape in shapes.items()}
     if run.searches:
         arguments = search_arguments(run)
         if arguments.n_gpu > 1:
@@ -269,6 +270,7 @@ def check_model(run: "Run") -> None:
             list(run.costs.values()),
             run.method.rank_budget,
             run.method.min_rank,
+            [min(run.method.initial_rank, *shape) for shape in shapes.values()],
         )
     elif run.method.rank_budget:
         parse_budget(run.method.rank_budget, list(run.costs.values()))
@@ -341,12 +343,12 @@ def _linear_example(model: torch.nn.Module) -> str:
     return f"Its linear layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}"
 
 
-def _component_costs(run: "Run", base: torch.nn.Module) -> dict[str, int]:
-    """{module: parameters of one LoRA component}, of the modules that a LoRA of this run adapts."""
+def _update_shapes(run: "Run", base: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """{module: (m, n) of its update}, of the modules that a LoRA of this run adapts."""
     with torch.device("meta"):
         skeleton = type(base)(base.config)
     try:
-        return component_costs(adapt(skeleton, run.lora_config(r=1)))
+        return {name: part.shape for name, part in lora_parts(adapt(skeleton, run.lora_config(r=1))).items()}
     except ValueError as error:
         given = run.method.lora_target_modules
         what = f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"

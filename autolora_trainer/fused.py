@@ -142,6 +142,18 @@ def _mask_name(adapter_name: str) -> str:
 # ---- layouts: which rows of a fused projection are query, key and value
 
 
+THIRDS = "gpt2 decision_transformer imagegpt openai-gpt phi3 phi4_multimodal modernbert mpt".split()
+BY_HEAD = "gpt_neox gpt_neox_japanese bloom".split()  # others of these names (Falcon, ChatGLM) order it otherwise
+
+
+def _layout(rows: int, config) -> dict[str, torch.Tensor] | None:
+    """By the model's code: a module's name does not tell (CodeGen and MiniMax order their `qkv_proj` otherwise)."""
+    kind = getattr(config, "model_type", None)
+    if kind == "gpt_bigcode":
+        return _thirds(rows, config) if config.multi_query else _by_head(rows, config)
+    return _thirds(rows, config) if kind in THIRDS else _by_head(rows, config) if kind in BY_HEAD else None
+
+
 def _thirds(rows: int, config) -> dict[str, torch.Tensor] | None:
     """[q | k | v], or with fewer key-value heads [q | k | v] of unequal width (GPT-2, Phi-3, ModernBERT, MPT)."""
     order = torch.arange(rows)
@@ -158,18 +170,17 @@ def _thirds(rows: int, config) -> dict[str, torch.Tensor] | None:
 def _by_head(rows: int, config) -> dict[str, torch.Tensor] | None:
     """For every head its q, k and v (GPT-NeoX, BLOOM)."""
     heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
-    if getattr(config, "model_type", None) not in ("gpt_neox", "bloom", "gpt_neox_japanese") or rows % (3 * heads):
-        return None  # others of this name (Falcon, ChatGLM) order it otherwise
-    return dict(zip("qkv", torch.arange(rows).view(heads, 3, -1).unbind(1))) if heads else None
+    if not heads or rows % (3 * heads):
+        return None
+    return dict(zip("qkv", torch.arange(rows).view(heads, 3, -1).unbind(1)))
 
 
-LAYOUTS = {"c_attn": _thirds, "qkv_proj": _thirds, "Wqkv": _thirds, "query_key_value": _by_head}
+FUSED = ("c_attn", "qkv_proj", "Wqkv", "query_key_value")
 
 
 def part_rows(module_name: str, rows: int, config) -> dict[str, torch.Tensor] | None:
     """{"q": its rows, "k": …, "v": …} of a fused projection with `rows` outputs; None if it is none that is known."""
-    layout = LAYOUTS.get(module_name.rpartition(".")[2])
-    found = layout(rows, config) if layout else None
+    found = _layout(rows, config) if module_name.rpartition(".")[2] in FUSED else None
     return None if found is None else {part: index.reshape(-1) for part, index in found.items()}
 
 
@@ -216,11 +227,9 @@ def resolve_targets(model: nn.Module, lora_config: LoraConfig) -> dict[str, list
     config = getattr(model, "config", None)
     if targets is None:
         default = DEFAULT_TARGETS.get(getattr(config, "model_type", None), [])
-        if not isinstance(default, list) or not any(name in LAYOUTS for name in default):
+        if not isinstance(default, list) or not any(name in FUSED for name in default):
             return None
-        wanted = [
-            f"{name}{SEPARATOR}{part}" if name in LAYOUTS else name for name in default for part in SEARCHED_PARTS
-        ]
+        wanted = [f"{name}{SEPARATOR}{part}" if name in FUSED else name for name in default for part in SEARCHED_PARTS]
     elif isinstance(targets, str) or not any(SEPARATOR in name for name in targets):
         return None
     else:

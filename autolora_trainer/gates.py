@@ -7,6 +7,7 @@ A forward hook on PEFT's `lora_A` multiplies its last axis by α, which is Eq. 2
 """
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +99,9 @@ class SelectionGates:
         rows: dict[LoraLayer, list[int]] = {}
         for row, part in enumerate(parts.values()):
             rows.setdefault(part.layer, []).append(row)
+        self.baked = False
+        for part in parts.values():
+            part.layer.selection_gates = {*getattr(part.layer, "selection_gates", ()), adapter_name}
         self._handles = [
             layer.lora_A[adapter_name].register_forward_hook(self._gate(slice(own[0], own[-1] + 1)))
             for layer, own in rows.items()
@@ -135,10 +139,29 @@ class SelectionGates:
         """Fold the gates into `lora_B` (column j times `scale` α_j) and remove them: the model computes the same."""
         for row, part in enumerate(self.parts.values()):
             part.set_lora_B(part.lora_B * (self.scale * self.selection[row]).to(part.lora_B))
+        self.baked = True
         self.remove()
+
+    @contextmanager
+    @torch.no_grad()
+    def folded(self):
+        """Inside, `lora_B` holds the gates as after `bake`, for what is to be saved; afterwards it has its bits again.
+        Nothing to do where the gates are gone."""
+        layers = list(dict.fromkeys(self.layers.values())) if self._handles else []
+        raw = [layer.lora_B[self.adapter_name].weight.detach().clone() for layer in layers]
+        if layers:
+            for row, part in enumerate(self.parts.values()):
+                part.set_lora_B(part.lora_B * (self.scale * self.selection[row]).to(part.lora_B))
+        try:
+            yield
+        finally:
+            for layer, weight in zip(layers, raw):
+                layer.lora_B[self.adapter_name].weight.copy_(weight)
 
     def remove(self) -> None:
         """Take the hooks away. The model is then what it was before `attach_gates`."""
+        for layer in self.layers.values() if self._handles else ():
+            layer.selection_gates = layer.selection_gates - {self.adapter_name}
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -174,6 +197,11 @@ def attach_gates(
         )
     for name, part in parts.items():
         layer = part.layer
+        if adapter_name in getattr(layer, "selection_gates", ()):
+            raise ValueError(
+                f"{name!r} has the gates of an earlier search. Call gates.remove() or gates.bake() of that search "
+                "first, or load the model anew."
+            )
         if not isinstance(layer.lora_A[adapter_name], nn.Linear):
             kind = type(layer.get_base_layer()).__name__
             raise ValueError(f"The search gates linear layers, got {kind} at {name!r}. Take it out of target_modules.")

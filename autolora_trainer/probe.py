@@ -50,10 +50,11 @@ class GradientProbe:
                 return
             directions = self._directions[self._inputs[row]]
             with torch.no_grad():
-                projected = args[0].flatten(0, -2).to(directions.dtype) @ directions  # (tokens, p)
+                inputs = args[0].flatten(0, -2)
+                projected = inputs.to(directions.dtype) @ directions.to(inputs.device)  # (tokens, p)
 
             def add(gradient):
-                sketch = gradient.flatten(0, -2).to(projected.dtype).T @ projected  # (m, p) = G Ω
+                sketch = (gradient.flatten(0, -2).to(projected.dtype).T @ projected).to(self._device)  # (m, p) = G Ω
                 self._sketches[row] = sketch if self._sketches[row] is None else self._sketches[row] + sketch
 
             output.register_hook(add)

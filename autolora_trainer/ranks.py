@@ -172,6 +172,8 @@ class LearnedRanks:
                 the config's own `lora_alpha / r`, servers that read one scale for all modules compute the same.
                 `paper` keeps `lora_alpha` fixed, as the paper's code does, so a module of rank 2 gets four times the
                 scale of rank 8.
+        Ranks of parts of a fused projection (`c_attn#q`) add up to the rank of the whole, and an adapter of this
+        config trains all of it, keys too; `build_adapter` keeps the parts apart.
         Raises:
             ValueError: if every rank is zero (PEFT has no empty adapter), or `scaling` is unknown.
         """
@@ -196,7 +198,8 @@ class LearnedRanks:
             alphas = {keys[name]: _plain(lora_alpha * grow(rank)) for name, rank in kept.items()}
             lora_alpha = _plain(lora_alpha * grow(largest))
         else:  # a fused module has one scale: that of the mean rank of its parts
-            alphas = {keys[name]: _plain(lora_alpha * count) for name, count in parts.items() if count > 1}
+            grow = math.sqrt if settings.get("use_rslora") else float
+            alphas = {keys[name]: _plain(lora_alpha * grow(count)) for name, count in parts.items() if count > 1}
         return LoraConfig(
             **settings,
             r=largest,

@@ -5,7 +5,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from autolora_trainer.fused import lora_parts, split_parts
+from autolora_trainer.fused import SEPARATOR, lora_parts, split_parts
 from autolora_trainer.gates import SelectionGates
 from autolora_trainer.ranks import LearnedRanks, verify_ranks
 from autolora_trainer.rules import SearchState, keep_components
@@ -43,6 +43,8 @@ def kept_components(
     Returns:
         `A.<module>` of shape (r, n_l), `B.<module>` of shape (m_l, r), `head.<parameter>`.
     """
+    if gates.baked:
+        raise ValueError("gates.bake() has folded α into the adapter. Call start_retrain before it.")
     tensors = {}
     for name, (a, b) in keep_components(gates, state, ranks, rule).items():
         tensors[f"A.{name}"] = a.contiguous()
@@ -70,6 +72,11 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
     for name, (target, _) in targets.items():
         if name not in tensors or tensors[name].shape != target.shape:
             given = tuple(tensors[name].shape) if name in tensors else "nothing"
+            if any(kept.startswith(name + SEPARATOR) for kept in tensors):
+                raise ValueError(
+                    f"The search kept parts of {name[2:]!r}, and this adapter is of the whole. Make it with "
+                    "autolora_trainer.build_adapter(model, learned_ranks, lora_config)."
+                )
             raise ValueError(
                 f"The search kept {given} for {name!r}, the retrain needs {tuple(target.shape)}. Search again."
             )

@@ -74,6 +74,10 @@ class SearchState:
         """Parameters of one rank-1 component of each module, m_l + n_l."""
         return [a.shape[1] + b.shape[0] for a, b in zip(self.lora_A, self.lora_B)]
 
+    def capacities(self) -> list[int]:
+        """The most that the rank of each module can be, min(k, m_l, n_l)."""
+        return [min(*a.shape, b.shape[0]) for a, b in zip(self.lora_A, self.lora_B)]
+
 
 @dataclass(frozen=True)
 class RankRule:
@@ -144,8 +148,8 @@ def spectral_cut(values: torch.Tensor) -> tuple[float, float]:
 
 
 def _adaptive(state: SearchState) -> torch.Tensor:
-    """Scores of the rule `adaptive`; see the head of this file. Components that a definite rank leaves out score a
-    millionth of their share, so that a budget reaches them last."""
+    """Scores of the rule `adaptive`; see the head of this file. Components that a definite rank leaves out score below
+    zero, in the same order, so that a budget reaches them last."""
     modules, k = state.selection.shape
     uniform = torch.ones(modules)
     gain, trend = state.evidence
@@ -157,12 +161,12 @@ def _adaptive(state: SearchState) -> torch.Tensor:
     if not torch.isfinite(singular).all():
         return singular  # which stops `select_ranks`
     cut, gap = spectral_cut(singular)
-    return torch.where(singular >= cut, scores, 1e-6 * scores) if gap >= GAP else scores
+    return torch.where(singular >= cut, scores, -1 / scores) if gap >= GAP else scores
 
 
 def _adaptive_level(scores: torch.Tensor, state: SearchState) -> torch.Tensor:
     """All components of a definite rank; without one, half of all."""
-    definite = scores >= 1e-5 * scores.max()
+    definite = scores > 0
     return scores[definite].min() if not definite.all() else _half(scores, state)
 
 
@@ -224,7 +228,7 @@ def select_ranks(
             than the next component costs.
         min_rank: 1 gives every module its best component first; 0 lets a module go without.
     Returns:
-        M integers between `min_rank` and k.
+        M integers between `min_rank` and min(k, m_l, n_l).
     Raises:
         ValueError: If a score is not a finite number, or the budget is below `min_rank` everywhere or beyond capacity.
     Example:
@@ -240,33 +244,45 @@ def select_ranks(
             "search_learning_rate or selection_learning_rate."
         )
     if budget is None:
-        ranks = (scores >= RANK_RULES[rule].level(scores, state)).sum(dim=1)
-        return ranks.clamp(min=min_rank).tolist()
-    return fill_budget(scores, state.component_costs(), budget, min_rank)
+        ranks = (scores >= RANK_RULES[rule].level(scores, state)).sum(dim=1).clamp(min=min_rank)
+        return [min(rank, most) for rank, most in zip(ranks.tolist(), state.capacities())]
+    return fill_budget(scores, state.component_costs(), budget, min_rank, state.capacities())
 
 
-def parse_budget(budget: str | int, costs: list[int], capacity: int | None = None) -> int:
+def parse_budget(budget: str | int, costs: list[int], capacities: list[int] | None = None) -> int:
     """A budget in adapter parameters: an integer, digits, or `lora:R` (rank R in every module).
 
     Raises:
-        ValueError: If it is none of those, or more than `capacity` components in every module can hold.
+        ValueError: If it is none of those, or more than `capacities` components of the modules can hold.
     """
     match = re.fullmatch(r"(lora:)?(\d{1,15})", str(budget).strip())
     if not match or int(match[2]) < 1:
         raise ValueError(f"rank_budget must be a number of adapter parameters or lora:R, got {budget!r}, e.g. lora:4.")
     parameters = int(match[2]) * (sum(costs) if match[1] else 1)
-    if capacity is not None and parameters > capacity * sum(costs):
+    most = None if capacities is None else sum(cost * rank for cost, rank in zip(costs, capacities))
+    if most is not None and parameters > most:
         raise ValueError(
-            f"rank_budget {budget} asks for {parameters:,} adapter parameters, and rank {capacity} in every module "
-            f"has {capacity * sum(costs):,}. Lower rank_budget or raise initial_rank."
+            f"rank_budget {budget} asks for {parameters:,} adapter parameters, and rank {max(capacities)} in every "
+            f"module has {most:,}. Lower rank_budget or raise initial_rank."
         )
     return parameters
 
 
-def fill_budget(scores: torch.Tensor, costs: list[int], budget: str | int, min_rank: int = 1) -> list[int]:
-    """Take components by falling score (M, k) until the next would exceed the budget; see `select_ranks`."""
+def fill_budget(
+    scores: torch.Tensor,
+    costs: list[int],
+    budget: str | int,
+    min_rank: int = 1,
+    capacities: list[int] | None = None,
+) -> list[int]:
+    """Take components by falling score (M, k) until the next would exceed the budget; see `select_ranks`.
+
+    Args:
+        capacities: the most that each module's rank can be; default: k.
+    """
     modules, k = scores.shape
-    parameters = parse_budget(budget, costs, capacity=k)
+    capacities = capacities or [k] * modules
+    parameters = parse_budget(budget, costs, capacities)
     ordered = scores.sort(dim=1, descending=True).values
     ranks, spent = [min_rank] * modules, min_rank * sum(costs)
     if spent > parameters or (min_rank == 0 and parameters < min(costs)):
@@ -274,7 +290,7 @@ def fill_budget(scores: torch.Tensor, costs: list[int], budget: str | int, min_r
             f"rank_budget {budget} is {parameters:,} adapter parameters, and the least that min_rank {min_rank} "
             f"allows is {max(spent, min(costs)):,}. Raise rank_budget" + (" or set min_rank 0." if min_rank else ".")
         )
-    rest = [(-ordered[m, j].item(), j, m) for m in range(modules) for j in range(min_rank, k)]
+    rest = [(-ordered[m, j].item(), j, m) for m in range(modules) for j in range(min_rank, capacities[m])]
     for _, _, module in sorted(rest):
         if spent + costs[module] > parameters:
             break
@@ -284,12 +300,12 @@ def fill_budget(scores: torch.Tensor, costs: list[int], budget: str | int, min_r
 
 
 def thin_svd(b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """SVD of the update B A from its factors (m, k) and (k, n), by two thin QR factorizations: U (m, k), σ (k,)
-    falling, V^T (k, n)."""
+    """SVD of the update B A from its factors (m, k) and (k, n), by two thin QR factorizations: U (m, p), σ (p,)
+    falling, V^T (p, n), p = min(k, m, n)."""
     q_b, r_b = torch.linalg.qr(b)
     q_a, r_a = torch.linalg.qr(a.T)
     u, s, vh = torch.linalg.svd(r_b @ r_a.T)
-    return q_b @ u, s, vh @ q_a.T
+    return q_b @ u[:, : len(s)], s, vh[: len(s)] @ q_a.T
 
 
 INITIAL_NORM = 3**-0.5  # of a row of a fresh lora_A: n entries of variance 1 / (3 n)
@@ -302,12 +318,14 @@ def best_factors(
     with rows of A of norm `row_norm`.
 
     Returns:
-        A of shape (r, n) and B of shape (m, r).
+        A of shape (r, n) and B of shape (m, r); beyond min(k, m, n) with zeros.
     """
     u, s, vh = thin_svd(b, a)
     s = s[:rank]
     norms = s.sqrt() if row_norm is None else torch.full_like(s, row_norm)
-    return norms[:, None] * vh[:rank], u[:, :rank] * (s.sqrt() if row_norm is None else s / row_norm)
+    new_a, new_b = norms[:, None] * vh[:rank], u[:, :rank] * (s.sqrt() if row_norm is None else s / row_norm)
+    pad = torch.nn.functional.pad
+    return pad(new_a, (0, 0, 0, rank - len(s))), pad(new_b, (0, rank - len(s)))
 
 
 @torch.no_grad()

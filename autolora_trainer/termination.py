@@ -31,11 +31,12 @@ class TerminationCallback(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args, state, control, **kwargs):
+        agreed = self.asked
         if args.world_size > 1:
-            flag = torch.tensor([float(self.asked)], device=args.device)
+            flag = torch.tensor([float(agreed)], device=args.device)
             torch.distributed.all_reduce(flag)
-            self.asked = bool(flag.item())
-        if self.asked:
+            agreed = bool(flag.item())  # a signal that came during this counts after the next step
+        if agreed:
             self.stopped, self.cut_short = True, not control.should_training_stop
             control.should_save = control.should_training_stop = True
         return control

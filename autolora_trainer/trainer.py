@@ -11,6 +11,7 @@ variables and their optimizer live beside the model, not in it.
 import json
 import math
 import os
+from contextlib import nullcontext
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -33,6 +34,7 @@ from autolora_trainer.trackers import SearchTracking
 from autolora_trainer.trainer_utils import (
     RandomState,
     ResumeMixin,
+    accurate,
     fix_loss_scale,
     full_precision,
     is_full_precision,
@@ -90,6 +92,7 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         fix_loss_scale(self)
         self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling)
         if self.gates.initial_rank != args.initial_rank:
+            self.gates.remove()
             raise ValueError(
                 f"The adapter has rank {self.gates.initial_rank}, and the search asks for initial_rank="
                 f"{args.initial_rank}. Use LoraConfig(r={args.initial_rank}) or "
@@ -107,7 +110,11 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
                 else val_dataset
             ),
             args.per_device_train_batch_size,
-            self.data_collator,
+            (
+                self.data_collator
+                if hasattr(val_dataset, "column_names")
+                else self._get_collator_with_removed_columns(self.data_collator, "held-out")
+            ),
             seed=args.seed,
             process_index=args.process_index,
             num_processes=args.world_size,
@@ -118,7 +125,8 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         self.last_val_loss = torch.zeros((), device=self.gates.selection.device)  # of the last selection step
         self.probe = GradientProbe(self.gates, args.seed)
         # of the usable selection steps t: count, Σ gain, Σ gain², Σ t, Σ t², Σ loss, Σ loss², Σ loss t
-        self._evidence_sums = torch.zeros(8, dtype=torch.double, device=self.gates.selection.device)
+        device = self.gates.selection.device
+        self._evidence_sums = torch.zeros(8, dtype=accurate(device), device=device)
         self._sums = self._zero_sums()
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
         self.rank_selection.bind(self)
@@ -283,7 +291,8 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         if not self._usable_selection_step:
             self._sums[3] += 1
             return
-        gain, loss = -(self.gates.selection * result.direct).sum().double(), result.val_loss.double()
+        gain, loss = -(self.gates.selection * result.direct).sum(), result.val_loss.to(gradient.device)
+        gain, loss = gain.to(self._evidence_sums), loss.to(self._evidence_sums)
         one = torch.ones_like(loss)
         self._evidence_sums += torch.stack([one, gain, gain**2, one * t, one * t**2, loss, loss**2, loss * t])
         self.gates.logits.grad = gradient
@@ -294,7 +303,7 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         self.last_val_loss = result.val_loss
         ratio = (gradient - direct).norm() / direct.norm().clamp_min(1e-30)
         one = torch.ones_like(ratio)
-        self._sums += torch.stack([result.val_loss, gradient.norm(), ratio, 0 * one, one])
+        self._sums += torch.stack([loss.to(ratio), gradient.norm(), ratio, 0 * one, one])
 
     def trained_tensors(self):
         yield from super().trained_tensors()
@@ -410,6 +419,11 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         if unusable:
             logs["search_skipped_selection_steps"] = int(unusable)
         return logs
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """The adapter as it computes, with α folded in; a checkpoint of the search holds the two apart."""
+        with nullcontext() if _internal_call else self.gates.folded():
+            super().save_model(output_dir, _internal_call)
 
     # ---- Checkpoints
     # Trainer's pair of private hooks is the only one that runs before a checkpoint is rotated or pushed, honours

@@ -128,6 +128,11 @@ class RetrainTrainer(FiniteStepMixin, ResumeMixin, Trainer):
             self.args.train_sampling_strategy = strategy
 
 
+def accurate(device: torch.device) -> torch.dtype:
+    """The dtype for sums of squares on a device: double, where it has it (Apple's mps does not)."""
+    return torch.float32 if device.type == "mps" else torch.double
+
+
 @contextmanager
 def unrecorded(trainer: Trainer):
     """Inside, `compute_loss` leaves no records: what it counts on the trainer ends as it was.

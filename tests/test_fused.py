@@ -6,12 +6,15 @@ import tempfile
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    CodeGenConfig,
+    CodeGenForCausalLM,
     FalconConfig,
     FalconForCausalLM,
+    GPTBigCodeConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     Phi3Config,
@@ -26,7 +29,7 @@ from autolora_trainer.pipeline import count_parameters
 from autolora_trainer.probe import GradientProbe
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.report import lora_rank_for_servers, rank_grid
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer.retrain import build_adapter, start_from
 from tests.conftest import rows, short_training, tiny_gpt2, tiny_roberta
 
 CONFIG = LoraConfig(task_type="CAUSAL_LM", lora_alpha=8)
@@ -127,6 +130,16 @@ def test_a_layout_that_is_not_known_is_left_whole():
     assert resolve_targets(model, CONFIG) is None
     with pytest.raises(ValueError, match="has no parts that are known. Give the whole, 'query_key_value'"):
         adapt(model, LoraConfig(target_modules=["query_key_value#q"]))
+
+
+def test_layouts_go_by_the_model_and_not_by_the_name():
+    codegen = CodeGenForCausalLM(CodeGenConfig(vocab_size=64, n_embd=16, n_layer=1, n_head=4, rotary_dim=4))
+    assert resolve_targets(codegen, CONFIG) is None  # four blocks of query, value and key
+    settings = {"vocab_size": 64, "n_embd": 16, "n_layer": 1, "n_head": 4}
+    by_head = part_rows("c_attn", 48, GPTBigCodeConfig(**settings, multi_query=False))
+    assert by_head["q"].tolist() == [0, 1, 2, 3, 12, 13, 14, 15, 24, 25, 26, 27, 36, 37, 38, 39]
+    shared = part_rows("c_attn", 24, GPTBigCodeConfig(**settings, multi_query=True))
+    assert [shared[part].tolist() for part in "qkv"] == [[*range(16)], [*range(16, 20)], [*range(20, 24)]]
 
 
 def test_gpt2_is_searched_by_query_and_value_unless_told_otherwise():
@@ -240,9 +253,18 @@ def test_the_exported_adapter_has_one_scale_and_a_rank_that_servers_take():
     assert config.peft_type == "LORA" and sorted(config.rank_pattern.values()) == [2, 4]
 
 
-def test_paper_scaling_gives_a_fused_module_the_scale_of_its_mean_rank():
-    model = build_adapter(tiny_gpt2(), RANKS, CONFIG, scaling="paper")
-    assert [layer.scaling["default"] for layer in lora_layers(model).values()] == [8 / 2, 8 / 2]
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_paper_scaling_gives_a_fused_module_the_scale_of_its_mean_rank(use_rslora):
+    config = LoraConfig(task_type="CAUSAL_LM", lora_alpha=8, use_rslora=use_rslora)
+    model = build_adapter(tiny_gpt2(), RANKS, config, scaling="paper")
+    expected = 8 / 2**0.5 if use_rslora else 8 / 2  # ranks 1 and 3 together; 2 alone
+    assert [layer.scaling["default"] for layer in lora_layers(model).values()] == pytest.approx([expected] * 2)
+
+
+def test_a_retrain_of_the_whole_says_that_the_search_kept_parts():
+    kept = {f"{letter}.{name}": torch.zeros(1, 16) for name in RANKS.ranks for letter in "AB"}
+    with pytest.raises(ValueError, match="kept parts of 'transformer.h.0.attn.c_attn', .*build_adapter"):
+        start_from(kept, get_peft_model(tiny_gpt2(), RANKS.to_lora_config(CONFIG)))
 
 
 def test_effective_parameters_count_no_zeros():

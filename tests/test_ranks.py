@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from autolora_trainer.retrain import build_adapter, kept_components, load_kept_c
 from autolora_trainer.rules import (
     RANK_RULES,
     SearchState,
+    best_factors,
     fill_budget,
     keep_components,
     parse_budget,
@@ -144,6 +146,50 @@ def test_budget_is_met_within_one_component_and_monotone():
         assert all(a <= b for a, b in zip(ranks, larger))
         if len(set(costs)) == 1 and budget % costs[0] == 0:
             assert spent == budget
+
+
+@pytest.mark.parametrize("budget", [None, "lora:3", 96])
+@pytest.mark.parametrize("rule", RANK_RULES)
+def test_no_module_gets_a_rank_that_its_matrix_cannot_have(rule, budget):
+    """Two inputs, or two outputs, and k = 8."""
+    shapes = [(2, 16), (16, 2), (16, 16)]
+    torch.manual_seed(0)
+    a = [torch.randn(8, n) for _, n in shapes]
+    b = [torch.randn(m, 8) for m, _ in shapes]
+    searched = SearchState(torch.full((3, 8), 1 / 8), torch.full((3, 1), 1 / 8), a, b, torch.ones(3, 8))
+    ranks = select_ranks(searched, rule, budget)
+    assert ranks[0] <= 2 and ranks[1] <= 2 and min(ranks) >= 1
+    if budget == "lora:3":  # 18 + 18 + 32 each: what the narrow ones cannot hold goes to the other
+        assert sum(rank * cost for rank, cost in zip(ranks, (18, 18, 32))) > 3 * 68 - 32
+    gates = SimpleNamespace(names=["0", "1", "2"])
+    for name, (kept_a, kept_b) in keep_components(gates, searched, ranks, rule).items():
+        rank, (m, n) = ranks[int(name)], shapes[int(name)]
+        assert kept_a.shape == (rank, n) and kept_b.shape == (m, rank)
+    with pytest.raises(ValueError, match="asks for 408 adapter parameters, and rank 8 in every module has 328"):
+        select_ranks(searched, rule, "lora:6")
+
+
+def test_a_best_approximation_of_a_rank_that_cannot_be_has_zeros():
+    a, b = torch.randn(8, 16), torch.randn(2, 8)
+    new_a, new_b = best_factors(b, a, 4)
+    assert new_a.shape == (4, 16) and new_b.shape == (2, 4)
+    torch.testing.assert_close(new_b @ new_a, b @ a)
+    assert not new_a[2:].any() and not new_b[:, 2:].any()
+
+
+@pytest.mark.parametrize("k, quiet", [(128, 1e-4), (8, 0.02)])
+def test_adaptive_s_half_and_its_gap_do_not_depend_on_how_small_an_energy_is(k, quiet):
+    """One module hardly matters: half of all components all the same. And a gap is the singular values' alone."""
+    torch.manual_seed(0)
+    alpha, energy = [[1 / k] * k] * 2, torch.tensor([1.0, quiet])
+    searched = state(alpha, shape=(k, k))
+    searched.energy = energy
+    assert sum(select_ranks(searched, "adaptive", min_rank=0)) == k
+    norms = [[0.1] * k, [9.0, 9.0] + [0.1] * (k - 2)]  # two definite components, where the energy is not
+    searched = state(alpha, norms, shape=(k, k))
+    searched.energy = energy
+    assert select_ranks(searched, "adaptive", min_rank=0) == [0, 2]
+    assert select_ranks(searched, "adaptive", f"{2 * 2 * k}", min_rank=0) == [0, 2]
 
 
 def test_lora_r_budget_is_that_of_uniform_lora():

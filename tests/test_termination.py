@@ -5,10 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import TrainerControl
 
 import run_glue
+from autolora_trainer.termination import TerminationCallback
 from tests.test_scripts import ROOT, command
 
 
@@ -61,3 +65,14 @@ def test_a_signal_from_outside_is_obeyed_within_a_step(place, tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143 and b"--resume_from_checkpoint to go on" in error
     assert any(name.startswith("checkpoint-") for name in os.listdir(tmp_path / "o"))
+
+
+def test_a_signal_while_processes_agree_is_not_lost(monkeypatch):
+    callback = TerminationCallback()
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag: callback._ask(signal.SIGTERM, None))
+    arguments = SimpleNamespace(world_size=2, device="cpu")
+    control = callback.on_step_end(arguments, None, TrainerControl())
+    assert callback.asked and not control.should_training_stop  # the others have not heard of it
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag: None)
+    control = callback.on_step_end(arguments, None, control)
+    assert control.should_training_stop and control.should_save and callback.cut_short

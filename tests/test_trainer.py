@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -158,6 +158,39 @@ def test_retrain_starts_where_the_search_ended(tmp_path, rank):
         trainer.start_retrain(
             get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["key"]))
         )
+
+
+@pytest.mark.parametrize("gate_scaling", ["plain", "paper"])
+def test_a_saved_model_is_the_one_that_was_searched(tmp_path, gate_scaling):
+    trainer = searcher(tmp_path, gate_scaling=gate_scaling)
+    trainer.train()
+    before = trained_state(trainer)
+    trainer.save_model(str(tmp_path / "saved"))
+    assert all(torch.equal(value, before[name]) for name, value in trained_state(trainer).items())
+    torch.manual_seed(0)
+    loaded = PeftModel.from_pretrained(tiny_roberta(), tmp_path / "saved").eval()
+    ids = torch.arange(3, 15).view(1, 12)
+    torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits, rtol=1e-4, atol=1e-6)
+
+
+def test_gates_are_applied_once(tmp_path):
+    trainer = searcher(tmp_path)
+    with pytest.raises(ValueError, match="has the gates of an earlier search. Call gates.remove"):
+        AutoLoraTrainer(trainer.model, arguments(tmp_path), train_dataset=rows())
+    trainer.gates.remove()
+    with pytest.raises(ValueError, match="The adapter has rank 4"):
+        AutoLoraTrainer(trainer.model, arguments(tmp_path, initial_rank=8), train_dataset=rows())
+    again = AutoLoraTrainer(trainer.model, arguments(tmp_path), train_dataset=rows())
+    again.train()
+    ranks = LearnedRanks({name: ModuleRank(4) for name in again.gates.names}, initial_rank=4)
+    again.gates.bake()
+    with pytest.raises(ValueError, match="Call start_retrain before it"):
+        again.start_retrain(build_adapter(tiny_roberta(), ranks, LORA))
+
+
+def test_rows_in_a_list_may_have_columns_that_the_model_does_not_take(tmp_path):
+    data = [{**row, "idx": i, "sentence": "as a Trainer drops them"} for i, row in enumerate(rows())]
+    searcher(tmp_path, data=data, max_steps=4).train()
 
 
 def test_eval_dataset_takes_no_part_and_the_splits_are_disjoint(tmp_path):

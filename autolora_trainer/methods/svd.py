@@ -28,8 +28,10 @@ def ranks_by_singular_values(model: PeftModel, parameters: int | str, min_rank: 
         min_rank: 0 or 1, as in `rules.select_ranks`.
     """
     parts = lora_parts(model)
-    values = [thin_svd(part.lora_B.float() * part.scaling, part.lora_A.float())[1] for part in parts.values()]
-    ranks = fill_budget(torch.stack(values).cpu(), list(component_costs(model).values()), parameters, min_rank)
+    values = [thin_svd(part.lora_B.float() * part.scaling, part.lora_A.float())[1].cpu() for part in parts.values()]
+    most = [len(own) for own in values]  # min(k, m, n)
+    padded = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
+    ranks = fill_budget(padded, list(component_costs(model).values()), parameters, min_rank, most)
     return dict(zip(parts, ranks))
 
 
