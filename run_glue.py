@@ -59,6 +59,7 @@ class GlueApplication(Application):
             self.label2id, id2label = glue.align_labels(config, self.task)
             config.num_labels = self.task.num_labels
             config.label2id, config.id2label = self.label2id, id2label
+            config.problem_type = "single_label_classification"  # a base model may say another
         return config
 
     def metric_names(self, run: Run) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 
 from autolora_trainer.errors import sentence
+from autolora_trainer.methods.common import fresh_modules
 from autolora_trainer.tasks import hub_data
 
 
@@ -120,6 +121,11 @@ class Application(ABC):
             raise ValueError(
                 f"--dtype {run.model.dtype} would train the new head in it. Drop it; --bf16 is for speed."
             )
+        if run.model.dtype != "float32" and run.method.method in ("full", "adapter"):
+            raise ValueError(
+                f"--dtype {run.model.dtype} is for frozen weights, and --method {run.method.method} would train in "
+                "it. Drop it; --bf16 is for speed."
+            )
         model, info = load_pretrained(
             self.auto_class,
             run.model.model_name_or_path,
@@ -132,6 +138,7 @@ class Application(ABC):
             quantization_config=quantization(run),
         )
         check_weights(model, info, run.model.model_name_or_path)
+        model.fresh_modules = run.fresh_modules = fresh_modules(model, info)
         if run.model.base_model_id:
             model.name_or_path = model.config._name_or_path = run.model.base_model_id
         if model.config.pad_token_id is None:

@@ -94,7 +94,9 @@ def check_request(run: "Run") -> None:
     if not any(training.asked):
         training.do_train = training.do_eval = True
         training.do_predict = data.test_file is not None
-    if training.mixed_precision == "fp16" and run.searches:  # of --fp16, or of accelerate's configuration
+    if (
+        training.mixed_precision == "fp16" and run.searches and training.do_train
+    ):  # of --fp16, or of accelerate's configuration
         raise ValueError(
             "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
         )
@@ -111,6 +113,8 @@ def check_request(run: "Run") -> None:
     if run.push:
         if training.hub_model_id:
             hub.check_repo_id(training.hub_model_id)
+        else:
+            hub.check_repo_id(os.path.basename(os.path.normpath(training.output_dir)), "the name of output_dir")
         if run.hub_id is None:
             raise ValueError(
                 "--push_to_hub needs the base model's Hub id, got a folder "
@@ -143,17 +147,24 @@ def check_request(run: "Run") -> None:
             f"{training.output_dir} holds files that no run of this package wrote ({', '.join(foreign[:3])}), and the "
             "run would replace them. Give another --output_dir."
         )
-    if (
-        training.do_train
-        and run.method.ranks
-        and os.path.realpath(run.method.ranks) == os.path.realpath(run.ranks_path)
-    ):
-        raise ValueError(f"--ranks {run.method.ranks} lies where this run writes its own. Give another --output_dir.")
+    if training.do_train:
+        _check_inputs_stay(run)
     finished = os.path.exists(os.path.join(training.output_dir, "all_results.json"))
     if training.do_train and finished and not run.method.overwrite and not training.resume_from_checkpoint:
         raise ValueError(
             f"{training.output_dir} holds a finished run. Add --overwrite to replace it, or give another --output_dir."
         )
+
+
+def _check_inputs_stay(run: "Run") -> None:
+    """Raise `ValueError` for a file or folder to read that the run would clear or write over."""
+    given = {name: getattr(run.data, name) for name in ("train_file", "validation_file", "test_file")}
+    given |= {name: getattr(run.model, name) for name in ("model_name_or_path", "tokenizer_name")}
+    for name, path in {**given, "ranks": run.method.ranks}.items():
+        if path and os.path.exists(path):
+            place = os.path.relpath(os.path.realpath(path), os.path.realpath(run.output_dir))
+            if place == os.curdir or is_output(place.split(os.sep)[0]):
+                raise ValueError(f"--{name} {path} lies where this run writes its own. Give another --output_dir.")
 
 
 def learned_settings(run: "Run") -> dict:
@@ -244,15 +255,14 @@ def check_model(run: "Run") -> None:
     if run.method.method not in WITHOUT_LORA:
         shapes = _update_shapes(run, base)
         run.costs = {name: sum(shape) for name, shape in shapes.items()}
-    if run.searches:
+    if run.searches and run.training.do_train:
         arguments = search_arguments(run)
         if arguments.n_gpu > 1:
             raise ValueError(
                 f"The search runs one process per GPU, got one process for {arguments.n_gpu} GPUs. Start it with "
                 "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
             )
-        if run.training.do_train:
-            split_train(run.train_dataset, arguments.val_fraction)
+        split_train(run.train_dataset, arguments.val_fraction)
     metric = run.training.metric_for_best_model
     if metric is not None:
         check_choice(
@@ -326,6 +336,11 @@ def _check_targets(run: "Run", base: torch.nn.Module) -> None:
     names = [name for name, _ in base.named_modules() if name]
     for target in run.method.lora_target_modules or []:
         module = module_of(target)
+        if target == "all-linear" and len(run.method.lora_target_modules) > 1:
+            raise ValueError(
+                f"--lora_target_modules {' '.join(run.method.lora_target_modules)}: all-linear has all of them. Give "
+                "it alone, or names alone."
+            )
         if target != "all-linear" and not any(name == module or name.endswith(f".{module}") for name in names):
             ends = ", ".join(sorted({name.rpartition(".")[2] for name in _linear_names(base)}))
             raise ValueError(

@@ -64,6 +64,7 @@ class Run:
     resume: Resume = field(default_factory=Resume)
     given_ranks: LearnedRanks | None = None  # of `--ranks`
     costs: dict = field(default_factory=dict)  # {module: parameters of one component}, of methods with LoRA
+    fresh_modules: list = field(default_factory=list)  # drawn at random beside the head; see methods/common.py
     adapted: PeftModel | None = None  # what a check has built already
     push: bool = False
     hub_token: str | None = None
@@ -133,8 +134,11 @@ class Run:
             "use_rslora": self.method.use_rslora,
             "target_modules": "all-linear" if targets == ["all-linear"] else targets,
         }
-        if targets == ["all-linear"] and self.application.task_type == "TOKEN_CLS":
-            settings["exclude_modules"] = list(HEADS)  # PEFT leaves out heads of sequences by itself
+        if self.fresh_modules:
+            settings["modules_to_save"] = list(self.fresh_modules)
+        if targets == ["all-linear"]:  # PEFT leaves out heads of sequences by itself
+            heads = HEADS if self.application.task_type == "TOKEN_CLS" else ()
+            settings["exclude_modules"] = [*heads, *self.fresh_modules] or None
         return LoraConfig(**{**settings, **changes})
 
     def say(self, text: str) -> None:

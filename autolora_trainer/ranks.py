@@ -209,10 +209,11 @@ class LearnedRanks:
             alpha_pattern=alphas,
         )
 
-    def check_names(self, names) -> None:
-        """Raise `ValueError` unless every module here is among `names` of a model's modules."""
+    def check_names(self, names, exactly: bool = False) -> None:
+        """Raise `ValueError` unless every module here is among `names` of a model's modules; of a part of a fused
+        projection the module, or `exactly` the part."""
         names = set(names)
-        missing = [name for name in self.modules if module_of(name) not in names]
+        missing = [name for name in self.modules if (name if exactly else module_of(name)) not in names]
         if missing:
             raise ValueError(
                 f"ranks.json names {len(self.modules)} modules, and the model lacks {len(missing)} of them; the first "

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 
@@ -278,6 +279,11 @@ class MethodArguments(SearchArguments):
                 )
         if self.rank_budget is not None and self.method in WITHOUT_LORA:
             raise ValueError(f"--rank_budget is for methods with ranks, got --method {self.method}. Drop it.")
+        if self.rank_budget is not None and self.method == "lora":
+            raise ValueError(
+                f"--rank_budget {self.rank_budget} has no effect on --method lora, whose rank is --lora_r. Type that, "
+                "or --method uniform."
+            )
         if self.lora_target_modules is not None and self.method in ("full", "adapter"):
             raise ValueError(
                 f"--lora_target_modules is for LoRA and PEFT's other methods, got --method {self.method}. Drop it."
@@ -365,7 +371,7 @@ def parse_arguments(
     """
     if argv is None:
         argv, sys.argv[1:] = sys.argv[1:], hide_secrets(sys.argv[1:])
-    argv = list(argv)
+    argv = [_with_underscores(word) for word in argv]
     groups = (ModelArguments, data_arguments, MethodArguments, ScriptTrainingArguments)
     parser = _OneLineParser(groups, allow_abbrev=False, prog=os.path.basename(sys.argv[0]))
     parser.add_argument("--config", help="A YAML file with any of these arguments; what is typed wins over it.")
@@ -378,7 +384,7 @@ def parse_arguments(
         if name is not None:
             check_choice("preset", name, tuple(PRESETS))
         task = _last_value(from_file + typed, "--task_name")
-        parser.set_defaults(**(task_defaults or {}).get(task, {}))
+        parser.set_defaults(**(task_defaults or {}).get(task and task.lower(), {}))
         preset = {**PRESETS[name], **(preset_changes or {})} if name is not None else {}
         tokens = _tokens(preset) + from_file + _complete_resume(typed)
         if _last_value(tokens, "--search_epochs") is not None and _last_value(tokens, "--search_max_steps") is None:
@@ -406,10 +412,16 @@ def hide_secrets(argv: list[str]) -> list[str]:
     hidden = []
     for word in argv:
         name, equals, _ = word.partition("=")
-        if hidden and hidden[-1] in SECRET_ARGUMENTS:
+        if hidden and _with_underscores(hidden[-1]) in SECRET_ARGUMENTS:
             word = "***"
-        hidden.append(f"{name}=***" if equals and name in SECRET_ARGUMENTS else word)
+        hidden.append(f"{name}=***" if equals and _with_underscores(name) in SECRET_ARGUMENTS else word)
     return hidden
+
+
+def _with_underscores(word: str) -> str:
+    """`--hub-token=a-b` -> `--hub_token=a-b`: HfArgumentParser takes both, and so must what reads the words."""
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word
 
 
 def _take_config(argv):
@@ -439,6 +451,12 @@ class _UniqueKeys(yaml.SafeLoader):
             if names.count(name) > 1:
                 raise yaml.YAMLError(f"it sets {name!r} twice")
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 1e-6, without a point, for text
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _config_tokens(path, known):

@@ -721,6 +721,20 @@ def test_a_trial_is_trained_on_one_part_of_the_rows_and_scored_on_the_other(plac
 
 
 @needs_optuna
+def test_a_configuration_that_diverges_is_the_worst_and_ends_no_grid(place, tmp_path, monkeypatch):
+    run = prepared(place, tmp_path / "o", method="grid", max_steps=20)
+
+    def diverged(self, model, inputs, *args, **kwargs):
+        return model(**inputs).loss * math.nan
+
+    monkeypatch.setattr(RetrainTrainer, "compute_loss", diverged)
+    arguments = grid.trial_arguments(run, str(tmp_path / "t"))
+    ranks = dict.fromkeys(run.costs, 2)
+    result = grid.train_trial(run_glue.GlueApplication, run.model, run.data, run.method, arguments, ranks)
+    assert result["loss"] == math.inf and result["cost"]["passes"] == 10
+
+
+@needs_optuna
 def test_a_trial_is_a_process_of_its_own(place, tmp_path):
     run = prepared(place, tmp_path / "o", method="grid", max_steps=1)
     space = grid.Space.of(run, run.costs)

@@ -21,10 +21,11 @@ from transformers import (
 )
 
 import run_nlg
-from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, generation
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks, generation
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.generation import NoRepeatInText, generate_texts, line_break_tokens
 from autolora_trainer.pipeline import execute
+from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.tasks import nlg, nlg_metrics
 from autolora_trainer.trainer_utils import RetrainTrainer, fix_loss_scale
@@ -695,6 +696,22 @@ def command(place, output, model="gpt2", **changes):
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["uniform", "random", "linear", "svd"])
+def test_a_baseline_has_the_size_of_ranks_of_parts(place, tmp_path, scores, method):
+    """GPT-2's query and value are parts of `c_attn`."""
+    found = {f"transformer.h.{i}.attn.c_attn#{part}": ModuleRank(1 + i) for i in range(2) for part in "qv"}
+    LearnedRanks(found, initial_rank=4).save(tmp_path / "ranks.json")
+    argv = command(place, tmp_path / "o", method=method, ranks=tmp_path / "ranks.json", initial_rank=4, num_beams=1)
+    run_nlg.main(argv)
+    ranks = LearnedRanks.load(tmp_path / "o" / "ranks.json")
+    assert set(ranks.modules) == set(found) and ranks.total_rank == 6
+    argv = command(place, tmp_path / "p", method=method, ranks=tmp_path / "ranks.json", lora_target_modules=["c_attn"])
+    with pytest.raises(
+        UsageError, match="ranks.json names 4 modules, and the model lacks 4 of them; the first is .*#q"
+    ):
+        run_nlg.main(argv)
 
 
 @pytest.mark.parametrize("model, targets", [("gpt2", None), ("llama", ["q_proj", "v_proj"])])

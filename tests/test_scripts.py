@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,16 +14,24 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DataCollatorWithPadding,
+    TrainingArguments,
+)
 
 import run_glue
 from autolora_trainer import AutoLoraTrainer, LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.fused import lora_layers
 from autolora_trainer.methods import autolora
+from autolora_trainer.methods.adapter import load_bottleneck_adapter
 from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank
-from autolora_trainer.script_arguments import PRESETS, parse_arguments
+from autolora_trainer.script_arguments import PRESETS, hide_secrets, parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
 from tests.conftest import sst2_command, tiny_checkpoint, tiny_roberta, write_rows
 
@@ -570,6 +579,14 @@ def test_ranks_file_in_its_own_output_dir_is_refused(place, finished):
     assert (finished[0] / "ranks.json").exists()
 
 
+def test_a_model_in_its_own_output_dir_is_refused(place, tmp_path):
+    run_glue.main(command(place, tmp_path / "o", method="full", max_steps=1))
+    argv = [*command(place, tmp_path / "o", method="lora", model_name_or_path=tmp_path / "o"), "--overwrite"]
+    with pytest.raises(UsageError, match="--model_name_or_path .* lies where this run writes its own"):
+        run_glue.main(argv)
+    assert (tmp_path / "o" / "model.safetensors").exists()
+
+
 def test_resume_false_does_not_replace_a_finished_run(place, finished):
     with pytest.raises(UsageError, match="holds a finished run"):
         run_glue.main(command(place, finished[0], resume_from_checkpoint=False))
@@ -641,6 +658,68 @@ def test_predictions_keep_the_order_of_the_rows_whatever_the_order_of_training(t
         expected = torch.cat([model(torch.tensor([row["input_ids"]])).logits for row in rows])
     torch.testing.assert_close(predictions, expected, rtol=1e-4, atol=1e-5)
     assert arguments.train_sampling_strategy == "group_by_length"  # training is as it was asked for
+
+
+@pytest.fixture(scope="module")
+def without_pooler(place):
+    """A BERT as it comes from masked language modelling: `bert.pooler` is not in its checkpoint."""
+    folder = place / "tiny-bert"
+    AutoTokenizer.from_pretrained(place / "tiny-roberta").save_pretrained(folder)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(vocab_size=64, pad_token_id=1, **shape)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["autolora", "uniform", "adalora", "svd", "ia3", "prefix_tuning"])
+def test_what_a_checkpoint_lacks_is_trained_and_saved_with_the_adapter(place, without_pooler, tmp_path, method):
+    changes = {"rank_budget": "lora:2"} if method in ("uniform", "svd") else {}
+    changes |= {"method": method, "model_name_or_path": without_pooler}
+    results = run_glue.main(command(place, tmp_path / "o", **changes))
+    assert results["head_params"] == 16 * 16 + 16 + 2 * 16 + 2  # pooler and classifier
+    torch.manual_seed(123)  # whoever loads it draws other weights
+    base = AutoModelForSequenceClassification.from_pretrained(without_pooler)
+    model = PeftModel.from_pretrained(base, tmp_path / "o").eval()
+    batch = evaluation_batch(place)
+    with torch.no_grad():
+        logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    assert torch.nn.functional.cross_entropy(logits, batch["labels"]).item() == pytest.approx(
+        results["eval_loss"], rel=1e-5
+    )
+
+
+def test_a_bottleneck_adapter_brings_what_its_checkpoint_lacks(place, without_pooler, tmp_path):
+    argv = command(place, tmp_path / "o", method="adapter", model_name_or_path=without_pooler)
+    results = run_glue.main(argv)
+    torch.manual_seed(123)
+    base = AutoModelForSequenceClassification.from_pretrained(without_pooler)
+    assert loss(place, load_bottleneck_adapter(base, tmp_path / "o")) == pytest.approx(results["eval_loss"], rel=1e-5)
+
+
+def test_an_evaluation_alone_does_not_ask_what_a_search_needs(place, finished, monkeypatch):
+    monkeypatch.setattr("autolora_trainer.checks.search_arguments", lambda run: 1 / 0)
+    argv = [*command(place, finished[0]), "--do_eval", "--use_cpu"]
+    assert run_glue.main(argv)["eval_loss"] == pytest.approx(finished[1]["eval_loss"], abs=1e-6)
+
+
+def test_a_base_model_of_a_regression_becomes_a_classifier(place, tmp_path):
+    shutil.copytree(place / "tiny-roberta", tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "problem_type": "regression"}))
+    results = run_glue.main(command(place, tmp_path / "o", method="lora", model_name_or_path=tmp_path / "m"))
+    assert 0.3 < results["eval_loss"] < 1.5
+
+
+def test_hyphens_and_capitals_mean_the_same(place):
+    argv = ["--task-name", "SAMPLE", "--output-dir", "o", "--resume-from-checkpoint", "--use-cpu"]
+    _, data, method, training = parse_arguments(argv, {"sample": run_glue.SAMPLE_DEFAULTS})
+    assert (data.task_name, method.search_max_steps, training.resume_from_checkpoint) == ("SAMPLE", 300, "True")
+    assert hide_secrets(["--hub-token", "hf_a", "--hub-token=hf_a"]) == ["--hub-token", "***", "--hub-token=***"]
+
+
+def test_numbers_of_yaml_are_numbers(tmp_path):
+    (tmp_path / "run.yaml").write_text("learning_rate: 1e-3\nlr_scheduler_kwargs: {min_lr: 1e-6, steps: 5}\n")
+    *_, training = parse_arguments(["--config", str(tmp_path / "run.yaml"), "--output_dir", "o", "--use_cpu"])
+    assert training.learning_rate == 1e-3 and training.lr_scheduler_kwargs == {"min_lr": 1e-6, "steps": 5}
 
 
 OTHER_SETTINGS = [

@@ -105,6 +105,7 @@ def adalora_config(lora_config, target: int, **phases) -> AdaLoraConfig:
         target_modules=lora_config.target_modules,
         lora_alpha=lora_config.lora_alpha,
         lora_dropout=lora_config.lora_dropout,
+        modules_to_save=lora_config.modules_to_save,
         target_r=target,
         init_r=math.ceil(1.5 * target),
         orth_reg_weight=ORTHOGONAL_WEIGHT,

@@ -142,6 +142,7 @@ def add_bottlenecks(
         "size": size,
         "layer_norm": layer_norm,
         "modules": names,
+        "fresh_modules": list(getattr(model, "fresh_modules", ())),
     }
     model.requires_grad_(False)
     for parameter in own_parameters(model).values():
@@ -199,6 +200,7 @@ def load_bottleneck_adapter(model: nn.Module, folder: str) -> nn.Module:
             f"The adapter in {folder} follows {missing[0]!r}, which {type(model).__name__} lacks. Give the model it "
             f"was trained on ({config.get('base_model')})."
         )
+    model.fresh_modules = config.get("fresh_modules", [])
     add_bottlenecks(model, config["size"], config["layer_norm"], config["modules"], config.get("task_type"))
     load_weights(model, folder)
     return model

@@ -37,16 +37,31 @@ class Built:
 
 
 def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """{name: parameter} of the head that a task adds to a base model; of a PEFT model, of the head's trained copy.
-    A causal language model has none."""
+    """{name: parameter} of the head that a task adds to a base model, and of what else its checkpoint lacks; of a PEFT
+    model, of the head's trained copy. A causal language model has none."""
     if isinstance(model, PeftModel):
         return {name: p for name, p in model.named_parameters() if ".modules_to_save." in name}
+    heads = [name for name, _ in model.named_children() if name.endswith(HEADS)]
     return {
         f"{module_name}.{name}": p
-        for module_name, module in model.named_children()
-        if module_name.endswith(HEADS)
-        for name, p in module.named_parameters()
+        for module_name in dict.fromkeys([*heads, *getattr(model, "fresh_modules", ())])
+        for name, p in model.get_submodule(module_name).named_parameters()
     }
+
+
+def fresh_modules(model: torch.nn.Module, info: dict) -> list[str]:
+    """Modules outside `HEADS` whose weights a checkpoint lacks, and which transformers has drawn at random: a pooler
+    (DeBERTa; BERT's, of a checkpoint of its masked language model), heads of other names (BART, T5, XLNet). They have
+    to be trained and saved with the adapter: whoever loads it draws others.
+
+    Args:
+        model: as `from_pretrained` made it.
+        info: of `output_loading_info=True`.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+    keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    names = {key.rpartition(".")[0] for key in keys if key in parameters} - {""}
+    return sorted(name for name in names if not any(part.endswith(HEADS) for part in name.split(".")))
 
 
 def sharding(training) -> str | None:
@@ -97,7 +112,7 @@ def component_costs(model: PeftModel) -> dict[str, int]:
 def pattern_size(run, costs: dict[str, int]) -> int:
     """Adapter parameters of a pattern baseline: those of `--ranks FILE`, else `--rank_budget`, else uniform rank 4."""
     if run.given_ranks:
-        run.given_ranks.check_names(costs)
+        run.given_ranks.check_names(costs, exactly=True)
         return sum(costs[name] * rank for name, rank in run.given_ranks.ranks.items())
     return parse_budget(run.method.rank_budget or "lora:4", list(costs.values()))
 

@@ -28,6 +28,7 @@ import traceback
 from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.cost import CostMeter, sum_costs
 from autolora_trainer.errors import one_line
+from autolora_trainer.finite import NonFiniteError
 from autolora_trainer.methods.common import Built, adapter_of, component_costs, pattern, probe_adapter, sharding
 from autolora_trainer.methods.linear import depths, split_block
 from autolora_trainer.ranks import LearnedRanks, ModuleRank
@@ -221,7 +222,10 @@ def train_trial(application, model, data, method, training, ranks: dict[str, int
     adapter = adapter_of(run, learned)
     cost = CostMeter()
     trainer = make_trainer(run, adapter, [cost])
-    trainer.train()
+    try:
+        trainer.train()
+    except NonFiniteError:  # a configuration that diverges is the worst, and no reason to end the others
+        return {"loss": math.inf, "cost": cost.stop()}
     trainer.compute_metrics = None  # of the benchmark's rows; the loss is what a search compares
     with full_precision(trainer.model):
         loss = trainer.evaluate(held_out)["eval_loss"]

@@ -120,6 +120,13 @@ def peft_config(run, model: torch.nn.Module) -> PeftConfig:
         settings["num_virtual_tokens"] = VIRTUAL_TOKENS
     if name == "ADAPTION_PROMPT":  # LLaMA-Adapter (Zhang et al. 2023b): 10 tokens in the upper 30 of 32 layers
         settings |= {"adapter_len": 10, "adapter_layers": max(1, model.config.num_hidden_layers - 2)}
+    if run.fresh_modules and "modules_to_save" in fields:
+        settings["modules_to_save"] = list(run.fresh_modules)
+    elif run.fresh_modules:
+        raise ValueError(
+            f"--peft_type {name} would leave {run.fresh_modules[0]!r} as it was drawn: {run.model.model_name_or_path} "
+            "does not hold it. Type --method lora, or give another --model_name_or_path."
+        )
     targets = run.method.lora_target_modules or default_targets(name, model)
     if targets and "target_modules" in fields:
         settings["target_modules"] = "all-linear" if targets == ["all-linear"] else targets
