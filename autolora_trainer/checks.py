@@ -158,6 +158,8 @@ def check_request(run: "Run") -> None:
 
 def _check_inputs_stay(run: "Run") -> None:
     """Raise `ValueError` for a file or folder to read that the run would clear or write over."""
+    if not os.path.isdir(run.output_dir):
+        return
     given = {name: getattr(run.data, name) for name in ("train_file", "validation_file", "test_file")}
     given |= {name: getattr(run.model, name) for name in ("model_name_or_path", "tokenizer_name")}
     for name, path in {**given, "ranks": run.method.ranks}.items():

@@ -477,7 +477,7 @@ class FakeRun:
         _, _, self.method, self.training = parse_arguments(argv + ["--output_dir", "nowhere", "--use_cpu", "True"])
         self.method.lora_target_modules = targets
         self.application = SimpleNamespace(task_type=task)
-        self.make, self.adapted, self.data_collator = make, None, collate
+        self.make, self.adapted, self.data_collator, self.fresh_modules = make, None, collate, []
         ids = [row["input_ids"] for row in rows(4, length=8)]
         labels = {"SEQ_CLS": [0, 1, 0, 1], "TOKEN_CLS": [[i % 2 for i in row] for row in ids], "CAUSAL_LM": ids}[task]
         self.train_dataset = [

@@ -130,4 +130,5 @@ def test_the_core_table_has_the_seeds_and_methods_that_it_promises():
     trial = {"task": "mrpc", "method": "uniform r8", "seed": 3, "changes": {"learning_rate": 0.002}}
     typed = trials.arguments(compare.trial_settings(plan, trial))
     assert {"--method=uniform", "--rank_budget=lora:8", "--learning_rate=0.002", "--seed=3"} <= set(typed)
-    assert trials.value_of(typed, "max_train_samples") is None and trials.value_of(typed, "max_eval_samples") is None
+    assert trials.value_of(typed, "max_train_samples") == "2000"  # as many as its rates are tuned on
+    assert trials.value_of(typed, "max_eval_samples") is None
