@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 
 from autolora_trainer.errors import sentence
-from autolora_trainer.methods.common import fresh_modules
+from autolora_trainer.heads import fresh_modules
 from autolora_trainer.tasks import hub_data
 
 

@@ -35,10 +35,11 @@ from autolora_trainer.checks import (
 from autolora_trainer.cost import CostMeter, total_cost
 from autolora_trainer.errors import UsageError, usage_errors
 from autolora_trainer.fused import held_at_zero
+from autolora_trainer.heads import HEADS, head_parameters
 from autolora_trainer.hub_client import save_without_asking
 from autolora_trainer.methods import CHECKS, METHODS, adalora, load_trained, trainer_class
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS
-from autolora_trainer.methods.common import HEADS, Built, head_parameters
+from autolora_trainer.methods.common import Built
 from autolora_trainer.progress import show_phase
 from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.termination import TerminationCallback
@@ -64,7 +65,7 @@ class Run:
     resume: Resume = field(default_factory=Resume)
     given_ranks: LearnedRanks | None = None  # of `--ranks`
     costs: dict = field(default_factory=dict)  # {module: parameters of one component}, of methods with LoRA
-    fresh_modules: list = field(default_factory=list)  # drawn at random beside the head; see methods/common.py
+    fresh_modules: list = field(default_factory=list)  # drawn at random beside the head; see heads.py
     adapted: PeftModel | None = None  # what a check has built already
     push: bool = False
     hub_token: str | None = None

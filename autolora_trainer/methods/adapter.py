@@ -26,7 +26,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from autolora_trainer.callbacks import public_model_name
 from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.fused import out_features
-from autolora_trainer.methods.common import Built, head_parameters, refuse_sharding
+from autolora_trainer.heads import head_parameters
+from autolora_trainer.methods.common import Built, refuse_sharding
 from autolora_trainer.trainer_utils import RetrainTrainer
 
 CONFIG, WEIGHTS = "bottleneck_adapter.json", "bottleneck_adapter.safetensors"

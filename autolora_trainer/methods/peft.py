@@ -21,7 +21,8 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from safetensors.torch import load_file, save_file
 
 from autolora_trainer.errors import one_line
-from autolora_trainer.methods.common import Built, head_parameters, refuse_sharding
+from autolora_trainer.heads import head_parameters
+from autolora_trainer.methods.common import Built, refuse_sharding
 from autolora_trainer.trainer_utils import RetrainTrainer
 
 # methods of their own name

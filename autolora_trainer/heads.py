@@ -1,0 +1,34 @@
+"""What is trained and saved beside an adapter: the head of a task, and what else a checkpoint lacks."""
+
+import torch
+from peft import PeftModel
+
+HEADS = ("classifier", "score")  # what PEFT trains besides an adapter: the modules that a task adds to a base model
+
+
+def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """{name: parameter} of the head that a task adds to a base model, and of what else its checkpoint lacks; of a PEFT
+    model, of the head's trained copy. A causal language model has none."""
+    if isinstance(model, PeftModel):
+        return {name: p for name, p in model.named_parameters() if ".modules_to_save." in name}
+    heads = [name for name, _ in model.named_children() if name.endswith(HEADS)]
+    return {
+        f"{module_name}.{name}": p
+        for module_name in dict.fromkeys([*heads, *getattr(model, "fresh_modules", ())])
+        for name, p in model.get_submodule(module_name).named_parameters()
+    }
+
+
+def fresh_modules(model: torch.nn.Module, info: dict) -> list[str]:
+    """Modules outside `HEADS` whose weights a checkpoint lacks, and which transformers has drawn at random: a pooler
+    (DeBERTa; BERT's, of a checkpoint of its masked language model), heads of other names (BART, T5, XLNet). They have
+    to be trained and saved with the adapter: whoever loads it draws others.
+
+    Args:
+        model: as `from_pretrained` made it.
+        info: of `output_loading_info=True`.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+    keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    names = {key.rpartition(".")[0] for key in keys if key in parameters} - {""}
+    return sorted(name for name in names if not any(part.endswith(HEADS) for part in name.split(".")))
