@@ -94,9 +94,8 @@ def check_request(run: "Run") -> None:
     if not any(training.asked):
         training.do_train = training.do_eval = True
         training.do_predict = data.test_file is not None
-    if (
-        training.mixed_precision == "fp16" and run.searches and training.do_train
-    ):  # of --fp16, or of accelerate's configuration
+    fp16 = training.mixed_precision == "fp16"  # of --fp16, or of accelerate's configuration
+    if fp16 and run.searches and training.do_train:
         raise ValueError(
             "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
         )

@@ -137,10 +137,13 @@ class SelectionGates:
     @torch.no_grad()
     def bake(self) -> None:
         """Fold the gates into `lora_B` (column j times `scale` α_j) and remove them: the model computes the same."""
-        for row, part in enumerate(self.parts.values()):
-            part.set_lora_B(part.lora_B * (self.scale * self.selection[row]).to(part.lora_B))
+        self._fold()
         self.baked = True
         self.remove()
+
+    def _fold(self) -> None:
+        for row, part in enumerate(self.parts.values()):
+            part.set_lora_B(part.lora_B * (self.scale * self.selection[row]).to(part.lora_B))
 
     @contextmanager
     @torch.no_grad()
@@ -150,8 +153,7 @@ class SelectionGates:
         layers = list(dict.fromkeys(self.layers.values())) if self._handles else []
         raw = [layer.lora_B[self.adapter_name].weight.detach().clone() for layer in layers]
         if layers:
-            for row, part in enumerate(self.parts.values()):
-                part.set_lora_B(part.lora_B * (self.scale * self.selection[row]).to(part.lora_B))
+            self._fold()
         try:
             yield
         finally:

@@ -103,18 +103,15 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         )
         self.val_dataset = val_dataset
         self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
+        collator = self.data_collator
+        if hasattr(val_dataset, "column_names"):
+            val_dataset = self._remove_unused_columns(val_dataset, "held-out")
+        else:
+            collator = self._get_collator_with_removed_columns(collator, "held-out")
         self._val_batches = EndlessBatches(
-            (
-                self._remove_unused_columns(val_dataset, "held-out")
-                if hasattr(val_dataset, "column_names")
-                else val_dataset
-            ),
+            val_dataset,
             args.per_device_train_batch_size,
-            (
-                self.data_collator
-                if hasattr(val_dataset, "column_names")
-                else self._get_collator_with_removed_columns(self.data_collator, "held-out")
-            ),
+            collator,
             seed=args.seed,
             process_index=args.process_index,
             num_processes=args.world_size,
@@ -291,8 +288,8 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         if not self._usable_selection_step:
             self._sums[3] += 1
             return
-        gain, loss = -(self.gates.selection * result.direct).sum(), result.val_loss.to(gradient.device)
-        gain, loss = gain.to(self._evidence_sums), loss.to(self._evidence_sums)
+        gain = -(self.gates.selection * result.direct).sum().to(self._evidence_sums)
+        loss = result.val_loss.to(self._evidence_sums)
         one = torch.ones_like(loss)
         self._evidence_sums += torch.stack([one, gain, gain**2, one * t, one * t**2, loss, loss**2, loss * t])
         self.gates.logits.grad = gradient

@@ -67,29 +67,21 @@ class ResumeMixin:
     def training_is_over(self) -> bool:
         return self.state.global_step >= self.state.max_steps
 
-    def _run_epoch(
-        self, *args, epoch, epochs_trained, steps_trained_in_current_epoch, resume_from_checkpoint, **kwargs
-    ):
+    def _run_epoch(self, *args, **kwargs):
         if self.training_is_over():
             self.control.should_training_stop = True
             return
-        if resume_from_checkpoint is not None and epoch == epochs_trained:
-            began = self._epoch_file(resume_from_checkpoint)
-            if not steps_trained_in_current_epoch:
-                self._load_rng_state(resume_from_checkpoint)
+        epoch, checkpoint = kwargs["epoch"], kwargs["resume_from_checkpoint"]
+        if checkpoint is not None and epoch == kwargs["epochs_trained"]:
+            began = self._epoch_file(checkpoint)
+            if not kwargs["steps_trained_in_current_epoch"]:
+                self._load_rng_state(checkpoint)
             elif os.path.exists(began):
                 torch.set_rng_state(load_file(began)["state"])
         self._epoch_began = torch.get_rng_state()
         if self._order is not None:
             self._order.manual_seed(self.args.seed + int(epoch))
-        super()._run_epoch(
-            *args,
-            epoch=epoch,
-            epochs_trained=epochs_trained,
-            steps_trained_in_current_epoch=steps_trained_in_current_epoch,
-            resume_from_checkpoint=resume_from_checkpoint,
-            **kwargs,
-        )
+        super()._run_epoch(*args, **kwargs)
 
     def _get_train_sampler(self, *args, **kwargs):
         sampler = super()._get_train_sampler(*args, **kwargs)

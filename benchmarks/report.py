@@ -60,10 +60,13 @@ def verdict(values: Sequence[float]) -> str:
     return "AutoLoRA is ahead" if low > 0 else "AutoLoRA is behind" if high < 0 else "no difference is shown"
 
 
+COMPARED = {"core": "core table", "ner": "jnlpba", "e2e": "e2e", "webnlg": "webnlg"}  # files of rows, and their names
+
+
 def comparisons() -> dict[str, Sequence[float]]:
     """{AutoLoRA less what: differences paired by task and seed}, of the tables and of the front."""
     found = {}
-    for name, place in {"core": "core table", "ner": "jnlpba", "e2e": "e2e", "webnlg": "webnlg"}.items():
+    for name, place in COMPARED.items():
         own = [{**row, "budget": None} for row in reported(rows_of(name))]
         rivals = [label for label in plan_of(f"plans/{name}")["methods"] if label != "autolora"]
         values = {f"{label} ({place})": paired_differences(own, "autolora", label, None) for label in rivals}
@@ -104,7 +107,7 @@ def what_holds() -> str:
         "80 % power would find. Of twenty such intervals one misses zero by chance."
     )
     table = markdown(["AutoLoRA less", "mean", "smallest detectable", "so"], body)
-    names = [name for name in ("core", "ner", "e2e", "webnlg") if reported(rows_of(name))]
+    names = [name for name in COMPARED if reported(rows_of(name))]
     commands = [command_of(f"plans/{name}", name) for name in names] + [command_of("plans/front", "front", "front")]
     rows = [row for name in names for row in reported(rows_of(name))]
     origin = provenance(rows + rows_of("front"), *commands)
@@ -183,7 +186,7 @@ def figure3(found: dict) -> dict[str, dict]:
 
 def searched_ranks() -> dict:
     """Rank patterns of AutoLoRA's default by task, of every file that has them."""
-    return patterns.collect(rows_of("core", "ner", "e2e", "webnlg"), rows_of("ranks"))
+    return patterns.collect(rows_of(*COMPARED), rows_of("ranks"))
 
 
 def ranks_section() -> str:

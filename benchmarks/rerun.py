@@ -16,7 +16,6 @@ import os
 import shlex
 import statistics
 import sys
-import tempfile
 from types import SimpleNamespace
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -93,10 +92,10 @@ def _svd_cut(row: dict, options) -> float:
     settings = {name: value for name, value in settings.items() if name not in ("task_name", "seed")}
     trial = {"task": row["task"], "seed": row["seed"], "method": "uniform", "budget": wide}
     plan = {"settings": settings, "methods": {}, "svd_cut": {"budgets": [row["budget"]]}}
-    with trials.scratch_folder(options.scratch) as folder, tempfile.TemporaryDirectory() as place:
+    with trials.scratch_folder(options.scratch) as folder:
         where = [*trials.places(options.data, options.model, row["task"]), f"--output_dir={folder}"]
         results = trials.run("run_glue", ["--method=uniform", *front.arguments(plan, trial), *where])
-        path = os.path.join(place, "rows.jsonl")
+        path = f"{folder}-rows.jsonl"
         given = SimpleNamespace(data=options.data, model=options.model, output=path)
         front.svd_cuts(given, plan, trial, folder, results, {})
         (cut,) = trials.read_rows(path)
