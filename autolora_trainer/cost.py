@@ -18,9 +18,10 @@ def _reset_peak_memory() -> None:
 
 
 def _peak_memory_mb() -> float:
-    """Peak of the GPU's allocated memory where there is a GPU, else of the process's resident set, in MiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+    """Peak of the GPU's allocated memory where one was used (`--use_cpu` leaves it alone), else of the process's
+    resident set, in MiB."""
+    if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
+        return peak / 2**20
     try:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**10

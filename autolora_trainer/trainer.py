@@ -210,8 +210,9 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
     def _hypergradient(self, num_items_in_batch) -> hypergradient.Hypergradient:
         """Eq. 5 for the weight step whose gradient the weights hold, by the method of the arguments.
 
-        Under bf16 its passes run in fp32: rounding is as large as the difference of two passes, and in v a second
-        derivative magnifies it. Only ∇_W L_tr is that of the bf16 weight step, which says where W' is.
+        Under bf16 the passes of a difference run in fp32: rounding is as large as the difference of two passes, and in
+        v a second derivative magnifies it. Only ∇_W L_tr is that of the bf16 weight step, which says where W' is.
+        `first_order` takes no difference: its one gradient is as rounded as those that train the weights.
         """
         method, selection, count = self.args.hypergradient, self.gates.selection, len(self._window)
         base, selection.grad = selection.grad, None
@@ -233,9 +234,9 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
                 yield self._micro_loss(inputs, num_items_in_batch, count)
             now.restore()
 
+        if method == "first_order":
+            return hypergradient.first_order(val_losses, selection, self._reduce)
         with full_precision(self.model):
-            if method == "first_order":
-                return hypergradient.first_order(val_losses, selection, self._reduce)
             weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             train_gradient = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
             virtual_step = self._virtual_step(train_gradient)

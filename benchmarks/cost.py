@@ -46,6 +46,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     GPT2Config,
+    LlamaConfig,
     PrinterCallback,
     RobertaConfig,
     TrainerCallback,
@@ -84,6 +85,15 @@ SHAPES = {  # random weights: time and memory do not depend on their values
         intermediate_size=4096,
     ),
     "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16, architectures=["GPT2LMHeadModel"]),
+    "llama-8b": LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        architectures=["LlamaForCausalLM"],
+    ),
 }
 DROPOUTS = "hidden_dropout_prob attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop".split()
 
@@ -170,19 +180,26 @@ class Bench:
                 setattr(config, name, arguments.dropout)
         causal = (config.architectures or [""])[0].endswith(("LMHeadModel", "ForCausalLM"))
         self.task_type = "CAUSAL_LM" if causal else "SEQ_CLS"
-        auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
-        settings = {"attn_implementation": arguments.attn, "dtype": torch.float32}
-        torch.manual_seed(arguments.seed)
-        if arguments.model:
-            self.base = auto.from_pretrained(arguments.model, config=config, **settings)
-        else:
-            self.base = auto.from_config(config, **settings)
+        self.auto, self.config = AutoModelForCausalLM if causal else AutoModelForSequenceClassification, config
+        self.base = None
         count = arguments.batch_size * (arguments.warmup + arguments.steps)
         self.rows = RandomRows(count, arguments.length, config.vocab_size, causal)
 
     def model(self) -> torch.nn.Module:
-        """The base model; a copy, unless this process measures one variant only."""
-        return self.base if self.arguments.measure else copy.deepcopy(self.base)
+        """A base model, every time with the same weights. On a GPU it is made anew, so that peaks hold one of them."""
+        a = self.arguments
+        if self.base is not None:
+            return copy.deepcopy(self.base)
+        settings = {"attn_implementation": a.attn, "dtype": torch.bfloat16 if a.weights == "bf16" else torch.float32}
+        torch.manual_seed(a.seed)
+        if a.model:
+            model = self.auto.from_pretrained(a.model, config=self.config, **settings)
+        else:
+            with torch.device(a.device):
+                model = self.auto.from_config(self.config, **settings)
+        if a.device == "cpu" and not a.measure:
+            self.base = copy.deepcopy(model)
+        return model
 
     def lora_config(self, **settings) -> LoraConfig:
         return LoraConfig(
@@ -220,7 +237,7 @@ class Bench:
             model = get_peft_model(self.model(), self.lora_config(**settings))
             return fix_loss_scale(RetrainTrainer(model=model, args=arguments, train_dataset=self.rows))
         with torch.device("meta"):  # AdaLoRA's modules are LoRA's, which PEFT names only in a model
-            probe = get_peft_model(type(self.base)(self.base.config), self.lora_config())
+            probe = get_peft_model(self.auto.from_config(self.config), self.lora_config())
         phases = schedule(self.arguments.steps)
         for name in ("tinit", "total_step"):
             phases[name] += self.arguments.warmup  # so that the measured steps hold the phases in a run's shares
@@ -349,24 +366,39 @@ def failures(reasons: dict[str, str]) -> list[str]:
 def table_steps(arguments) -> tuple[list[dict], list[str]]:
     bench, names = Bench(arguments), chosen_variants(arguments.variants)
     figures, reasons = {name: [] for name in names}, {}
-    for turn in range(arguments.rounds):
-        for name in rotated(names, turn):
-            if name not in reasons and (measured := attempt(reasons, name, lambda: bench.measure(name))):
-                figures[name].append(measured)
-                print(f"round {turn + 1}, {name}: {json.dumps(measured)}", flush=True)
+    try:
+        for turn in range(arguments.rounds):
+            for name in rotated(names, turn):
+                if name not in reasons and (measured := attempt(reasons, name, lambda: bench.measure(name))):
+                    figures[name].append(measured)
+                    print(f"round {turn + 1}, {name}: {json.dumps(measured)}", flush=True)
+    except KeyboardInterrupt:  # what was measured is kept; every row says how many rounds it has
+        reasons |= {name: "interrupted before its first round" for name in names if not figures[name]}
+    rows = steps_rows(figures)
+    if arguments.device == "cpu":
+        for row in rows:
+            row["peak_memory_mb"] = attempt(reasons, row["method"], lambda: bench.memory_alone(row["method"]))
+    rows = compared(rows)
+    return rows, [steps_table(rows), *failures(reasons)]
+
+
+def steps_rows(figures: dict[str, list[dict]]) -> list[dict]:
+    """A row of each variant that was measured: medians of its rounds, and the peak of their memory."""
     rows = []
-    for name in names:
-        if name in reasons:
+    for name, measured in figures.items():
+        if not measured:
             continue
-        row = dict(figures[name][-1])
+        row = {"method": name, **measured[-1], "rounds": len(measured)}
         for key in ("step_seconds", "once_seconds"):
             if key in row:
-                row[key] = float(np.median([measured[key] for measured in figures[name]]))
-        if arguments.device == "cuda":
-            row["peak_memory_mb"] = max(measured["peak_memory_mb"] for measured in figures[name])
-        else:
-            row["peak_memory_mb"] = attempt(reasons, name, lambda: bench.memory_alone(name))
-        rows.append({"method": name, **row})
+                row[key] = float(np.median([figures[key] for figures in measured]))
+        row["peak_memory_mb"] = max(figures["peak_memory_mb"] for figures in measured)
+        rows.append(row)
+    return rows
+
+
+def compared(rows: list[dict]) -> list[dict]:
+    """The rows with their ratios to plain LoRA, which has to be the first of them."""
     if not rows or rows[0]["method"] != REFERENCE:
         raise RuntimeError(f"{REFERENCE}, to which everything is compared, was not measured.")
     step, memory = rows[0]["step_seconds"], rows[0]["peak_memory_mb"]
@@ -380,7 +412,7 @@ def table_steps(arguments) -> tuple[list[dict], list[str]]:
             row["once_steps"] = row["once_seconds"] / step
         if memory and row["peak_memory_mb"]:
             row["memory_ratio"] = row["peak_memory_mb"] / memory
-    return rows, [steps_table(rows), *failures(reasons)]
+    return rows
 
 
 def steps_table(rows: list[dict]) -> str:
@@ -565,6 +597,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="folder or Hub id; total: run_glue.py's model_name_or_path")
     steps = parser.add_argument_group("steps")
     steps.add_argument("--shape", choices=SHAPES, default="roberta-base", help="where there is no --model")
+    steps.add_argument("--weights", choices=("fp32", "bf16"), default="fp32", help="of the frozen weights")
     steps.add_argument("--attn", choices=("eager", "sdpa"), default="eager", help="exact needs eager on CUDA")
     steps.add_argument("--compile", action="store_true", help="torch.compile in every variant")
     steps.add_argument("--batch_size", type=int, default=16)

@@ -36,7 +36,7 @@ def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase, step)
         "sys.exit(run_guarded(lambda: run_glue.main(sys.argv[1:]), 'run_glue.py'))\n"
     )
     part = tmp_path / "part"
-    environment = {**os.environ, "PYTHONPATH": ROOT}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])}
     typed = [sys.executable, "-c", program, *command(place, part, **settings)]
     done = subprocess.run(typed, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 143, done.stderr
