@@ -303,7 +303,9 @@ def cost_section() -> str:
         commands = [row["command"] for row in {row["method"]: row for row in most}.values()]
         texts += [cost.steps_table(most) if steps else cost.total_table(most), provenance(most, *commands)]
         rounds = sorted({row.get("rounds", row["settings"]["rounds"]) for row in most})  # fewer where interrupted
-        texts[-1] += f" Medians over {' to '.join(map(str, rounds[:1] + rounds[1:][-1:]))} interleaved rounds; ratios are of medians."
+        texts[
+            -1
+        ] += f" Medians over {' to '.join(map(str, rounds[:1] + rounds[1:][-1:]))} interleaved rounds; ratios are of medians."
         if len(most) < len(own):
             texts += [cost.GROWTH, cost.growth_table(own)]
     command = "python benchmarks/cost.py --table steps --shape roberta-base --device cuda --dtype bf16 --attn sdpa"

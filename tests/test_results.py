@@ -150,6 +150,17 @@ def test_rows_at_the_papers_scale_are_a_table_of_their_own(place):
     assert "(roberta-base, 5 seeds) not measured yet" not in section(text, "Table 1")
 
 
+def test_table_5_from_the_steps_of_a_gpu(place):
+    shared = {"task": "steps", "settings": {"rounds": 3, "device": "cuda", "dtype": "bf16", "shape": "large"}}
+    shared |= {"seed": 0, "score": None, "passes": 1.0, "peak_memory_mb": 1.0, "command": "run", "machine": "GPU"}
+    seconds = {"LoRA r=8": 0.05, "AdaLoRA 6->4": 0.1, "search, defaults": 0.1, "EVA r=8": None}
+    for method, value in seconds.items():
+        place("cost", {**shared, "method": method, "wall_seconds": value, "versions": {"torch": "9.9"}})
+    table = section(report.page(), "Table 5")
+    # a grid of 16 trainings at half the unit; 80 steps of search are 8 s of AdaLoRA's 1,000 s
+    assert "| large, bf16, GPU | 1 | 8.00 | 0.51 |" in table
+
+
 def test_cost_is_paired_by_round_and_reliability_names_what_failed(place):
     shared = {"task": "cola", "train_rows": 9, "settings": {"rounds": 3, "device": "cpu"}, "command": "run", "seed": 0}
     shared |= {"score": 0.5, "adapter_params": 4, "passes": 3, "search_seconds": None, "retrain_seconds": 1.0}
