@@ -136,7 +136,8 @@ def by_task() -> str:
     for label in plan["methods"]:
         if label != "autolora":
             own = [[row for row in rows if row["task"] == task] for task in plan["tasks"]]
-            body.append([label] + [difference_cells(paired_differences(r, "autolora", label, None))[0] for r in own])
+            pairs = [paired_differences(task_rows, "autolora", label, None) for task_rows in own]
+            body.append([label, *(difference_cells(values)[0] for values in pairs)])
     return join("AutoLoRA less each of them, by task:", markdown(["AutoLoRA less", *plan["tasks"]], body))
 
 
