@@ -116,8 +116,8 @@ def what_holds() -> str:
     note = (
         "In points, paired by task and seed, with a 95 % bootstrap interval over the pairs. A mean over tasks leans on "
         "those where a run either learns or stays at chance (STS-B, CoLA), hence the median and the pairs in which "
-        "AutoLoRA is ahead. Smallest detectable: what 80 % power would find. Of twenty such intervals one misses zero "
-        "by chance."
+        "AutoLoRA is ahead. Smallest detectable: what 80 % power would find. Of twenty such intervals one misses "
+        "zero by chance."
     )
     table = markdown(["AutoLoRA less", "mean", "median", "ahead in", "smallest detectable", "so"], body)
     names = [name for name in COMPARED if reported(rows_of(name))]
@@ -304,9 +304,8 @@ def cost_section() -> str:
         commands = [row["command"] for row in {row["method"]: row for row in most}.values()]
         texts += [cost.steps_table(most) if steps else cost.total_table(most), provenance(most, *commands)]
         rounds = sorted({row.get("rounds", row["settings"]["rounds"]) for row in most})  # fewer where interrupted
-        texts[
-            -1
-        ] += f" Medians over {' to '.join(map(str, rounds[:1] + rounds[1:][-1:]))} interleaved rounds; ratios are of medians."
+        span = " to ".join(map(str, sorted({rounds[0], rounds[-1]})))
+        texts[-1] += f" Medians over {span} interleaved rounds; ratios are of medians."
         if len(most) < len(own):
             texts += [cost.GROWTH, cost.growth_table(own)]
     command = "python benchmarks/cost.py --table steps --shape roberta-base --device cuda --dtype bf16 --attn sdpa"
