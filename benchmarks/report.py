@@ -114,8 +114,8 @@ def what_holds() -> str:
         mean, detectable = difference_cells(values)
         body.append([name, mean, *middle_cells(values), detectable, verdict(values)])
     note = (
-        "In points, paired by task and seed, with a 95 % bootstrap interval over the pairs. A mean over tasks leans on "
-        "those where a run either learns or stays at chance (STS-B, CoLA), hence the median and the pairs in which "
+        "In points, paired by task and seed, with a 95 % bootstrap interval over the pairs. A mean over tasks leans "
+        "on those where a run either learns or stays at chance (STS-B, CoLA), hence the median and the pairs in which "
         "AutoLoRA is ahead. Smallest detectable: what 80 % power would find. Of twenty such intervals one misses "
         "zero by chance."
     )
