@@ -553,3 +553,12 @@ def test_callback_names_the_base_model(tmp_path):
     trainer = searcher(tmp_path, callbacks=[RankSelectionCallback(base_model="org/model")])
     trainer.train()
     assert trainer.learned_ranks.base_model == "org/model"
+
+
+@pytest.mark.parametrize("method, passes_in_fp32", [("first_order", 0), ("finite_difference", 2 * 3)])
+def test_only_differences_leave_the_training_s_precision(tmp_path, method, passes_in_fp32):
+    trainer = searcher(tmp_path, dropout=0.0, bf16=True, max_steps=3, hypergradient=method)
+    seen = []  # in the base model, within the forward that accelerate has wrapped
+    trainer.model.get_base_model().register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    trainer.train()
+    assert seen.count(False) == passes_in_fp32 and seen.count(True) >= 3
