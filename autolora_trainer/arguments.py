@@ -115,8 +115,8 @@ class SearchArguments:
     search_patience: int = field(
         default=15,
         metadata={
-            "help": "Stop the search when the ranks have settled: over this many selection steps no more than 5 % of "
-            "the total rank has moved, and the held-out loss no longer falls (0: never stop early)."
+            "help": "Stop the search when the ranks have settled: over this many selection steps no more than a "
+            "twentieth of the total rank has moved, and the held-out loss no longer falls (0: never stop early)."
         },
     )
 

@@ -24,8 +24,12 @@ def plan_of(path: str) -> dict:
 
 
 def reported(rows: list[dict]) -> list[dict]:
-    """Rows whose scores count: not those that chose a learning rate."""
-    return [row for row in rows if row.get("kind") is None]
+    """Rows whose scores count: not those that chose a learning rate, and of several of one task, seed, method and
+    budget the latest alone."""
+    latest = {
+        (row["task"], row["seed"], row["method"], row.get("budget")): row for row in rows if row.get("kind") is None
+    }
+    return list(latest.values())
 
 
 def command_of(plan: str, output: str, script: str = "compare") -> str:

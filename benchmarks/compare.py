@@ -339,7 +339,7 @@ def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
     header += ["adapter", "head", f"time / {base}", "time / adalora", f"passes / {base}", "peak MiB"]
     body = []
     for label in labels:
-        own = [r for r in rows if r["method"] == label]
+        own = sorted((r for r in rows if r["method"] == label), key=lambda r: (r["task"], r["seed"]))
         if not own:
             body.append([label] + ["-"] * (len(header) - 1))
             continue
@@ -350,7 +350,7 @@ def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
         cells += ["-", "-"] if label == plan["reference"] else difference_cells(pairs)
         cells += [sizes_cell(own, "adapter_params"), sizes_cell(own, "head_params")]
         cells += [_ratio(own, by, base, "wall_seconds"), _ratio(own, by, "adalora", "wall_seconds")]
-        cells += [_ratio(own, by, base, "passes"), f"{statistics.median(r['peak_memory_mb'] for r in own):,.0f}"]
+        cells += [_ratio(own, by, base, "passes"), memory_cell(own)]
         body.append(cells)
     return header, body
 
@@ -358,6 +358,15 @@ def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
 def sizes_cell(own: list[dict], name: str) -> str:
     sizes = sorted({r[name] for r in own})
     return f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,}-{sizes[-1]:,}"
+
+
+def memory_cell(own: list[dict]) -> str:
+    """Median peaks; apart for CPUs, where it is the process, and GPUs, where it is what the allocator gave out."""
+    found = {}
+    for row in own:
+        found.setdefault("CPU" if row.get("machine", "CPU").startswith("CPU") else "GPU", []).append(row)
+    peaks = {kind: f"{statistics.median(r['peak_memory_mb'] for r in rows):,.0f}" for kind, rows in found.items()}
+    return ", ".join(f"{peak} {kind}" if len(peaks) > 1 else peak for kind, peak in sorted(peaks.items()))
 
 
 def _ratio(own: list[dict], by: dict, base: str, name: str) -> str:

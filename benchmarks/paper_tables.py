@@ -131,7 +131,7 @@ def wall_ratios(rows: list[dict], method: str) -> list[float]:
 def runs_from_steps(steps: int = 10_000, trials: int = 16) -> str:
     """Table 5 at the sizes that a GPU's steps were measured at: what a training of so many steps would take, by the
     medians under Cost. Loading, evaluation and saving, which all of them have, are left out."""
-    groups, body = {}, []
+    groups, found = {}, {}
     for row in rows_of("cost"):
         if row["task"] == "steps" and row["settings"]["device"] == "cuda" and row["wall_seconds"]:
             place = (row["machine"], row["settings"]["dtype"], json.dumps(row["settings"]))
@@ -142,12 +142,15 @@ def runs_from_steps(steps: int = 10_000, trials: int = 16) -> str:
             ours = SEARCH_STEPS * seconds["search, defaults"] + steps * seconds["LoRA r=8"]
             grid = trials * steps * seconds["LoRA r=8"]
             shape = json.loads(settings)["shape"]
-            body.append([f"{shape}, {dtype}, {machine}", "1", f"{grid / unit:.2f}", f"{ours / unit:.2f}"])
-    if not body:
+            found.setdefault(f"{shape}, {dtype}, {machine}", []).append((grid / unit, ours / unit))
+    if not found:
         return ""
+    cells = {label: [" and ".join(f"{x:.2f}" for x in column) for column in zip(*own)] for label, own in found.items()}
+    body = [[label, "1", *values] for label, values in cells.items()]
     text = (
         f"A training of {steps:,} steps, computed from the steps that were measured under Cost: AutoLoRA is "
-        f"{SEARCH_STEPS} steps of search and the training, the grid {trials} trainings. AdaLoRA is PEFT's."
+        f"{SEARCH_STEPS} steps of search and the training, the grid {trials} trainings. AdaLoRA is PEFT's. Two values "
+        "are two measurements."
     )
     return join(text, markdown(["shape", "AdaLoRA", "LoRA + grid search", "AutoLoRA"], body))
 

@@ -1,6 +1,7 @@
 """What rank patterns say: which projections, which depth, and whether seeds and tasks agree.
 
-A pattern is the list of ranks in a row: query and value of every block, from the first block to the last.
+A pattern is the list of ranks in a row, from the first block to the last: query and value of every block, or all linear
+layers of GPT-2's.
 """
 
 import itertools
@@ -12,7 +13,13 @@ from autolora_trainer.ranks import LearnedRanks, ModuleRank
 from benchmarks.ranks import DEFAULT_RULE
 from benchmarks.significance import cross_agreement, markdown, rank_agreement
 
-PROJECTIONS = ("query", "value")
+GPT2 = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+LAYERS = {"e2e": GPT2, "webnlg": GPT2}  # of a block; query and value elsewhere
+
+
+def layers_of(task: str) -> tuple[str, ...]:
+    """The layers of a block that a task's plan searches, in the order of its patterns."""
+    return LAYERS.get(task, ("query", "value"))
 
 
 def of_searches(rows: list[dict], shuffled: bool = False) -> dict[str, dict[int, list[int]]]:
@@ -38,7 +45,9 @@ def first_runs(found: dict[str, dict[int, list[int]]]) -> dict[str, LearnedRanks
     named = {}
     for task, runs in found.items():
         ranks = next(iter(runs.values()))
-        modules = {f"layer.{i // 2}.{PROJECTIONS[i % 2]}": ModuleRank(rank) for i, rank in enumerate(ranks)}
+        layers = layers_of(task)
+        names = (f"layer.{i // len(layers)}.{layers[i % len(layers)]}" for i in range(len(ranks)))
+        modules = {name: ModuleRank(rank) for name, rank in zip(names, ranks)}
         named[task] = LearnedRanks(modules)
     return named
 
@@ -55,30 +64,46 @@ def thirds(blocks: int) -> list[slice]:
 
 
 def describe(found: dict[str, dict[int, list[int]]]) -> str:
-    """Two tables: means by projection and depth, and Spearman correlations between seeds and between tasks."""
+    """Where the ranks are, by layer and by depth, and Spearman correlations between seeds and between tasks."""
+    texts = ["Mean rank by layer of a block and by depth, and Spearman correlation between seeds:"]
+    for layers in dict.fromkeys(map(layers_of, found)):
+        own = {task: runs for task, runs in found.items() if layers_of(task) == layers}
+        texts.append(where_table(own, layers))
+    texts.append(
+        "Uniform: runs whose ranks are all equal, as the search saw no use in its update. Such a pattern has no order, and "
+        "counts as an agreement of zero."
+    )
+    lists = {task: list(runs.values()) for task, runs in found.items()}
+    alike = lambda a, b: a != b and layers_of(a) == layers_of(b) and len(lists[a][0]) == len(lists[b][0])
+    body = [[a, *(f"{cross_agreement(lists[a], lists[b]):.2f}" if alike(a, b) else "-" for b in lists)] for a in lists]
+    if len(lists) > 1:
+        texts += ["Spearman correlation between tasks, mean over their seeds:", markdown(["task", *lists], body)]
+    return "\n\n".join(texts)
+
+
+def where_table(found: dict[str, dict[int, list[int]]], layers: tuple[str, ...]) -> str:
+    """Markdown of mean ranks by layer and depth, of tasks with the same layers in a block."""
     body = []
     for task, runs in found.items():
-        grid = np.array([np.reshape(ranks, (-1, 2)) for ranks in runs.values()])  # (seeds, blocks, projections)
-        means = [grid[:, :, i].mean() for i in range(2)] + [grid[:, part].mean() for part in thirds(grid.shape[1])]
+        grid = np.array([np.reshape(ranks, (-1, len(layers))) for ranks in runs.values()])  # (seeds, blocks, layers)
+        means = [grid[:, :, i].mean() for i in range(len(layers))]
+        means += [grid[:, part].mean() for part in thirds(grid.shape[1])]
         pairs = [rank_agreement(pair) for pair in itertools.combinations(list(runs.values()), 2)]
         agree = f"{statistics.mean(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})" if pairs else "-"
-        body.append([task, ", ".join(map(str, runs)), *(f"{mean:.1f}" for mean in means), agree])
-    header = [
-        "task",
-        "seeds",
-        *PROJECTIONS,
-        "first third",
-        "middle",
-        "last third",
-        "between seeds (lowest to highest pair)",
-    ]
-    text = "Mean rank by projection and by depth, and Spearman correlation between seeds:\n\n" + markdown(header, body)
-    lists = {task: list(runs.values()) for task, runs in found.items()}
-    size = {task: len(runs[0]) for task, runs in lists.items()}
-    body = [
-        [a, *(f"{cross_agreement(lists[a], lists[b]):.2f}" if a != b and size[a] == size[b] else "-" for b in lists)]
-        for a in lists
-    ]
-    if len(lists) > 1:
-        text += "\n\nSpearman correlation between tasks, mean over their seeds:\n\n" + markdown(["task", *lists], body)
-    return text
+        uniform = sum(len(set(ranks)) == 1 for ranks in runs.values())
+        body.append(
+            [task, ", ".join(map(str, runs)), *(f"{mean:.1f}" for mean in means), f"{uniform} of {len(runs)}", agree]
+        )
+    header = ["task", "seeds", *layers, "first third", "middle", "last third", "uniform"]
+    return markdown([*header, "between seeds (lowest to highest pair)"], body)
+
+
+def leanings(found: dict[str, dict[int, list[int]]]) -> str:
+    """One sentence: which tasks give their rank to the first blocks, and which to the last."""
+    first, last = [], []
+    for task, runs in found.items():
+        grid = np.array([np.reshape(ranks, (-1, len(layers_of(task)))) for ranks in runs.values()])
+        parts = thirds(grid.shape[1])
+        (first if grid[:, parts[0]].mean() > grid[:, parts[-1]].mean() else last).append(task)
+    said = [f"{', '.join(names)} to the {end}" for names, end in ((first, "first"), (last, "last")) if names]
+    return f"More rank goes to one end of the model: with {'; with '.join(said)} blocks."

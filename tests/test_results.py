@@ -200,11 +200,17 @@ def test_ranks_say_which_projection_which_depth_and_who_agrees():
     up, down = [1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]  # query and value of three blocks
     found = {"a": {0: up, 1: up}, "b": {0: down}, "deeper": {0: up * 2}}
     text = patterns.describe(found)
-    assert "| a | 0, 1 | 3.0 | 4.0 | 1.5 | 3.5 | 5.5 | 1.00 (1.00 to 1.00) |" in text
-    assert "| b | 0 | 4.0 | 3.0 | 5.5 | 3.5 | 1.5 | - |" in text
+    assert "| a | 0, 1 | 3.0 | 4.0 | 1.5 | 3.5 | 5.5 | 0 of 2 | 1.00 (1.00 to 1.00) |" in text
+    assert "| b | 0 | 4.0 | 3.0 | 5.5 | 3.5 | 1.5 | 0 of 1 | - |" in text
     assert "| a | - | -1.00 | - |" in text and "| deeper | - | - | - |" in text
     first = patterns.first_runs(found)["a"]
     assert first.ranks["layer.0.query"] == 1 and first.ranks["layer.2.value"] == 6
+    assert "with b to the first; with a, deeper to the last blocks" in patterns.leanings(found)
+    found = {"a": {0: [2] * 4, 1: [1, 2, 3, 4]}, "e2e": {0: [1, 2, 3, 4, 5, 6, 7, 8]}}  # two blocks; GPT-2's layers
+    text = patterns.describe(found)
+    assert "| a | 0, 1 | 2.0 | 2.5 | 1.8 | nan | 2.8 | 1 of 2 | 0.00 (0.00 to 0.00) |" in text
+    assert "| e2e | 0 | 3.0 | 4.0 | 5.0 | 6.0 |" in text and "| a | - | - |" in text
+    assert patterns.first_runs(found)["e2e"].ranks["layer.1.mlp.c_fc"] == 7
 
 
 def test_runs_of_the_default_replace_searches_alone():
