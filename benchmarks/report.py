@@ -226,8 +226,8 @@ def ranks_section() -> str:
         "## Figure 3: the ranks, task by task",
         f"{origin} The first seed of each task; the paper has QQP and MNLI (RoBERTa-base) and E2E (GPT2-medium).",
         *(f"![Ranks of {', '.join(tasks)}]({PICTURES}/{name}.svg)" for name, tasks in figure3(found).items()),
-        f"**What the ranks say.** {patterns.leanings(found)} Where different tasks share a pattern, and shuffled labels "
-        "give it too (Agreement between seeds, and its controls), it is the architecture's.",
+        f"**What the ranks say.** {patterns.leanings(found)} Where different tasks share a pattern, and shuffled "
+        "labels give it too (Agreement between seeds, and its controls), it is the architecture's.",
         patterns.describe(found),
     )
 
