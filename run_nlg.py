@@ -175,6 +175,8 @@ class NlgApplication(Application):
             self.examples[split], self.prompts[split] = dataset, prompts
         references = [texts or [""] for texts in dataset["references"][:]]  # test inputs without one have a row, too
         pairs, cut = nlg.encode_pairs(prompts, references, run.tokenizer, limit)
+        if split == "train":
+            self.groups = [text for text, own in zip(dataset["prompt"][:], references) for _ in own]
         if cut:
             run.warn(f"{name}: {cut} of {len(pairs)} texts were cut, as prompt and text exceed {limit} tokens")
         return pairs

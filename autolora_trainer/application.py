@@ -28,6 +28,8 @@ class Application(ABC):
         own_task: the task name of a user's own files where none is typed; None: it must be typed.
         auto_class: e.g. `AutoModelForSequenceClassification`.
         datasets: {split: tokenized rows}, after `load_data`.
+        groups: for every training row what it is made from, after `load_data`, where several rows can be made from one
+            input; they are not split.
     """
 
     task_type: str
@@ -35,6 +37,7 @@ class Application(ABC):
     task_aliases: dict[str, str] = {}
     own_task: str | None = None
     auto_class = None
+    groups: list | None = None
 
     # ---- Rows: from files, from the Hub or built in, to batches
 

@@ -28,7 +28,6 @@ from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.rules import fill_budget, parse_budget
 from autolora_trainer.script_arguments import check_numbers
-from autolora_trainer.splits import split_train
 
 if TYPE_CHECKING:
     from autolora_trainer.pipeline import Run
@@ -263,7 +262,7 @@ def check_model(run: "Run") -> None:
                 f"The search runs one process per GPU, got one process for {arguments.n_gpu} GPUs. Start it with "
                 "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
             )
-        split_train(run.train_dataset, arguments.val_fraction)
+        run.split(arguments.val_fraction)
     metric = run.training.metric_for_best_model
     if metric is not None:
         check_choice(

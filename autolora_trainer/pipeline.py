@@ -42,6 +42,7 @@ from autolora_trainer.methods.autolora import KEPT_COMPONENTS
 from autolora_trainer.methods.common import Built
 from autolora_trainer.progress import show_phase
 from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.splits import split_train
 from autolora_trainer.termination import TerminationCallback
 from autolora_trainer.trackers import RankTracking
 from autolora_trainer.trainer_utils import RandomState, fix_loss_scale, full_precision
@@ -88,6 +89,10 @@ class Run:
     @property
     def train_dataset(self):
         return self.datasets["train"]
+
+    def split(self, val_fraction: float):
+        """(D_tr, D_val) of the training rows; rows of one input stay together, where the task has several of them."""
+        return split_train(self.train_dataset, val_fraction, self.training.seed, self.application.groups)
 
     @property
     def hub_id(self) -> str | None:

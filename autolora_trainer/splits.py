@@ -1,30 +1,40 @@
 """The training set as (D_tr, D_val) for the search (§5.2); the retrain takes the whole of it again (§4.5)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch.utils.data import Subset
 
 
-def split_train(dataset, val_fraction: float = 0.5, seed: int = 0):
+def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Sequence | None = None):
     """Split a training set at random into D_tr and D_val.
 
     Args:
         dataset: a `datasets.Dataset` or any dataset with a length.
         val_fraction: share of the rows that D_val takes; the paper's ratio 1:1 is 0.5.
         seed: the same seed gives the same split, whatever the global generators did before.
+        groups: for every row the group it belongs to, any hashable value; a group stays together, so D_val has about
+            its share of the rows. Default: every row by itself.
     Returns:
         (train_split, val_split), disjoint, together complete, each in the original order.
     Raises:
         ValueError: If one of the two would be empty.
     """
-    rows = len(dataset)
-    val_rows = round(rows * val_fraction)
-    if not 0 < val_rows < rows:
+    members: dict = {}  # group -> its rows, in the order of their first
+    for row, group in enumerate(range(len(dataset)) if groups is None else groups):
+        members.setdefault(group, []).append(row)
+    together = list(members.values())
+    order = torch.randperm(len(together), generator=torch.Generator().manual_seed(seed)).tolist()
+    wanted, val_rows, train_rows = round(len(dataset) * val_fraction), [], []
+    for index in order:
+        (val_rows if len(val_rows) < wanted else train_rows).extend(together[index])
+    if not (val_rows and train_rows):
+        apart = "" if groups is None else f" with {len(together)} different inputs"
         raise ValueError(
-            f"val_fraction={val_fraction} of {rows} training rows leaves {rows - val_rows} for D_tr and {val_rows} "
-            "for D_val, and both need examples. Give more training rows or another val_fraction."
+            f"val_fraction={val_fraction} of {len(dataset)} training rows{apart} leaves {len(train_rows)} for D_tr and "
+            f"{len(val_rows)} for D_val, and both need examples. Give more training rows or another val_fraction."
         )
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).tolist()
-    train_rows, val_rows = sorted(order[val_rows:]), sorted(order[:val_rows])
+    train_rows, val_rows = sorted(train_rows), sorted(val_rows)
     if hasattr(dataset, "select"):
         return dataset.select(train_rows), dataset.select(val_rows)
     return Subset(dataset, train_rows), Subset(dataset, val_rows)

@@ -227,21 +227,16 @@ class AdaLoraTrainer(RetrainTrainer):
 
     def __init__(self, model=None, args=None, callbacks=None, **arguments):
         self.allocation = AllocationCallback()
-        # PEFT 0.21 sets it only for training, and its forward pass with labels needs it always
-        model.base_model.trainable_adapter_name = "default"
+        # PEFT's forward pass adds the regularisation to a loss that the model itself has computed: never under label
+        # smoothing, and whole in every micro-batch of one that counts items. It is added once a step, below
+        model.base_model.forward = model.base_model.model.forward
         super().__init__(model=model, args=args, callbacks=[self.allocation, *(callbacks or [])], **arguments)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Trainer's loss, in training with the regularisation, once a step. PEFT adds it to a loss that the model
-        itself has computed: never under label smoothing, and whole in every micro-batch of one that counts items."""
-        config = self.model.peft_config["default"]
-        weight, config.orth_reg_weight = config.orth_reg_weight, 0.0
-        try:
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        finally:
-            config.orth_reg_weight = weight
+        """Trainer's loss, in training with the regularisation, once a step."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
-            term = weight * orthogonal_regularization(self.model)
+            term = self.model.peft_config["default"].orth_reg_weight * orthogonal_regularization(self.model)
             counts_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
             loss = loss + (term / self.current_gradient_accumulation_steps if counts_items else term)
         return (loss, outputs) if return_outputs else loss

@@ -66,10 +66,12 @@ def search(run) -> tuple[LearnedRanks, dict]:
     watching = [termination, cost, CheckpointManifest(cost, run.save_total_limit)]
     model = adapt(run.base_model(), run.lora_config(r=run.method.initial_rank))
     save_without_asking(model)
+    train_rows, val_rows = run.split(arguments.val_fraction)
     trainer = AutoLoraTrainer(
         model=model,
         args=arguments,
-        train_dataset=run.train_dataset,
+        train_dataset=train_rows,
+        val_dataset=val_rows,
         data_collator=run.data_collator,
         processing_class=run.tokenizer,
         callbacks=[RankSelectionCallback(run.base_model_name), *watching],

@@ -33,7 +33,6 @@ from autolora_trainer.methods.common import Built, adapter_of, component_costs, 
 from autolora_trainer.methods.linear import depths, split_block
 from autolora_trainer.ranks import LearnedRanks, ModuleRank
 from autolora_trainer.rules import parse_budget
-from autolora_trainer.splits import split_train
 from autolora_trainer.trainer_utils import full_precision
 
 LEVELS = (1, 2, 4, 8)
@@ -150,7 +149,7 @@ def check(run) -> None:
             f"--method grid starts a process for every trial, got {run.training.world_size} processes. Start it "
             "without torchrun or accelerate launch, --fsdp and --deepspeed."
         )
-    split_train(run.train_dataset, run.method.val_fraction, run.training.seed)
+    run.split(run.method.val_fraction)
     space = Space.of(run, run.costs)
     least = sum(space.sizes.values()) * min(space.levels)
     if space.budget is not None and least > space.budget:
@@ -217,7 +216,7 @@ def train_trial(application, model, data, method, training, ranks: dict[str, int
     set_up_logging(training)
     run = Run(model, data, method, training, application())
     run.application.load_data(run)
-    run.datasets["train"], held_out = split_train(run.train_dataset, method.val_fraction, training.seed)
+    run.datasets["train"], held_out = run.split(method.val_fraction)
     learned = LearnedRanks({name: ModuleRank(rank) for name, rank in ranks.items()}, initial_rank=method.initial_rank)
     adapter = adapter_of(run, learned)
     cost = CostMeter()
