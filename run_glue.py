@@ -63,7 +63,8 @@ class GlueApplication(Application):
         return config
 
     def metric_names(self, run: Run) -> tuple[str, ...]:
-        return self.task.metrics
+        several = ("combined_score",) if len(self.task.metrics) > 1 else ()
+        return (*self.task.metrics, *several)
 
     def compute_metrics(self, run: Run):
         return compute_metrics(self.task, self.label2id)

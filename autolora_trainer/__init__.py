@@ -1,11 +1,16 @@
 """AutoLoRA (Zhang et al., NAACL 2024, arXiv:2403.09113) for PEFT and `Trainer`: search LoRA ranks, retrain, ship."""
 
-from autolora_trainer.arguments import AutoLoraTrainingArguments
-from autolora_trainer.callbacks import RankSelectionCallback
-from autolora_trainer.ranks import LearnedRanks
-from autolora_trainer.retrain import build_adapter
-from autolora_trainer.trainer import AutoLoraMixin, AutoLoraTrainer
-from autolora_trainer.version import __version__
+import logging
+
+# on some CPUs bitsandbytes, which PEFT imports where it is there, misses another package at every start
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+from autolora_trainer.arguments import AutoLoraTrainingArguments  # noqa: E402
+from autolora_trainer.callbacks import RankSelectionCallback  # noqa: E402
+from autolora_trainer.ranks import LearnedRanks  # noqa: E402
+from autolora_trainer.retrain import build_adapter  # noqa: E402
+from autolora_trainer.trainer import AutoLoraMixin, AutoLoraTrainer  # noqa: E402
+from autolora_trainer.version import __version__  # noqa: E402
 
 __all__ = [
     "AutoLoraMixin",

@@ -215,6 +215,11 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
                 "The search needs use_reentrant=False in activation_checkpointing_kwargs, got True: reentrant "
                 "checkpoints hide α from the gradient."
             )
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size tries batch sizes until one fits, and the search has a batch of D_val beside "
+                "each. Give the search a per_device_train_batch_size, with gradient_accumulation_steps."
+            )
         if self.save_only_model and self.save_strategy != "no":
             raise ValueError(
                 "save_only_model leaves out what a search needs to resume. Drop it, or set save_strategy no."

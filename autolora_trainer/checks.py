@@ -90,6 +90,8 @@ def check_request(run: "Run") -> None:
     if data.max_seq_length < 4:
         raise ValueError(f"max_seq_length must be at least 4, got {data.max_seq_length}.")
     training.do_train, training.do_eval, training.do_predict = training.asked
+    if training.do_train and training.eval_strategy != "no":
+        training.do_eval = True  # as in TrainingArguments
     if not any(training.asked):
         training.do_train = training.do_eval = True
         training.do_predict = data.test_file is not None
@@ -97,6 +99,17 @@ def check_request(run: "Run") -> None:
     if fp16 and run.searches and training.do_train:
         raise ValueError(
             "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
+        )
+    if "flash" in (run.model.attn_implementation or "") and run.model.dtype == "float32":
+        other = ", or add --dtype bfloat16" if run.application.task_type == "CAUSAL_LM" else ""
+        raise ValueError(
+            f"--attn_implementation {run.model.attn_implementation} takes no fp32, and scores are evaluated with fp32 "
+            f"weights. Type --attn_implementation sdpa{other}."
+        )
+    if training.auto_find_batch_size and run.searches and training.do_train:
+        raise ValueError(
+            "--auto_find_batch_size tries batch sizes until one fits, and the search has a batch of D_val beside "
+            "each. Drop it, and lower --per_device_train_batch_size with --gradient_accumulation_steps."
         )
     try:
         for callback in get_reporting_integration_callbacks(training.report_to):
@@ -252,7 +265,7 @@ def check_model(run: "Run") -> None:
     run.application.check_model(run, base)
     _check_vocabulary(run, base)
     _check_targets(run, base)
-    if run.method.method not in WITHOUT_LORA:
+    if run.training.do_train and run.method.method not in WITHOUT_LORA:
         shapes = _update_shapes(run, base)
         run.costs = {name: sum(shape) for name, shape in shapes.items()}
     if run.searches and run.training.do_train:
@@ -270,6 +283,8 @@ def check_model(run: "Run") -> None:
         )
     if run.training.eval_strategy != "no" and "validation" not in run.datasets:
         raise ValueError("--eval_strategy needs rows, got no validation rows. Add --validation_file.")
+    if not run.training.do_train:
+        return
     if run.method.ranks:
         run.given_ranks.check_names(name for name, _ in base.named_modules())
         if run.method.method == "autolora":
@@ -285,7 +300,7 @@ def check_model(run: "Run") -> None:
     elif run.method.rank_budget:
         parse_budget(run.method.rank_budget, list(run.costs.values()))
     names = run.given_ranks.modules if run.given_ranks and run.method.method == "autolora" else run.costs
-    if run.training.do_train and any(SEPARATOR in name for name in names):
+    if any(SEPARATOR in name for name in names):
         # fully_shard replaces the weight that the mask hangs on, and the zeros would be trained (seen with torch 2.13)
         refuse_sharding(
             run,

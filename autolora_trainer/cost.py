@@ -56,6 +56,8 @@ class CostMeter(TrainerCallback):
                 tensors = [v for v in (*arguments, *keywords.values()) if isinstance(v, torch.Tensor) and v.dim() > 0]
                 self._examples += tensors[0].shape[0] if tensors else 0
 
+        if self._handle is not None:  # auto_find_batch_size begins again
+            self._handle.remove()
         self._world_size = args.world_size
         self._handle = model.register_forward_pre_hook(count, with_kwargs=True)
 

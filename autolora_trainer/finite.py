@@ -38,7 +38,8 @@ class FiniteStepMixin:
         """Trainer asks for the norm once all gradients are there and clipped, right before the optimizer's step."""
         norm = super()._get_grad_norm(model, grad_norm)
         if self.accelerator.scaler is None and not self.is_deepspeed_enabled:
-            self._judge_step(model, torch.as_tensor(norm, device=self.args.device))
+            whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2's norm is in shards
+            self._judge_step(model, torch.as_tensor(whole, device=self.args.device))
         self._window_loss, self._usable_selection_step = 0.0, True
         return norm
 

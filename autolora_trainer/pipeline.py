@@ -143,7 +143,7 @@ class Run:
         if self.fresh_modules:
             settings["modules_to_save"] = list(self.fresh_modules)
         if targets == ["all-linear"]:  # PEFT leaves out heads of sequences by itself
-            heads = HEADS if self.application.task_type == "TOKEN_CLS" else ()
+            heads = {"TOKEN_CLS": HEADS, "SEQ_CLS": ("pre_classifier",)}.get(self.application.task_type, ())
             settings["exclude_modules"] = [*heads, *self.fresh_modules] or None
         return LoraConfig(**{**settings, **changes})
 
@@ -317,7 +317,7 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
             run.output_dir,
             built.ranks,
             base_model=run.hub_id,
-            metrics=evaluation,
+            metrics={**evaluation, **prediction},
             method=run.method.method,
             cost=cost,
             command=command,
@@ -328,16 +328,16 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
         )
         _write_json(run, "all_results.json", results)  # last: it marks the run as finished
         _report(run, built, {**evaluation, **prediction}, cost, adapter, head)
-        if run.push:
-            repository = run.training.hub_model_id or os.path.basename(os.path.normpath(run.output_dir))
-            run.say(
-                "pushed to "
-                + hub.push_to_hub(
-                    run.output_dir, repository, token=run.hub_token, private=run.training.hub_private_repo
-                )
-            )
+        _push(run)
     run.wait_for_everyone()
     return results
+
+
+def _push(run: Run) -> None:
+    if run.push:
+        repository = run.training.hub_model_id or os.path.basename(os.path.normpath(run.output_dir))
+        private = run.training.hub_private_repo
+        run.say(f"pushed to {hub.push_to_hub(run.output_dir, repository, token=run.hub_token, private=private)}")
 
 
 def _evaluate(run: Run, trainer: Trainer) -> dict:
@@ -373,6 +373,9 @@ def _evaluate_only(run: Run) -> dict:
     evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
     prediction = _predict(run, trainer) if run.training.do_predict else {}
     run.say(_score_line({**evaluation, **prediction}))
+    if run.is_main_process:
+        _push(run)
+    run.wait_for_everyone()
     return {**evaluation, **prediction}
 
 

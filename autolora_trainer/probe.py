@@ -39,14 +39,13 @@ class GradientProbe:
         self._seed = seed
         self.energy_sum = torch.zeros(len(self._parts), device=self._device)
         self.count = 0
-        self._directions: dict[int, torch.Tensor] | None = None  # {n_l: Ω} while a held-out pass is watched
+        self._directions: dict[int, torch.Tensor] = {}  # {n_l: Ω} of the running held-out pass
+        self._layers = layers
         self._sketches: list[torch.Tensor | None] = [None] * len(layers)
-        self._handles = [layer.register_forward_hook(self._watch(row)) for row, layer in enumerate(layers)]
 
     def _watch(self, row: int):
-        @torch.compiler.disable
         def hook(module, args, output):
-            if self._directions is None or not output.requires_grad:
+            if not output.requires_grad:
                 return
             directions = self._directions[self._inputs[row]]
             with torch.no_grad():
@@ -63,15 +62,18 @@ class GradientProbe:
 
     @contextmanager
     def watching(self):
-        """Forward passes inside are watched; their backward passes may come later, until `collect`."""
+        """Forward passes inside are watched; their backward passes may come later, until `collect`. Outside there is
+        no hook, where it would break the graph of a compiled weight step."""
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + self.count)  # the same for a whole window
         self._directions = {
             n: torch.randn(n, DIRECTIONS, generator=generator).to(self._device) for n in sorted(set(self._inputs))
         }
+        handles = [layer.register_forward_hook(self._watch(row)) for row, layer in enumerate(self._layers)]
         try:
             yield
         finally:
-            self._directions = None
+            for handle in handles:
+                handle.remove()
 
     @torch.no_grad()
     def collect(self, reduce) -> None:
@@ -91,9 +93,3 @@ class GradientProbe:
     def energy(self) -> torch.Tensor:
         """e_l, the root mean square of ‖∂L_val/∂W_l‖_F, (M,)."""
         return (self.energy_sum / max(1, self.count)).sqrt()
-
-    def remove(self) -> None:
-        """Take the hooks away."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()

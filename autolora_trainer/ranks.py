@@ -214,6 +214,11 @@ class LearnedRanks:
         projection the module, or `exactly` the part."""
         names = set(names)
         missing = [name for name in self.modules if (name if exactly else module_of(name)) not in names]
+        if missing and exactly:
+            raise ValueError(
+                f"ranks.json names {len(self.modules)} modules, and this run adapts other ones: not {missing[0]!r}. "
+                f"Give the --lora_target_modules of its search, and the same checkpoint ({self.base_model})."
+            )
         if missing:
             raise ValueError(
                 f"ranks.json names {len(self.modules)} modules, and the model lacks {len(missing)} of them; the first "

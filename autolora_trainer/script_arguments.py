@@ -55,6 +55,7 @@ PRESETS = {
 
 
 SECRET_ARGUMENTS = ("--token", "--hub_token")
+LORA_RANK = 4  # §5.1
 MAX_ADAPTER_SIZE = 65_536
 
 NUMBERS = {  # what a number must be: whether it is
@@ -197,8 +198,9 @@ class MethodArguments(SearchArguments):
             "lora_alpha / its own rank."
         },
     )
-    lora_r: int = field(
-        default=4, metadata={"help": "Rank of --method lora (§5.1: 4), average rank of --method adalora."}
+    lora_r: int | None = field(
+        default=None,
+        metadata={"help": "Rank of --method lora, average rank of --method adalora. Default: 4 (§5.1)."},
     )
     lora_alpha: int = field(default=16, metadata={"help": "LoRA's scale is lora_alpha / r."})
     lora_dropout: float = field(default=0.1, metadata={"help": "Dropout before lora_A."})
@@ -263,6 +265,11 @@ class MethodArguments(SearchArguments):
         self._check_own_arguments()
 
     @property
+    def rank(self) -> int:
+        """`--lora_r`, or its default."""
+        return LORA_RANK if self.lora_r is None else self.lora_r
+
+    @property
     def warm_start(self) -> bool:
         """Whether the retrain begins where the search ended."""
         if self.retrain_init is None:
@@ -277,6 +284,9 @@ class MethodArguments(SearchArguments):
                     f"--{name} is for --method {' or '.join(methods[:1] if name == 'peft_kwargs' else methods)}, got "
                     f"--method {self.method}. Drop it."
                 )
+        if self.lora_r is not None and self.method not in ("lora", "adalora", "peft"):
+            size = f", whose size is --rank_budget lora:{self.lora_r}" if self.method not in WITHOUT_LORA else ""
+            raise ValueError(f"--lora_r {self.lora_r} has no effect on --method {self.method}{size}. Drop it.")
         if self.rank_budget is not None and self.method in WITHOUT_LORA:
             raise ValueError(f"--rank_budget is for methods with ranks, got --method {self.method}. Drop it.")
         if self.rank_budget is not None and self.method == "lora":

@@ -24,7 +24,7 @@ class TerminationCallback(TrainerCallback):
         self._earlier = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if threading.current_thread() is threading.main_thread():
+        if self._earlier is None and threading.current_thread() is threading.main_thread():  # not begun a second time
             self._earlier = signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, number, frame):

@@ -303,7 +303,7 @@ def dry_run(plan: dict, rows: list[dict]) -> str:
 
 def expected_seconds(rows: list[dict], trial: dict) -> float | None:
     """Mean wall time of the closest kind of trial that has finished: same task and method, else same task."""
-    same_task = [r for r in rows if r["task"] == trial["task"]]
+    same_task = [r for r in rows if r["task"] == trial["task"] and r["wall_seconds"]]
     same = [r for r in same_task if r["method"] == trial["method"]] or same_task
     return statistics.mean(r["wall_seconds"] for r in same) if same else None
 
@@ -370,7 +370,8 @@ def memory_cell(own: list[dict]) -> str:
 
 
 def _ratio(own: list[dict], by: dict, base: str, name: str) -> str:
-    ratios = [r[name] / by[k][name] for r in own if (k := (base, r["task"], r["seed"])) in by]
+    pairs = [(r[name], by[k][name]) for r in own if (k := (base, r["task"], r["seed"])) in by]
+    ratios = [value / unit for value, unit in pairs if value and unit]  # seconds that were measured wrongly are null
     return f"{statistics.median(ratios):.2f}" if ratios else "-"
 
 

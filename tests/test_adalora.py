@@ -15,6 +15,7 @@ from autolora_trainer.errors import UsageError
 from autolora_trainer.methods import adalora
 from autolora_trainer.trainer_utils import RetrainTrainer
 from tests.conftest import rows, tiny_roberta
+from tests.test_finite import spoil
 from tests.test_scripts import accuracy, command
 
 MODULES = 4  # query and value of two blocks
@@ -89,9 +90,9 @@ def test_singular_values_are_trained_and_there_are_none_in_lora(tmp_path):
 def test_rank_budget_is_an_average_rank():
     costs = [32] * MODULES
     for budget, rank in ((None, 4), ("lora:3", 3), ("400", 3)):
-        assert adalora.target_rank(SimpleNamespace(rank_budget=budget, lora_r=4), costs) == rank
+        assert adalora.target_rank(SimpleNamespace(rank_budget=budget, rank=4), costs) == rank
     with pytest.raises(ValueError, match="rank_budget 100 is 100 adapter parameters, and rank 1 in every module has"):
-        adalora.target_rank(SimpleNamespace(rank_budget="100", lora_r=4), costs)
+        adalora.target_rank(SimpleNamespace(rank_budget="100", rank=4), costs)
 
 
 def test_a_training_that_never_allocates_fails_in_one_line(tmp_path, monkeypatch):
@@ -214,6 +215,30 @@ def test_evaluation_loss_is_without_the_regularisation(tmp_path):
         with_regularisation = forward_of_peft(trainer, batch).loss.item()
     plain = torch.nn.functional.cross_entropy(logits, batch["labels"]).item()
     assert reported == pytest.approx(plain, abs=1e-6) and with_regularisation > plain + 0.05
+
+
+def test_the_last_allocation_comes_though_its_step_is_skipped(tmp_path):
+    trainer = trained({"output_dir": str(tmp_path), "max_steps": 12})
+    config = trainer.model.peft_config["default"]
+    spoil(trainer, "gradient", {config.total_step - config.tfinal})
+    trainer.train()
+    assert sum(adalora.kept_ranks(trainer.model).values()) == trainer.model.base_model.rankallocator.target_bgt
+
+
+def test_a_step_that_fp16_s_scaler_drops_is_not_scored():
+    callback, scored = adalora.AllocationCallback(), []
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.tensor([float("nan")])
+    model = SimpleNamespace(
+        peft_config={"default": SimpleNamespace(total_step=9, tfinal=3)},
+        parameters=lambda: [weight],
+        base_model=SimpleNamespace(update_and_allocate=scored.append),
+    )
+    for dropped in (True, False):
+        callback.accelerator = SimpleNamespace(optimizer_step_was_skipped=dropped)
+        for step in (4, 5):
+            callback.on_optimizer_step(None, SimpleNamespace(global_step=step), None, model=model)
+    assert scored == [6, 5, 6] and callback.calls == 3
 
 
 # ---- resume

@@ -17,6 +17,16 @@ def test_peak_memory_is_the_process_s_where_a_gpu_is_there_but_unused(monkeypatc
     assert meter._peak_memory_mb() == 3
 
 
+def test_a_training_that_begins_again_counts_once():
+    model, counter = torch.nn.Linear(2, 2), meter.CostMeter()
+    for _ in range(2):
+        counter.on_train_begin(SimpleNamespace(world_size=1), None, None, model=model)
+    model(torch.ones(3, 2))
+    counter.on_train_end(None, None, None)
+    model(torch.ones(3, 2))
+    assert (counter.stop()["passes"], counter.stop()["examples"]) == (1, 3)
+
+
 def measured(seconds, memory=100.0):
     return {"adapter_params": 4, "step_seconds": seconds, "passes": 1.0, "peak_memory_mb": memory}
 

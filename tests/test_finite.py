@@ -1,9 +1,11 @@
 """NaN and infinity in loss, gradient, hypergradient, weights and α: nothing of such a step is applied or written."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from torch.utils.data import SequentialSampler
 
 import run_glue
@@ -176,3 +178,13 @@ def test_script_stops_in_one_line_with_status_1(place, tmp_path, monkeypatch, ca
     monkeypatch.undo()
     results = run_glue.main([*argv, "--resume_from_checkpoint"])
     assert results["resumed_from"] == {"phase": phase, "step": 2}
+
+
+def test_a_norm_in_shards_is_judged_as_a_whole(tmp_path, monkeypatch):
+    """FSDP2 gives a DTensor, which takes no part in a plain all_reduce."""
+    trainer = retrainer(tmp_path)
+    whole = SimpleNamespace(full_tensor=lambda: torch.tensor(2.0))
+    judged = []
+    monkeypatch.setattr(transformers.Trainer, "_get_grad_norm", lambda *args, **kwargs: whole)
+    monkeypatch.setattr(type(trainer), "_judge_step", lambda self, model, norm: judged.append(norm))
+    assert trainer._get_grad_norm(trainer.model) is whole and judged == [torch.tensor(2.0)]

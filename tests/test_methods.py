@@ -792,7 +792,36 @@ def test_the_reason_of_a_failed_trial_reaches_the_run(place, tmp_path, monkeypat
             "--ranks is for autolora, eva and the pattern baselines, got --method",
         ),
         ({"method": "p_tuning", "label_smoothing_factor": 0.1}, "Trainer has no label smoothing for virtual tokens"),
-        ({"method": "grid", "rank_budget": 100}, "the smallest configuration has 128. Raise rank_budget"),
+        pytest.param(
+            {"method": "grid", "rank_budget": 100},
+            "the smallest configuration has 128. Raise rank_budget",
+            marks=needs_optuna,
+        ),
+        (
+            {"method": "uniform", "lora_r": 8},
+            "--lora_r 8 has no effect on --method uniform, whose size is --rank_budget",
+        ),
+        (
+            {"lora_r": 16},
+            "--lora_r 16 has no effect on --method autolora, whose size is --rank_budget lora:16. Drop it",
+        ),
+        ({"method": "full", "lora_r": 2}, "--lora_r 2 has no effect on --method full. Drop it."),
+        (
+            {"method": "peft", "peft_type": "LOHA", "lora_r": 2},
+            "--lora_r 2 is for LoRA, got --peft_type LOHA. Set what",
+        ),
+        (
+            {
+                "method": "ia3",
+                "load_best_model_at_end": True,
+                "save_only_model": True,
+                "save_strategy": "epoch",
+                "eval_strategy": "epoch",
+            },
+            "--save_only_model leaves that out. Drop one of the two.",
+        ),
+        ({"attn_implementation": "flash_attention_2"}, "takes no fp32, .* Type --attn_implementation sdpa."),
+        ({"auto_find_batch_size": True}, "--auto_find_batch_size tries batch sizes until one fits, and the search"),
         (
             {"method": "eva", "rank_budget": 100},
             "--method eva hands out uniform ranks anew, and a size of 100 adapter",

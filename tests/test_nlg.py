@@ -823,7 +823,7 @@ def test_base_dropout_replaces_that_of_the_checkpoint(place, tmp_path):
 def test_defaults_are_those_of_loras_readme():
     model, data, method, training = parse_nlg()
     assert model.model_name_or_path == "gpt2-medium" and data.max_seq_length == 512
-    assert (method.lora_alpha, method.lora_dropout, method.lora_r) == (32, 0.1, 4)
+    assert (method.lora_alpha, method.lora_dropout, method.rank) == (32, 0.1, 4)
     assert (training.num_train_epochs, training.per_device_train_batch_size, training.learning_rate) == (5, 8, 2e-4)
     assert (training.weight_decay, training.label_smoothing_factor, training.max_grad_norm) == (0.01, 0.1, 0.0)
     assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.999, 1e-6)

@@ -1,6 +1,7 @@
 """The scripts as users type them, on a tiny checkpoint and twenty rows."""
 
 import csv
+import gc
 import importlib
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -21,11 +23,14 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     DataCollatorWithPadding,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     TrainingArguments,
 )
 
+import autolora_trainer.pipeline
 import run_glue
-from autolora_trainer import AutoLoraTrainer, LearnedRanks
+from autolora_trainer import AutoLoraTrainer, LearnedRanks, hub
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.fused import lora_layers
 from autolora_trainer.methods import autolora
@@ -362,6 +367,64 @@ def test_token_reaches_no_file(place, tmp_path):
         for name in names:
             with open(os.path.join(folder, name), "rb") as file:
                 assert b"hf_secret" not in file.read(), name
+
+
+def test_the_search_s_model_is_gone_before_the_retrain_s_is_loaded(place, tmp_path, monkeypatch):
+    """A GPU has seldom room for both."""
+    models, alive = [], []
+    base_model = autolora_trainer.pipeline.Run.base_model
+
+    def recorded(run):
+        gc.disable()  # as if no collection were due
+        alive.append(sum(reference() is not None for reference in models))
+        model = base_model(run)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(autolora_trainer.pipeline.Run, "base_model", recorded)
+    try:
+        run_glue.main(command(place, tmp_path / "o", max_steps=1))
+    finally:
+        gc.enable()
+    assert alive == [0, 1, 0]  # looked at ahead and used by the search, then the retrain's
+
+
+def test_an_evaluation_strategy_asks_for_the_final_scores_too(place, tmp_path):
+    results = run_glue.main([*command(place, tmp_path / "o", eval_strategy="epoch", max_steps=2), "--do_train"])
+    assert "eval_accuracy" in results and (tmp_path / "o" / "eval_results.json").exists()
+
+
+def test_a_mean_of_metrics_can_choose_the_best_checkpoint(place):
+    from autolora_trainer.tasks.glue import GLUE_TASKS
+
+    application = run_glue.GlueApplication()
+    for name, several in (("mrpc", True), ("sst2", False)):
+        application.task = GLUE_TASKS[name]
+        assert ("combined_score" in application.metric_names(None)) == several
+
+
+@pytest.mark.parametrize("targets, sizes", [(["q_lin", "v_lin"], 4), (["all-linear"], 12)])
+def test_distilbert_and_an_evaluation_that_asks_no_targets(place, tmp_path, targets, sizes):
+    """PEFT has no default targets for it, and would adapt its second head with all the other linear layers."""
+    config = DistilBertConfig(vocab_size=40, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40)
+    shutil.copytree(place / "tiny-roberta", tmp_path / "m")
+    DistilBertForSequenceClassification(config).save_pretrained(tmp_path / "m")
+    argv = command(place, tmp_path / "o", method="lora", model_name_or_path=tmp_path / "m", max_steps=1)
+    results = run_glue.main([*argv, "--lora_target_modules", *targets])
+    adapted = PeftModel.from_pretrained(DistilBertForSequenceClassification(config), tmp_path / "o")
+    assert len(lora_layers(adapted)) == sizes
+    assert run_glue.main([*argv, "--do_eval"])["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-6)
+
+
+def test_a_model_card_has_the_scores_of_the_test_rows(place, tmp_path, monkeypatch):
+    output, pushed = tmp_path / "o", []
+    monkeypatch.setattr(run_glue.GlueApplication, "predict", lambda *args: {"accuracy": 0.75})
+    argv = command(place, output, method="lora", max_steps=1, test_file=place / "test.jsonl", base_model_id="a/b")
+    run_glue.main([*argv, "--do_train", "--do_predict"])
+    assert "0.75" in (output / "README.md").read_text()
+    monkeypatch.setattr(hub, "push_to_hub", lambda folder, name, **kwargs: pushed.append((folder, name)) or name)
+    run_glue.main([*argv, "--do_eval", "--push_to_hub", "--hub_model_id", "me/mine"])
+    assert pushed == [(str(output), "me/mine")]
 
 
 @pytest.mark.parametrize("script", ["run_glue", "run_ner", "run_nlg"])

@@ -76,3 +76,14 @@ def test_a_signal_while_processes_agree_is_not_lost(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag: None)
     control = callback.on_step_end(arguments, None, control)
     assert control.should_training_stop and control.should_save and callback.cut_short
+
+
+def test_a_training_that_begins_again_gives_sigterm_back(monkeypatch):
+    """With auto_find_batch_size `on_train_begin` comes once for every size."""
+    before = signal.getsignal(signal.SIGTERM)
+    callback = TerminationCallback()
+    for _ in range(2):
+        callback.on_train_begin(None, None, None)
+    assert signal.getsignal(signal.SIGTERM) == callback._ask
+    callback.on_train_end(None, None, None)
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -82,7 +82,7 @@ def target_rank(method, costs: list[int]) -> int:
         ValueError: if the budget is below rank 1.
     """
     if method.rank_budget is None:
-        return method.lora_r
+        return method.rank
     parameters = parse_budget(method.rank_budget, costs)
     if parameters < sum(costs):
         raise ValueError(
@@ -189,6 +189,7 @@ class AllocationCallback(TrainerCallback):
 
     def __init__(self):
         self.calls = 0  # of this training, resumed parts included
+        self.accelerator = None  # the trainer's
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         planned = model.peft_config["default"].total_step
@@ -196,9 +197,12 @@ class AllocationCallback(TrainerCallback):
             raise RuntimeError(f"AdaLoRA's schedule is for {planned} steps, and the training has {state.max_steps}.")
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):  # gradients are still there
-        if all(p.grad is None for p in model.parameters()):
-            return  # a skipped step, see `finite.py`
-        model.base_model.update_and_allocate(state.global_step + 1)
+        config, step = model.peft_config["default"], state.global_step + 1
+        skipped = all(p.grad is None for p in model.parameters())  # see `finite.py`
+        skipped |= self.accelerator is not None and self.accelerator.optimizer_step_was_skipped  # by fp16's scaler
+        if skipped and step < config.total_step - config.tfinal:  # later ones do not read gradients
+            return
+        model.base_model.update_and_allocate(step)
         self.calls += 1
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
@@ -231,6 +235,7 @@ class AdaLoraTrainer(RetrainTrainer):
         # smoothing, and whole in every micro-batch of one that counts items. It is added once a step, below
         model.base_model.forward = model.base_model.model.forward
         super().__init__(model=model, args=args, callbacks=[self.allocation, *(callbacks or [])], **arguments)
+        self.allocation.accelerator = self.accelerator
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Trainer's loss, in training with the regularisation, once a step."""

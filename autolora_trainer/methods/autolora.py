@@ -3,6 +3,7 @@
 import json
 import os
 
+from accelerate.utils import release_memory
 from safetensors.torch import save_file
 
 from autolora_trainer.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, SearchArguments
@@ -120,6 +121,7 @@ def build(run) -> Built:
     else:
         ranks, cost = search(run)
         phases = {"search": cost}
+        release_memory()  # the search's model hangs in cycles, and on a GPU there may be no room for two
     base = run.base_model()
     ranks.check_names(name for name, _ in base.named_modules())
     if is_other_model(ranks, base):
@@ -127,7 +129,11 @@ def build(run) -> Built:
     if run.method.retrain_cut:
         wide = adapt(base, run.lora_config(r=ranks.initial_rank))
         return Built(
-            wide, ranks, phases, [CutCallback(ranks, run.method.retrain_cut)], lambda wide: shrink(run, wide, ranks)
+            wide,
+            ranks,
+            phases,
+            [CutCallback(ranks, run.method.retrain_cut)],
+            lambda wide: shrink(run, wide.cpu(), ranks),
         )
     model = build_adapter(base, ranks, run.lora_config(), run.method.scaling)
     if run.method.warm_start and not run.resume.train_checkpoint:

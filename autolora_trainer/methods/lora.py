@@ -5,4 +5,4 @@ from autolora_trainer.methods.common import Built
 
 
 def build(run) -> Built:
-    return Built(adapt(run.base_model(), run.lora_config(r=run.method.lora_r)))
+    return Built(adapt(run.base_model(), run.lora_config(r=run.method.rank)))

@@ -114,7 +114,12 @@ def peft_config(run, model: torch.nn.Module) -> PeftConfig:
     if name == "LORA" and given.get("init_lora_weights") == "eva":
         raise ValueError("--peft_kwargs init_lora_weights=eva needs a pass over the rows. Type --method eva.")
     if name == "LORA":
-        return run.lora_config(**{"r": run.method.lora_r, **settings, **given})
+        return run.lora_config(**{"r": run.method.rank, **settings, **given})
+    if run.method.lora_r is not None:
+        raise ValueError(
+            f"--lora_r {run.method.lora_r} is for LoRA, got --peft_type {name}. Set what it has in --peft_kwargs, "
+            f"e.g. '{{\"r\": {run.method.lora_r}}}'."
+        )
     config = CONFIGS[PeftType[name]]
     fields = {field.name for field in dataclasses.fields(config)}
     if "num_virtual_tokens" in fields:
@@ -256,6 +261,11 @@ def check(run) -> None:
     if not run.training.do_train:
         return
     refuse_sharding(run, f"--method {run.method.method} saves whole tensors")
+    if run.training.save_only_model and run.training.load_best_model_at_end:
+        raise ValueError(
+            f"--load_best_model_at_end takes the best weights of --method {run.method.method} from what a checkpoint "
+            "holds for a resume, and --save_only_model leaves that out. Drop one of the two."
+        )
     run.adapted = adapt(run)  # kept: building twice would cost twice
     check_positions(run, run.adapted)
 
