@@ -29,10 +29,10 @@ def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Seque
     for index in order:
         (val_rows if len(val_rows) < wanted else train_rows).extend(together[index])
     if not (val_rows and train_rows):
-        apart = "" if groups is None else f" with {len(together)} different inputs"
+        what = "training rows" if groups is None else "different inputs"
         raise ValueError(
-            f"val_fraction={val_fraction} of {len(dataset)} training rows{apart} leaves {len(train_rows)} for D_tr "
-            f"and {len(val_rows)} for D_val, and both need examples. Give more training rows or another val_fraction."
+            f"val_fraction={val_fraction} of {len(dataset)} training rows leaves {len(train_rows)} for D_tr and "
+            f"{len(val_rows)} for D_val, and both need examples. Give more {what} or another val_fraction."
         )
     train_rows, val_rows = sorted(train_rows), sorted(val_rows)
     if hasattr(dataset, "select"):

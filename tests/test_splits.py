@@ -66,3 +66,15 @@ def test_global_generators_are_left_alone():
     state = torch.get_rng_state()
     draw(EndlessBatches(DATA, 8, list, seed=0), 20)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_group_stays_together():
+    groups = ["a", "b", "a", "c", "c", "d", "a", "b"]
+    train, val = split_train(list(range(8)), 0.5, seed=0, groups=groups)
+    sides = [{groups[row] for row in side} for side in (train, val)]
+    assert sorted([*train, *val]) == list(range(8)) and not sides[0] & sides[1] and all(sides)
+    alone = split_train(list(range(8)), 0.5, seed=0)
+    same = split_train(list(range(8)), 0.5, seed=0, groups=range(8))
+    assert [list(side) for side in alone] == [list(side) for side in same]
+    with pytest.raises(ValueError, match="leaves 0 for D_tr and 8 for D_val, .* Give more different inputs"):
+        split_train(list(range(8)), 0.5, groups="aaaaaaaa")
