@@ -48,6 +48,8 @@ SIZES = dict(
     bos_token_id=1,
     eos_token_id=2,
 )
+# 4 bit on a CPU with bf16: outputs in blocks of 32, inputs in blocks of 64
+WIDE = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 32}
 SHARED_HEADS = {"num_key_value_heads": 1, "head_dim": 8}
 CONFIGS = {
     "llama": LlamaConfig(**SIZES, **SHARED_HEADS),
@@ -155,7 +157,9 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llm")
     torch.manual_seed(0)
     tiny_llama(initializer_range=0.1, hidden_size=32).save_pretrained(folder / "llama")
-    byte_tokenizer(llama=True).save_pretrained(folder / "llama")
+    tiny_llama(initializer_range=0.1, **WIDE).save_pretrained(folder / "wide")
+    for name in ("llama", "wide"):
+        byte_tokenizer(llama=True).save_pretrained(folder / name)
     data = [{"input": f"name : {n}", "reference": f"{n} is a pub ."} for n in "Alba Bora Cena Dori Etna Fano".split()]
     write_rows(folder / "rows.jsonl", data * 4)
     write_rows(folder / "dev.jsonl", data[:2])
@@ -344,7 +348,7 @@ needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes")
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantized")
-    tiny("llama", hidden_size=64).save_pretrained(folder / "llama")
+    tiny("llama", **WIDE).save_pretrained(folder / "llama")
     tiny_gpt2(n_embd=64, initializer_range=0.2).save_pretrained(folder / "gpt2")
     return folder
 
@@ -413,7 +417,7 @@ def test_fingerprints_of_quantized_models(checkpoints, bits):
     mark = fingerprint(quantized, names)
     assert mark.startswith(QUANTIZED) and mark == fingerprint(load(checkpoints / "llama", bits), names)
     assert mark == fingerprint(adapt_all(quantized), names)  # under an adapter, too
-    other = tiny("llama", hidden_size=64, initializer_range=0.1)
+    other = tiny("llama", **WIDE, initializer_range=0.1)
     learned = {
         kind: LearnedRanks({n: ModuleRank(1) for n in names}, base_model_fingerprint=fingerprint(model, names))
         for kind, model in {"original": original, "quantized": quantized, "other": other}.items()
@@ -428,12 +432,13 @@ def test_fingerprints_of_quantized_models(checkpoints, bits):
 @needs_bitsandbytes
 def test_script_on_a_4_bit_llama(place, tmp_path, capsys):
     """Search and retrain in 4 bit; what was learned evaluates alike when it is loaded again."""
-    results = run_nlg.main(script(place, tmp_path, load_in_4bit=True, lora_dropout=0.0, do_train=True, do_eval=True))
+    given = {"model_name_or_path": place / "wide", "do_eval": True}
+    results = run_nlg.main(script(place, tmp_path, load_in_4bit=True, lora_dropout=0.0, do_train=True, **given))
     ranks = LearnedRanks.load(tmp_path / "ranks.json")
     assert ranks.base_model_fingerprint.startswith(QUANTIZED) and 0 < ranks.total_rank
-    again = run_nlg.main(script(place, tmp_path, load_in_4bit=True, do_eval=True, max_steps=None))
+    again = run_nlg.main(script(place, tmp_path, load_in_4bit=True, max_steps=None, **given))
     assert again["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-5)
-    whole = run_nlg.main(script(place, tmp_path, do_eval=True, max_steps=None))
+    whole = run_nlg.main(script(place, tmp_path, max_steps=None, **given))
     assert whole["eval_loss"] == pytest.approx(results["eval_loss"], abs=0.2)
 
 
