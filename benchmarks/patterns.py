@@ -70,8 +70,8 @@ def describe(found: dict[str, dict[int, list[int]]]) -> str:
         own = {task: runs for task, runs in found.items() if layers_of(task) == layers}
         texts.append(where_table(own, layers))
     texts.append(
-        "Uniform: runs whose ranks are all equal, as the search saw no use in its update. Such a pattern has no order, "
-        "and counts as an agreement of zero."
+        "Uniform: runs whose ranks are all equal, as the search saw no use in its update. Such a pattern has no "
+        "order, and counts as an agreement of zero."
     )
     lists = {task: list(runs.values()) for task, runs in found.items()}
     alike = lambda a, b: a != b and layers_of(a) == layers_of(b) and len(lists[a][0]) == len(lists[b][0])
