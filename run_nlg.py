@@ -109,7 +109,8 @@ class NlgApplication(Application):
         self.examples, self.prompts = {}, {}
         if run.training.do_predict and not run.data.decode:
             raise ValueError("Test rows are there to be decoded, got --decode false. Drop it, or the test rows.")
-        if run.data.decode and (run.training.do_eval or run.training.do_predict):
+        training = run.training
+        if run.data.decode and (training.do_eval or training.do_predict or training.eval_strategy != "no"):
             check_libraries()
         if run.training.label_smoothing_factor and peft_types.learns_prompts(run.method):
             run.training.label_smoothing_factor = 0.0  # Trainer 5.23 fails: it looks for the model inside an adapter

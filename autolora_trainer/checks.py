@@ -90,8 +90,6 @@ def check_request(run: "Run") -> None:
     if data.max_seq_length < 4:
         raise ValueError(f"max_seq_length must be at least 4, got {data.max_seq_length}.")
     training.do_train, training.do_eval, training.do_predict = training.asked
-    if training.do_train and training.eval_strategy != "no":
-        training.do_eval = True  # as in TrainingArguments
     if not any(training.asked):
         training.do_train = training.do_eval = True
         training.do_predict = data.test_file is not None
@@ -283,6 +281,7 @@ def check_model(run: "Run") -> None:
         )
     if run.training.eval_strategy != "no" and "validation" not in run.datasets:
         raise ValueError("--eval_strategy needs rows, got no validation rows. Add --validation_file.")
+    run.training.do_eval |= run.training.do_train and run.training.eval_strategy != "no"  # as TrainingArguments do
     if not run.training.do_train:
         return
     if run.method.ranks:

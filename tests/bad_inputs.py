@@ -903,7 +903,8 @@ RANKS = [
         "ranks.json names 1 modules, and the model lacks 1 of … it learned on another checkpoint (org/base)?"),
     Bad("ranks of modules that a pattern does not adapt", "glue",
         {"method": "uniform", "ranks": Ranks(modules={"classifier.dense": {"rank": 2}})},
-        "ranks.json names 1 modules, and the model lacks 1 of … it learned on another checkpoint (org/base)?"),
+        "ranks.json names 1 modules, and this run adapts other ones: not 'classifier.dense'. Give the "
+        "--lora_target_modules of its search, and the same checkpoint (org/base)."),
     Bad("ranks all zero for a pattern's size", "glue",
         {"method": "uniform", "ranks": Ranks(modules={MODULES[0]: {"rank": 0}})},
         "--method uniform has 0 adapter parameters to share out, … e.g. lora:1, or give other --ranks."),

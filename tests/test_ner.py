@@ -752,8 +752,10 @@ def test_autolora_learns_ranks_and_writes_every_file(place, finished):
 def test_model_card_shows_the_scores_and_no_local_path(place, finished):
     card = ModelCard.load(finished[0] / "README.md")
     assert card.data.pipeline_tag == "token-classification" and "autolora" in card.data.tags
-    scores = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert scores["f1"] == pytest.approx(finished[1]["eval_f1"], abs=1e-6) and "f1_praise" in scores
+    scores = {(result.dataset_split, result.metric_type): result.metric_value for result in card.data.eval_results}
+    for split, prefix in (("validation", "eval"), ("test", "predict")):
+        assert scores[split, "f1"] == pytest.approx(finished[1][f"{prefix}_f1"], abs=1e-6)
+        assert (split, "f1_praise") in scores
     assert str(place) not in str(card) and "AutoModelForTokenClassification" in str(card)
 
 
