@@ -5,13 +5,14 @@
 The number is the row's line in the file, from 1. Exit status 0 if the score is met within the tolerance, else 1.
 
 Tolerance, on the machine of the row with its versions of the libraries: 0.05 points, as the same bits are expected.
-Elsewhere: one standard error of a single run, which is the standard deviation between the seeds of that task and
-method in the file (other rounding is as good as another seed), and at least 0.05 points. With fewer than three seeds
-it is unknown, and `--tolerance POINTS` has to be given. Rows without a score (ranks, planted ranks, reliability) are
+Elsewhere other rounding is as good as another seed: 2.8 times the standard deviation between the seeds of that task and
+method in the file, which 95 % of the differences of two runs keep (ISO 5725's repeatability limit, 1.96 √2 s), and at
+least 0.05 points. With fewer than three seeds it is unknown, and `--tolerance POINTS` has to be given. Rows without a score (ranks, planted ranks, reliability) are
 rerun whole, by the commands of RESULTS.md.
 """
 
 import argparse
+import math
 import os
 import shlex
 import statistics
@@ -22,6 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from benchmarks import compare, front, trials  # noqa: E402
 
 EXACT = 0.05  # points
+REPEATABILITY = 1.96 * math.sqrt(2)  # times the standard deviation: 95 % of the differences of two runs
 PLACES = ("--model_name_or_path", "--train_file", "--validation_file", "--test_file", "--output_dir")
 HEAD = ("task", "seed", "method", "kind", "val_fraction", "source")
 
@@ -40,7 +42,8 @@ def tolerance(row: dict, rows: list[dict], machine: str, versions: dict) -> tupl
     like = [r["score"] for r in rows if _kind(r) == _kind(row)]
     if len(like) < 3:
         return None, f"another machine or other versions, and {len(like)} rows of this kind"
-    return max(EXACT, statistics.stdev(like)), f"another machine or other versions: deviation of {len(like)} seeds"
+    limit = REPEATABILITY * statistics.stdev(like)
+    return max(EXACT, limit), f"another machine or other versions: 95 % of the differences between {len(like)} seeds"
 
 
 def in_points(row: dict) -> dict:

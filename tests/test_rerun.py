@@ -66,8 +66,8 @@ def test_elsewhere_the_tolerance_is_the_spread_of_the_seeds():
     row = {"task": "a", "method": "m", "settings": [], "machine": "x", "versions": {"torch": "1"}}
     rows = [{**row, "score": score} for score in (70.0, 71.0, 72.0)] + [{**row, "method": "n", "score": 0.0}]
     assert rerun.tolerance(rows[0], rows, "x", {"torch": "1"})[0] == 0.05
-    assert rerun.tolerance(rows[0], rows, "y", {"torch": "1"})[0] == pytest.approx(1.0)
-    assert rerun.tolerance(rows[0], rows, "x", {"torch": "2"})[0] == pytest.approx(1.0)
+    assert rerun.tolerance(rows[0], rows, "y", {"torch": "1"})[0] == pytest.approx(2.772, abs=1e-3)
+    assert rerun.tolerance(rows[0], rows, "x", {"torch": "2"})[0] == pytest.approx(2.772, abs=1e-3)
     assert rerun.tolerance(rows[0], rows[:2], "y", {"torch": "1"})[0] is None
 
 
