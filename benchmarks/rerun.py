@@ -5,10 +5,10 @@
 The number is the row's line in the file, from 1. Exit status 0 if the score is met within the tolerance, else 1.
 
 Tolerance, on the machine of the row with its versions of the libraries: 0.05 points, as the same bits are expected.
-Elsewhere other rounding is as good as another seed: 2.8 times the standard deviation between the seeds of that task and
-method in the file, which 95 % of the differences of two runs keep (ISO 5725's repeatability limit, 1.96 √2 s), and at
-least 0.05 points. With fewer than three seeds it is unknown, and `--tolerance POINTS` has to be given. Rows without a score (ranks, planted ranks, reliability) are
-rerun whole, by the commands of RESULTS.md.
+Elsewhere other rounding is as good as another seed: 2.8 times the standard deviation between the seeds of that task
+and method in the file, which 95 % of the differences of two runs keep (ISO 5725's repeatability limit, 1.96 √2 s), and
+at least 0.05 points. With fewer than three seeds it is unknown, and `--tolerance POINTS` has to be given.
+Rows without a score (ranks, planted ranks, reliability) are rerun whole, by the commands of RESULTS.md.
 """
 
 import argparse
