@@ -5,6 +5,7 @@ import os
 import yaml
 
 from benchmarks import compare, trials
+from benchmarks.trials import reported
 
 
 def rows_of(*names: str) -> list[dict]:
@@ -21,15 +22,6 @@ def yaml_of(path: str) -> dict:
 def plan_of(path: str) -> dict:
     """A plan of compare.py, by its path from `benchmarks` without the ending."""
     return compare.load_plan(os.path.join(trials.ROOT, "benchmarks", f"{path}.yaml"))
-
-
-def reported(rows: list[dict]) -> list[dict]:
-    """Rows whose scores count: not those that chose a learning rate, and of several of one task, seed, method and
-    budget the latest alone."""
-    latest = {
-        (row["task"], row["seed"], row["method"], row.get("budget")): row for row in rows if row.get("kind") is None
-    }
-    return list(latest.values())
 
 
 def command_of(plan: str, output: str, script: str = "compare") -> str:

@@ -330,9 +330,8 @@ def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
     Returns:
         (header, a line per method of the plan and of the rows)
     """
-    # of rows that a plan has given other settings since, such as another rate, the latest count
-    by = {(r["method"], r["task"], r["seed"]): r for r in rows if r.get("kind") is None}
-    rows = list(by.values())
+    rows = trials.reported(rows)  # a plan may have given a trial other settings since, such as another rate
+    by = {(r["method"], r["task"], r["seed"]): r for r in rows}
     labels = list(dict.fromkeys([*plan["methods"], *(row["method"] for row in rows)]))
     base = "lora" if any(r["method"] == "lora" for r in rows) else plan["reference"]
     header = ["method", *(task for task in plan["tasks"]), "difference to " + str(plan["reference"]), "detectable"]

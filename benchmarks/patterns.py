@@ -85,7 +85,7 @@ def where_table(found: dict[str, dict[int, list[int]]], layers: tuple[str, ...])
     """Markdown of mean ranks by layer and depth, of tasks with the same layers in a block."""
     body = []
     for task, runs in found.items():
-        grid = np.array([np.reshape(ranks, (-1, len(layers))) for ranks in runs.values()])  # (seeds, blocks, layers)
+        grid = grid_of(task, runs)
         means = [grid[:, :, i].mean() for i in range(len(layers))]
         means += [grid[:, part].mean() for part in thirds(grid.shape[1])]
         pairs = [rank_agreement(pair) for pair in itertools.combinations(list(runs.values()), 2)]
@@ -98,11 +98,16 @@ def where_table(found: dict[str, dict[int, list[int]]], layers: tuple[str, ...])
     return markdown([*header, "between seeds (lowest to highest pair)"], body)
 
 
+def grid_of(task: str, runs: dict[int, list[int]]) -> np.ndarray:
+    """Ranks of a task as (seeds, blocks, layers of a block)."""
+    return np.array([np.reshape(ranks, (-1, len(layers_of(task)))) for ranks in runs.values()])
+
+
 def leanings(found: dict[str, dict[int, list[int]]]) -> str:
     """One sentence: which tasks give their rank to the first blocks, and which to the last."""
     first, last = [], []
     for task, runs in found.items():
-        grid = np.array([np.reshape(ranks, (-1, len(layers_of(task)))) for ranks in runs.values()])
+        grid = grid_of(task, runs)
         parts = thirds(grid.shape[1])
         (first if grid[:, parts[0]].mean() > grid[:, parts[-1]].mean() else last).append(task)
     said = [f"{', '.join(names)} to the {end}" for names, end in ((first, "first"), (last, "last")) if names]

@@ -72,7 +72,7 @@ def comparisons() -> dict[str, Sequence[float]]:
     """{AutoLoRA less what: differences paired by task and seed}, of the tables and of the front."""
     found = {}
     for name, place in COMPARED.items():
-        own = [{**row, "budget": None} for row in reported(rows_of(name))]
+        own = reported(rows_of(name))
         rivals = [label for label in plan_of(f"plans/{name}")["methods"] if label != "autolora"]
         values = {f"{label} ({place})": paired_differences(own, "autolora", label, None) for label in rivals}
         found |= {label: pairs for label, pairs in values.items() if name == "core" or len(pairs)}
@@ -133,7 +133,7 @@ def what_holds() -> str:
 
 def by_task() -> str:
     """The core table's differences one task at a time: pooled over tasks, the one that scatters most decides."""
-    rows, plan = [{**row, "budget": None} for row in reported(rows_of("core"))], plan_of("plans/core")
+    rows, plan = reported(rows_of("core")), plan_of("plans/core")
     if not rows:
         return ""
     body = []
@@ -365,8 +365,7 @@ def llama_section() -> str:
         return join("## A small Llama on other text", text, not_measured(command))
     from benchmarks import llama
 
-    pairs = [{**row, "budget": None} for row in rows]
-    gains = {label: paired_differences(pairs, label, "uniform", None) for label in ("random", "autolora")}
+    gains = {label: paired_differences(rows, label, "uniform", None) for label in ("random", "autolora")}
     cells = "; ".join(f"{label} less uniform, by seed: {difference_cells(v)[0]}" for label, v in gains.items())
     return join("## A small Llama on other text", text, llama.report(rows), cells, provenance(rows, command))
 

@@ -12,7 +12,7 @@ ENOUGH = 3  # values, for an interval to be shown
 def paired_differences(rows: list[dict], method: str, reference: str, budget, reference_budget=None) -> np.ndarray:
     """Scores of `method` less those of `reference`, for every (task, seed) that has both."""
     reference_budget = budget if reference_budget is None else reference_budget
-    score = {(r["task"], r["seed"], r["method"], r["budget"]): r["score"] for r in rows}
+    score = {(r["task"], r["seed"], r["method"], r.get("budget")): r["score"] for r in rows}
     places = sorted({(r["task"], r["seed"]) for r in rows})
     pairs = [((*p, method, budget), (*p, reference, reference_budget)) for p in places]
     return np.array([score[a] - score[b] for a, b in pairs if a in score and b in score])

@@ -86,6 +86,15 @@ def read_rows(path: str) -> list[dict]:
         return [json.loads(line) for line in file if line.endswith("\n")]  # a killed writer may leave half a line
 
 
+def reported(rows: list[dict]) -> list[dict]:
+    """Rows whose scores count: not those that chose a learning rate, and of several of one task, seed, method and
+    budget the latest alone."""
+    latest = {
+        (row["task"], row["seed"], row["method"], row.get("budget")): row for row in rows if row.get("kind") is None
+    }
+    return list(latest.values())
+
+
 def append_row(path: str, row: dict) -> None:
     """One line, in one write: an interruption leaves it whole, or a beginning of it that the next row replaces."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
