@@ -40,7 +40,6 @@ import time
 import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from autolora_trainer.errors import Terminated  # noqa: E402
 from benchmarks import sharing, transfer, trials  # noqa: E402
 from benchmarks.significance import difference_cells, markdown, mean_cell  # noqa: E402
 
@@ -252,34 +251,30 @@ def unfinished(plan: dict, rows: list[dict]) -> list[tuple[dict, list[str]]]:
     return [(trial, settings) for trial, settings in typed if key({**trial, "settings": settings}) not in finished]
 
 
-def work(options, plan: dict) -> None:
-    """Run what is left of the plan, beside other processes of the same command."""
+def work(options, plan: dict) -> int:
+    """Run what is left of the plan, beside other processes of the same command; how many trials failed."""
 
     def left():
         found = unfinished(plan, trials.read_rows(options.output))
         return [(repr(key({**trial, "settings": settings})), (trial, settings)) for trial, settings in found]
 
     def run(found) -> None:
-        trial, settings = found
         started = time.perf_counter()
-        shown = [trial["task"], trial["seed"], trial["method"], *([trial["kind"]] if "kind" in trial else [])]
-        try:
-            row = run_trial(options, trial, settings)
-        except Terminated:  # by SIGTERM, which means this process and not this trial
-            sys.exit(143)
-        except Exception as error:  # one method that fails must not take the others with it
-            print(*shown, "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
-            return
+        row = run_trial(options, *found)
         trials.append_row(options.output, row)
-        print(*shown, row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
+        print(shown(found), row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
 
-    sharing.work_off(options.output, left, run)
+    def shown(found) -> str:
+        return " ".join(str(found[0][name]) for name in ("task", "seed", "method", "kind") if name in found[0])
+
+    failed = sharing.work_off(options.output, left, run, shown)
     if later := without_rate(plan, trials.read_rows(options.output)):
         print(
             f"compare.py: {later} runs have no learning rate, as tuning failed (see above). Type the same command "
             "again to try it once more.",
             file=sys.stderr,
         )
+    return failed
 
 
 def dry_run(plan: dict, rows: list[dict]) -> str:
@@ -314,24 +309,45 @@ def expected_seconds(rows: list[dict], trial: dict) -> float | None:
 def report(rows: list[dict], plan: dict) -> str:
     """The table with what its columns mean."""
     text = (
-        "Score on the dev split in points: mean (95 % bootstrap interval over seeds, number of seeds). Differences "
-        "are paired by task and seed and pooled; `detectable` is the difference that 80 % power would find with so "
-        "many pairs. Time and passes: median ratio over the same pairs.\n\n"
+        "Score on the dev split in points: mean (95 % interval over seeds, number of seeds). Differences are paired "
+        "by task and seed and pooled; `detectable` is the true difference that a test of so many pairs would find "
+        "four "
+        f"times in five. Passes: median ratio over the pairs. {timed_on(trials.reported(rows))}\n\n"
     )
     return text + markdown(*table(rows, plan)) + "\n"
+
+
+def timed_together(rows: list[dict]) -> set[tuple]:
+    """The (task, seed) at which every method has seconds of one machine; methods without any are left aside. Seconds
+    of differently busy machines do not compare, nor do medians over different tasks."""
+    places: dict[str, set] = {}
+    for row in rows:
+        if row["wall_seconds"]:  # those that were measured wrongly are null
+            places.setdefault(row["method"], set()).add((row["task"], row["seed"], row.get("machine")))
+    return {(task, seed) for task, seed, _ in set.intersection(*places.values())} if places else set()
+
+
+def timed_on(rows: list[dict]) -> str:
+    """What the columns of time stand on."""
+    places = timed_together(rows)
+    if not places:
+        return "No run has seconds of every method on one machine."
+    tasks = ", ".join(sorted({task for task, _ in places}))
+    return f"Time: median ratio over the {len(places)} runs of {tasks} of which every method has seconds."
 
 
 def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
     """Means with intervals, paired differences to the reference, sizes and costs; dashes where no row is.
 
-    Costs are ratios to LoRA (`lora`, else the reference) and to AdaLoRA of the same table, as medians over the pairs
-    (task, seed) that both have: seconds of machines that were differently busy do not compare otherwise.
+    Costs are ratios to LoRA (`lora`, else the reference) and to AdaLoRA of the same table, as medians: of passes over
+    the pairs (task, seed) that both have, of seconds over those that all have (`timed_together`).
 
     Returns:
         (header, a line per method of the plan and of the rows)
     """
     rows = trials.reported(rows)  # a plan may have given a trial other settings since, such as another rate
     by = {(r["method"], r["task"], r["seed"]): r for r in rows}
+    together = timed_together(rows)
     labels = list(dict.fromkeys([*plan["methods"], *(row["method"] for row in rows)]))
     base = "lora" if any(r["method"] == "lora" for r in rows) else plan["reference"]
     header = ["method", *(task for task in plan["tasks"]), "difference to " + str(plan["reference"]), "detectable"]
@@ -348,7 +364,8 @@ def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
         pairs = [r["score"] - by[k]["score"] for r in own if (k := (plan["reference"], r["task"], r["seed"])) in by]
         cells += ["-", "-"] if label == plan["reference"] else difference_cells(pairs)
         cells += [sizes_cell(own, "adapter_params"), sizes_cell(own, "head_params")]
-        cells += [_ratio(own, by, base, "wall_seconds"), _ratio(own, by, "adalora", "wall_seconds")]
+        timed = [r for r in own if (r["task"], r["seed"]) in together]
+        cells += [_ratio(timed, by, base, "wall_seconds"), _ratio(timed, by, "adalora", "wall_seconds")]
         cells += [_ratio(own, by, base, "passes"), memory_cell(own)]
         body.append(cells)
     return header, body
@@ -370,11 +387,11 @@ def memory_cell(own: list[dict]) -> str:
 
 def _ratio(own: list[dict], by: dict, base: str, name: str) -> str:
     pairs = [(r[name], by[k][name]) for r in own if (k := (base, r["task"], r["seed"])) in by]
-    ratios = [value / unit for value, unit in pairs if value and unit]  # seconds that were measured wrongly are null
+    ratios = [value / unit for value, unit in pairs if value and unit]
     return f"{statistics.median(ratios):.2f}" if ratios else "-"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", help="YAML file; see above")
     trials.add_arguments(parser)
@@ -385,16 +402,18 @@ def main() -> None:
     plan = load_plan(options.plan)
     if options.dry_run:
         print(dry_run(plan, trials.read_rows(options.output)))
-        return
+        return 0
+    failed = 0
     if not options.report:
         if plan["tuning"] and not options.data:
             parser.error("tuning holds rows out of the training file, and so needs --data")
-        work(options, plan)
+        failed = work(options, plan)
     text = report(trials.read_rows(options.output), plan)
     with open(os.path.splitext(options.output)[0] + ".md", "w", encoding="utf-8") as file:
         file.write(text)
     print(text)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

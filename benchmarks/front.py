@@ -29,7 +29,7 @@ from autolora_trainer.retrain import build_adapter  # noqa: E402
 from benchmarks import sharing, trials  # noqa: E402
 from benchmarks.significance import (  # noqa: E402
     ENOUGH,
-    bootstrap_interval,
+    interval,
     markdown,
     mean_cell,
     paired_differences,
@@ -119,8 +119,8 @@ def svd_cuts(options, plan, trial, folder, results, rows) -> None:
         trials.append_row(options.output, row)
 
 
-def work(options, plan: dict) -> None:
-    """Run what is left of the plan, beside other processes of the same command."""
+def work(options, plan: dict) -> int:
+    """Run what is left of the plan, beside other processes of the same command; how many trials failed."""
 
     def left():
         rows = finished(options.output)
@@ -139,7 +139,7 @@ def work(options, plan: dict) -> None:
         trials.append_row(options.output, row)
         print(*trial.values(), row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
 
-    sharing.work_off(options.output, left, run)
+    return sharing.work_off(options.output, left, run, lambda trial: " ".join(map(str, trial.values())))
 
 
 LABELS = {
@@ -149,11 +149,12 @@ LABELS = {
     "svd_cut": "post-hoc SVD cut",
     "autolora from scratch": "AutoLoRA, retrained from scratch",
     "uniform for as long": "uniform, with AutoLoRA's passes",
+    "autolora, uniform ranks": "uniform ranks, from a search's weights",
 }
 
 
 def report(rows: list[dict], plan: dict) -> str:
-    """Means per task, then differences paired by task and seed, with bootstrap intervals."""
+    """Means per task, then differences paired by task and seed, with intervals."""
     budgets = sorted({row["budget"] for row in rows})
     methods = dict.fromkeys(["uniform", "random", "svd_cut", *plan["methods"]])
     methods = [name for name in methods if any(row["method"] == name for row in rows)]
@@ -168,7 +169,7 @@ def report(rows: list[dict], plan: dict) -> str:
                 scores = [r["score"] for r in own if r["task"] == task]
                 cells.append(mean_cell(scores))
             body.append(cells)
-    text = "Mean score on the dev split (95 % bootstrap interval over seeds, number of seeds):\n\n"
+    text = "Mean score on the dev split (95 % interval over seeds, number of seeds):\n\n"
     text += markdown(["method", "adapter parameters", *(task.upper() for task in plan["tasks"])], body) + "\n\n"
     body = []
     for budget in budgets:
@@ -178,7 +179,7 @@ def report(rows: list[dict], plan: dict) -> str:
                     continue
                 values = paired_differences(rows, method, reference, budget, size)
                 if len(values) >= ENOUGH and not (method == "uniform" and size == budget):
-                    low, high = bootstrap_interval(values)
+                    low, high = interval(values)
                     body.append(
                         [
                             f"{LABELS.get(method, method)}, rank {budget} - uniform, rank {size}",
@@ -192,7 +193,7 @@ def report(rows: list[dict], plan: dict) -> str:
     return text + markdown(["difference", "pairs", "mean", "95 % interval", "smallest detectable"], body) + "\n"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", help="YAML file with tasks, settings, methods and groups")
     trials.add_arguments(parser)
@@ -204,9 +205,9 @@ def main() -> None:
         with open(os.path.splitext(options.output)[0] + ".md", "w", encoding="utf-8") as file:
             file.write(text)
         print(text)
-    else:
-        work(options, plan)
+        return 0
+    return int(work(options, plan) > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

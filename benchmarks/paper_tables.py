@@ -20,8 +20,9 @@ from benchmarks.significance import difference_cells, markdown, mean_cell
 
 SAME = {"lora": "uniform"}  # the paper's LoRA is uniform LoRA of the scripts
 COMPARISON = (
-    "Ours compared: differences are paired by task and seed and pooled, with a 95 % bootstrap interval; `detectable` "
-    "is the difference that 80 % power would find. Time and passes: median ratio over the same pairs."
+    "Ours compared: differences are paired by task and seed and pooled, with a 95 % interval; `detectable` is the "
+    "true difference that a test of so many pairs would find four times in five. Passes (forward and backward): "
+    "median ratio over the pairs."
 )
 
 
@@ -77,7 +78,10 @@ def chosen_rates(plan: dict, rows: list[dict]) -> str:
         shown = ["-" if rate is None else f"{rate['learning_rate']:g}" for rate in found]
         shown = [f"**{text}**" if rate and rate["learning_rate"] in ends else text for text, rate in zip(shown, found)]
         body.append([label, ", ".join(f"{rate:g}" for rate in rates), *shown])
-    text = "Learning rates chosen on held-out training rows; bold: at an end of the range.\n\n"
+    text = (
+        "Learning rates chosen on held-out training rows, by one run each; in bold at an end of the range, where the "
+    )
+    text += "best rate may lie beyond.\n\n"
     return text + markdown(["method", "range", *plan["tasks"]], body)
 
 
@@ -92,7 +96,7 @@ def block(paper: dict, sources: dict[str, str]) -> str:
     if whole:
         commands = [command_of(path, name) for path, name in sources.items() if rows[path]]
         table = markdown(*compare.table(whole, {**plan, "tasks": []}))
-        text += [COMPARISON, table, provenance(whole, *commands)]
+        text += [f"{COMPARISON} {compare.timed_on(whole)}", table, provenance(whole, *commands)]
     text += [chosen_rates(plans[path], rows_of(name)) for path, name in sources.items()]
     return join(*text, *left)
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import LearnedRanks  # noqa: E402
 from autolora_trainer.report import rank_grid, save_selection_history  # noqa: E402
-from benchmarks.significance import ENOUGH, bootstrap_interval  # noqa: E402
+from benchmarks.significance import ENOUGH, interval  # noqa: E402
 from benchmarks.trials import read_rows  # noqa: E402
 
 STYLE = {
@@ -47,6 +47,7 @@ NAMES = {
     "svd_cut": "post-hoc SVD cut",
     "autolora from scratch": "AutoLoRA from scratch",
     "uniform for as long": "uniform LoRA for as long",
+    "autolora, uniform ranks": "uniform ranks from a search's weights",
 }
 
 
@@ -76,7 +77,7 @@ def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:
 
 
 def front(rows: list[dict]) -> Figure:
-    """Mean score against adapter parameters for every method, a panel a task, with 95 % bootstrap intervals."""
+    """Mean score against adapter parameters for every method, a panel a task, with 95 % intervals."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure = Figure(figsize=(3.4 * len(tasks), 3.2), layout="constrained")
@@ -86,7 +87,7 @@ def front(rows: list[dict]) -> Figure:
             sizes = sorted({row["adapter_params"] for row in own})
             scores = [[row["score"] for row in own if row["adapter_params"] == size] for size in sizes]
             means = [statistics.mean(values) for values in scores]
-            errors = [interval(values) for values in scores]
+            errors = [reach(values) for values in scores]
             marker, line, _, colour = LOOKS[index % len(LOOKS)]
             places = [size * 1.04 ** (index - len(methods) / 2) for size in sizes]  # intervals beside each other
             axis.errorbar(
@@ -104,11 +105,11 @@ def front(rows: list[dict]) -> Figure:
     return figure
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Distances from the mean to the ends of its bootstrap interval; zero where there are too few values for one."""
+def reach(values: list[float]) -> tuple[float, float]:
+    """Distances from the mean to the ends of its 95 % interval; zero where there are too few values for one."""
     if len(values) < ENOUGH:
         return 0.0, 0.0
-    low, high = bootstrap_interval(values)
+    low, high = interval(values)
     mean = statistics.mean(values)
     return max(0.0, mean - low), max(0.0, high - mean)
 

@@ -189,7 +189,7 @@ def _mean(values) -> str:
     return f"{sum(values) / len(values):.2f}" if values else "-"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder with a folder per task: train.jsonl")
     parser.add_argument("--model", help="folder of the base model")
@@ -218,14 +218,16 @@ def main() -> None:
         kind = "shuffled" if shuffled else ""
         print(task, seed, kind, row["steps"], row["seconds"], row["ranks"][DEFAULT_RULE], flush=True)
 
+    failed = 0
     if not options.report:
-        sharing.work_off(path, left, run)
+        failed = sharing.work_off(path, left, run, lambda one: f"{one[1]} {one[0]}{' shuffled' if one[2] else ''}")
     text = report(trials.read_rows(path))
     with open(options.output + ".md", "w", encoding="utf-8") as file:
         file.write(text)
     print(text)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    main()
+    sys.exit(main())

@@ -8,7 +8,8 @@ Tolerance, on the machine of the row with its versions of the libraries: 0.05 po
 Elsewhere other rounding is as good as another seed: 2.8 times the standard deviation between the seeds of that task
 and method in the file, which 95 % of the differences of two runs keep (ISO 5725's repeatability limit, 1.96 √2 s), and
 at least 0.05 points. With fewer than three seeds it is unknown, and `--tolerance POINTS` has to be given.
-Rows without a score (ranks, planted ranks, reliability) are rerun whole, by the commands of RESULTS.md.
+Rows without a score of their own (ranks, planted ranks, Llama, reliability) are rerun whole, by the commands of
+RESULTS.md.
 """
 
 import argparse
@@ -39,11 +40,16 @@ def tolerance(row: dict, rows: list[dict], machine: str, versions: dict) -> tupl
     same = all(row["versions"].get(name) == version for name, version in versions.items())
     if row.get("machine") == machine and same:
         return EXACT, "the same machine and versions"
-    like = [r["score"] for r in rows if _kind(r) == _kind(row)]
+    like = list({r.get("seed"): r["score"] for r in rows if _kind(r) == _kind(row)}.values())  # the latest of a seed
     if len(like) < 3:
         return None, f"another machine or other versions, and {len(like)} rows of this kind"
     limit = REPEATABILITY * statistics.stdev(like)
     return max(EXACT, limit), f"another machine or other versions: 95 % of the differences between {len(like)} seeds"
+
+
+def has_score(row: dict) -> bool:
+    """Whether a row is one run of a script, with a score of its own."""
+    return row.get("score") is not None and "method" in row and "settings" in row
 
 
 def in_points(row: dict) -> dict:
@@ -53,8 +59,9 @@ def in_points(row: dict) -> dict:
 
 def _kind(row: dict) -> tuple:
     """What rows that differ in their seed alone share."""
-    rate = trials.value_of(row["settings"], "learning_rate") if isinstance(row["settings"], list) else None
-    return row["task"], row["method"], row.get("kind"), row.get("budget"), rate
+    typed = row["settings"] if isinstance(row["settings"], list) else []
+    rate = trials.value_of(typed, "learning_rate")
+    return row["task"], row["method"], row.get("kind"), row.get("budget"), row.get("train_rows"), rate
 
 
 def rerun(row: dict, options) -> float:
@@ -63,8 +70,8 @@ def rerun(row: dict, options) -> float:
     Raises:
         ValueError: for a row that has no score of its own.
     """
-    if row.get("score") is None or "method" not in row:
-        raise ValueError("this row has no score. RESULTS.md has the command of its table.")
+    if not has_score(row):
+        raise ValueError("this row is rerun with its whole table. RESULTS.md has the command.")
     if row["method"] == "svd_cut":
         return _svd_cut(row, options)
     if not isinstance(row["settings"], list):  # of cost.py: its command is whole
@@ -121,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"{options.rows} has {len(rows)} rows, got {options.line}. Give a line from 1 to {len(rows)}.")
     row = rows[options.line - 1]
     allowed, why = options.tolerance, "--tolerance"
-    if allowed is None and row.get("score") is not None:
+    if allowed is None and has_score(row):
         allowed, why = tolerance(row, rows, trials.machine(), trials.versions())
         if allowed is None:
             parser.error(f"{why}: the tolerance is unknown. Give it with --tolerance POINTS.")

@@ -7,10 +7,13 @@ that dies, so a killed trial is simply free again. Between machines this needs a
 import contextlib
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 
 from filelock import FileLock, Timeout
+
+from autolora_trainer.errors import Terminated
 
 WAIT_SECONDS = 2.0
 
@@ -37,22 +40,45 @@ def claim(output: str, what: str):
         held.release()
 
 
-def work_off(output: str, left: Callable[[], Iterable[tuple[str, object]]], run: Callable[[object], None]) -> None:
-    """Run trials until none is left, one at a time, none twice and none that another process runs.
+def work_off(
+    output: str,
+    left: Callable[[], Iterable[tuple[str, object]]],
+    run: Callable[[object], None],
+    shown: Callable[[object], str],
+) -> int:
+    """Run trials until none is left, one at a time, none twice and none that another process runs. A trial that fails
+    is reported on stderr, and does not take the others with it.
 
     Args:
         output: the file of rows.
         left: reads the rows, and gives (name, trial) of what has none yet, in the order in which it should run. It is
             asked again before every trial: rows of other processes come in, and may make more trials possible.
         run: runs a trial and appends its row. A trial that leaves no row is not run again by this process.
+        shown: a trial in a few words.
+    Returns:
+        how many trials failed.
+    Raises:
+        SystemExit: with status 143 after SIGTERM, which means this process and not its trial.
     """
-    tried = set()
+    tried, failed = set(), 0
     while waiting := [(name, trial) for name, trial in left() if name not in tried]:
         for name, trial in waiting:
             with claim(output, name) as mine:
                 if mine and name in dict(left()):  # its row may have come in since
                     tried.add(name)
-                    run(trial)
+                    failed += not _survived(trial, run, shown)
                     break
         else:
             time.sleep(WAIT_SECONDS)
+    return failed
+
+
+def _survived(trial, run, shown) -> bool:
+    try:
+        run(trial)
+    except Terminated:
+        sys.exit(143)
+    except Exception as error:
+        print(shown(trial), "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+        return False
+    return True

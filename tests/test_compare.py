@@ -50,13 +50,13 @@ def place(tmp_path, monkeypatch):
         # autolora likes 0.2, the others 0.1; one point per seed
         liked = {"autolora": "0.2"}.get(value["method"], "0.1")
         score = 0.7 + 0.1 * (value["learning_rate"] == liked) + 0.01 * int(value["seed"])
-        return {"eval_accuracy": score, "eval_loss": 1.0, "adapter_params": 10, "head_params": 2}
+        return {"eval_accuracy": score, "eval_bleu": score, "eval_loss": 1.0, "adapter_params": 10, "head_params": 2}
 
     monkeypatch.setattr(trials, "run", pretend)
     return tmp_path, calls
 
 
-def run(place, *more):
+def run(place, *more, status=0):
     folder, _ = place
     argv = [
         "compare.py",
@@ -70,7 +70,7 @@ def run(place, *more):
     ]
     old, sys.argv = sys.argv, [*map(str, argv), *more]
     try:
-        compare.main()
+        assert compare.main() == status
     finally:
         sys.argv = old
     return trials.read_rows(str(folder / "o.jsonl"))
@@ -145,9 +145,23 @@ def test_a_method_that_fails_does_not_stop_the_others(place, monkeypatch, capsys
         return pretend(script, typed, isolate)
 
     monkeypatch.setattr(trials, "run", failing)
-    rows = run(place)
+    rows = run(place, status=1)  # nobody's shell goes on as if all were there
     assert {r["method"] for r in rows} >= {"uniform", "autolora"} and "paper" not in {r["method"] for r in rows}
     assert "paper tuning FAILED: it does not work" in capsys.readouterr().err
+
+
+def test_trials_of_every_benchmark_fail_alone_and_once(tmp_path, capsys):
+    done, tried = [], []
+
+    def run(trial):
+        tried.append(trial)
+        if trial == "bad":
+            raise RuntimeError("no\nroom")
+        done.append(trial)
+
+    left = lambda: [(name, name) for name in ("bad", "good") if name not in done]
+    assert sharing.work_off(str(tmp_path / "rows.jsonl"), left, run, str) == 1
+    assert tried == ["bad", "good"] and capsys.readouterr().err == "bad FAILED: no room\n"
 
 
 def test_two_processes_share_the_plan(place, monkeypatch):
@@ -259,7 +273,30 @@ def test_table_pairs_by_task_and_seed_and_says_what_it_could_find(place, capsys)
     (folder / "plan.yaml").write_text(yaml.safe_dump({**PLAN, "seeds": 3}, sort_keys=False))
     run(place)
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| autolora"))
-    assert "81.00 (80.00 to 82.00, n=3) | +0.00 (+0.00 to +0.00, n=3) | 0.00 | 10 | 2 | 3.00" in line
+    assert "81.00 (78.52 to 83.48, n=3) | +0.00 (+0.00 to +0.00, n=3) | 0.00 | 10 | 2 | 3.00" in line
+
+
+def test_seconds_are_compared_where_every_method_has_them_on_one_machine():
+    made = {"score": 1.0, "adapter_params": 1, "head_params": 1, "passes": 4, "peak_memory_mb": 1.0, "machine": "M"}
+    seconds = {
+        ("a", 0): {"uniform": 10.0, "adalora": 20.0, "full": 40.0},
+        ("a", 1): {"uniform": 10.0, "adalora": None, "full": 90.0},  # measured wrongly
+        ("b", 0): {"uniform": 10.0, "full": 90.0},
+    }
+    rows = [
+        {**made, "task": task, "seed": seed, "method": method, "wall_seconds": value}
+        for (task, seed), own in seconds.items()
+        for method, value in own.items()
+    ]
+    assert compare.timed_together(rows) == {("a", 0)}
+    plan = {"tasks": [], "methods": {"uniform": {}, "adalora": {}, "full": {}}, "reference": "uniform"}
+    header, body = compare.table(rows, plan)
+    cells = [dict(zip(header, line)) for line in body]
+    assert [line["time / uniform"] for line in cells] == ["1.00", "2.00", "4.00"]
+    assert [line["time / adalora"] for line in cells] == ["0.50", "1.00", "2.00"]
+    assert compare.timed_on(rows) == "Time: median ratio over the 1 runs of a of which every method has seconds."
+    rows[0]["machine"] = "N"
+    assert compare.timed_together(rows) == set() and "No run has seconds" in compare.timed_on(rows)
 
 
 def test_a_method_without_rows_is_a_line_of_dashes(place):

@@ -50,9 +50,9 @@ def test_front_has_a_panel_a_task_and_a_tick_a_size(tmp_path):
 
 
 def test_intervals_lie_around_the_mean():
-    low, high = pictures.interval([1.0, 2.0, 6.0])
-    assert 0 < low <= 2.0 and 0 < high <= 3.0
-    assert pictures.interval([5.0]) == (0.0, 0.0)
+    low, high = pictures.reach([1.0, 2.0, 6.0])
+    assert low == pytest.approx(high) == pytest.approx(4.303 * 7**0.5 / 3**0.5, abs=1e-2)  # Student's t, s² = 7
+    assert pictures.reach([5.0]) == (0.0, 0.0)
 
 
 def test_cost_is_paired_with_the_unit_of_the_same_task_and_seed(tmp_path):

@@ -64,7 +64,9 @@ def test_another_score_is_not_met(place, capsys):
 
 def test_elsewhere_the_tolerance_is_the_spread_of_the_seeds():
     row = {"task": "a", "method": "m", "settings": [], "machine": "x", "versions": {"torch": "1"}}
-    rows = [{**row, "score": score} for score in (70.0, 71.0, 72.0)] + [{**row, "method": "n", "score": 0.0}]
+    rows = [{**row, "seed": seed, "score": score} for seed, score in enumerate((70.0, 71.0, 72.0))]
+    rows += [{**row, "seed": 3, "method": "n", "score": 0.0}, {**row, "seed": 4, "train_rows": 9, "score": 0.0}]
+    rows.insert(0, {**rows[0], "score": 60.0})  # replaced since
     assert rerun.tolerance(rows[0], rows, "x", {"torch": "1"})[0] == 0.05
     assert rerun.tolerance(rows[0], rows, "y", {"torch": "1"})[0] == pytest.approx(2.772, abs=1e-3)
     assert rerun.tolerance(rows[0], rows, "x", {"torch": "2"})[0] == pytest.approx(2.772, abs=1e-3)
@@ -75,7 +77,8 @@ def test_elsewhere_the_tolerance_is_the_spread_of_the_seeds():
     "rows, line, sentence",
     [
         ([{"task": "a"}], 2, "has 1 rows, got 2. Give a line from 1 to 1"),
-        ([{"check": "kill"}], 1, "this row has no score. RESULTS.md has the command"),
+        ([{"check": "kill"}], 1, "this row is rerun with its whole table. RESULTS.md has the command"),
+        ([{"task": "llama", "method": "m", "score": 400.0}], 1, "this row is rerun with its whole table"),
         ([{"task": "a", "method": "m", "settings": [], "score": 1.0, "versions": {}}], 1, "the tolerance is unknown"),
     ],
 )

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from benchmarks.significance import (
-    bootstrap_interval,
     cross_agreement,
     difference_cells,
+    interval,
     markdown,
     mean_cell,
+    p_value,
     paired_differences,
     rank_agreement,
     smallest_detectable,
@@ -22,16 +23,29 @@ def test_pairs_are_formed_by_task_and_seed_and_incomplete_ones_left_out():
     assert paired_differences(rows, "new", "old", 4).tolist() == []
 
 
-def test_bootstrap_interval_covers_the_mean_as_the_normal_one_does():
-    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
-    low, high = bootstrap_interval(values)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 * 2.0 / 20, rel=0.1)
+def test_the_interval_is_students():
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx(
+        (2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3
+    )  # t_2 = 4.303
+    assert interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
 
 
-def test_smallest_detectable_difference_is_the_textbook_one():
-    values = [1.0, -1.0] * 8  # standard deviation 1.033, 16 pairs
-    assert smallest_detectable(values) == pytest.approx(2.802 * 1.0328 / 4, rel=1e-3)
+def test_the_interval_of_three_values_holds_the_mean_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(1.0, 2.0, (4000, 3))
+    assert np.mean([low <= 1.0 <= high for low, high in map(interval, draws)]) == pytest.approx(0.95, abs=0.01)
+
+
+def test_p_value_agrees_with_the_interval():
+    assert p_value([0.0, 0.0, 0.0]) == 1.0
+    touching = np.array([1.0, 2.0, 3.0]) - interval([1.0, 2.0, 3.0])[0]
+    assert p_value(touching) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("pairs", "size"), [(34, 0.5), (15, 0.8), (199, 0.2)])  # Cohen's d_z in G*Power's tables
+def test_smallest_detectable_difference_is_the_textbook_one(pairs, size):
+    fewer, more = (np.arange(count) - (count - 1) / 2 for count in (pairs - 1, pairs))
+    assert smallest_detectable(more) < size * more.std(ddof=1)
+    assert smallest_detectable(fewer) > size * fewer.std(ddof=1)
 
 
 def test_cells_have_an_interval_from_three_values_on():
@@ -39,7 +53,7 @@ def test_cells_have_an_interval_from_three_values_on():
     assert mean_cell([-1.0, -1.0, -1.0]) == "-1.00 (-1.00 to -1.00, n=3)"
     assert difference_cells([]) == ["-", "-"] and difference_cells([1.0]) == ["+1.00 (n=1)", "-"]
     cells = difference_cells([1.0, -1.0] * 8)
-    assert cells[0].startswith("+0.00 (-0.") and cells[0].endswith("n=16)") and cells[1] == "0.72"
+    assert cells[0].startswith("+0.00 (-0.") and cells[0].endswith("n=16)") and cells[1] == "0.77"
 
 
 def test_agreement_of_patterns():
