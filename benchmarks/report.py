@@ -1,6 +1,6 @@
 """Write RESULTS.md from the committed rows, so that no number on it can drift.
 
-    python benchmarks/report.py            # RESULTS.md, and the pictures in benchmarks/results/pictures
+    python benchmarks/report.py            # RESULTS.md, tables and pictures in benchmarks/results
     python benchmarks/report.py --check    # exit status 1 if they are not what the rows give
 
 Nothing here measures. Rows are those of `benchmarks/results`, the paper's numbers those of
@@ -48,7 +48,6 @@ from benchmarks.significance import (  # noqa: E402
     rank_agreement,
 )
 
-PAGE = os.path.join(trials.ROOT, "RESULTS.md")
 PICTURES = "benchmarks/results/pictures"
 
 
@@ -522,6 +521,19 @@ def page() -> str:
 # ---- files
 
 
+def tables() -> dict[str, str]:
+    """{path: text} of the tables that benchmarks write beside their rows, as far as there are rows."""
+    from benchmarks import llama
+
+    made = {
+        "front": lambda rows: front.report(rows, yaml_of("plans/front")),
+        "methods": lambda rows: compare.report(rows, plan_of("plans/methods")),
+        "llama": llama.report,
+        "ranks": ranks.report,
+    }
+    return {f"benchmarks/results/{name}.md": write(rows) for name, write in made.items() if (rows := rows_of(name))}
+
+
 def draw(folder: str) -> list[str]:
     """Write the pictures; their paths."""
     figures = {}
@@ -540,13 +552,17 @@ def texts_of(path: str) -> list[str]:
         return re.findall(r"<text[^>]*>(.*?)</text>", file.read())
 
 
+def _content(path: str) -> str | None:
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
 def stale() -> list[str]:
     """The files that are not what the rows give."""
-    text = None
-    if os.path.exists(PAGE):
-        with open(PAGE, encoding="utf-8") as file:
-            text = file.read()
-    found = [] if text == page() else ["RESULTS.md"]
+    wanted = {"RESULTS.md": page(), **tables()}
+    found = [name for name, text in wanted.items() if _content(os.path.join(trials.ROOT, name)) != text]
     with tempfile.TemporaryDirectory() as folder:
         for path in draw(folder):
             kept = f"{PICTURES}/{os.path.basename(path)}"
@@ -565,8 +581,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name} is not what the rows give. Type: python benchmarks/report.py", file=sys.stderr)
         return int(bool(old))
     draw(os.path.join(trials.ROOT, PICTURES))
-    with open(PAGE, "w", encoding="utf-8") as file:
-        file.write(page())
+    for name, text in {"RESULTS.md": page(), **tables()}.items():
+        with open(os.path.join(trials.ROOT, name), "w", encoding="utf-8") as file:
+            file.write(text)
     return 0
 
 

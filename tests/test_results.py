@@ -42,7 +42,6 @@ def place(tmp_path, monkeypatch):
     for folder in ("plans", "paper"):
         shutil.copytree(os.path.join(ROOT, "benchmarks", folder), tmp_path / "benchmarks" / folder)
     monkeypatch.setattr(trials, "ROOT", str(tmp_path))
-    monkeypatch.setattr(report, "PAGE", str(tmp_path / "RESULTS.md"))
 
     def add(name, *rows):
         for row in rows:
@@ -227,7 +226,7 @@ def test_a_new_row_makes_the_page_and_its_pictures_stale(place, capsys):
         place("core", row("sst2", seed, "autolora", 80.0))
     assert report.main([]) == 0 and report.main(["--check"]) == 0
     place("front", row("sst2", 3, "uniform", 81.0, budget=2))
-    assert report.stale() == ["RESULTS.md"]
+    assert report.stale() == ["RESULTS.md", "benchmarks/results/front.md"]
     place("front", row("qnli", 0, "uniform", 81.0, budget=8, adapter_params=73728))
     os.remove(os.path.join(trials.ROOT, report.PICTURES, "figure3_1.png"))
     assert report.main(["--check"]) == 1
