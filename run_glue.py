@@ -22,7 +22,7 @@ from autolora_trainer.pipeline import Run, execute
 from autolora_trainer.sample import encoder_path, load_sample
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.tasks import glue
-from autolora_trainer.tasks.metrics import compute_metrics
+from autolora_trainer.tasks.metrics import all_rows, compute_metrics
 
 
 class GlueApplication(Application):
@@ -70,12 +70,18 @@ class GlueApplication(Application):
         return compute_metrics(self.task, self.label2id)
 
     def predict(self, run: Run, trainer) -> dict[str, float]:
-        """Write predict_results_<task>.txt as transformers' run_glue does: index and label name, or score."""
-        dataset = run.datasets["test"].remove_columns("labels")  # unlabelled rows carry -1
-        predictions = trainer.predict(dataset, metric_key_prefix="predict").predictions
-        predictions = predictions[0] if isinstance(predictions, tuple) else predictions
+        """Write predict_results_<task>.txt as transformers' run_glue does: index and label name, or score; of MNLI's
+        mismatched rows predict_results_mnli-mm.txt."""
+        for suffix, split in (("", "test"), ("-mm", "test_mm")):
+            if split in run.datasets:
+                self._write_predictions(run, trainer, split, f"{run.data.task_name}{suffix}")
+        return {}
+
+    def _write_predictions(self, run: Run, trainer, split: str, name: str) -> None:
+        dataset = run.datasets[split].remove_columns("labels")  # unlabelled rows carry -1
+        predictions = all_rows(trainer.predict(dataset, metric_key_prefix="predict").predictions)
         if trainer.is_world_process_zero():
-            path = os.path.join(run.output_dir, f"predict_results_{run.data.task_name}.txt")
+            path = os.path.join(run.output_dir, f"predict_results_{name}.txt")
             with open(path, "w", encoding="utf-8") as file:
                 file.write("index\tprediction\n")
                 for index, scores in enumerate(predictions):
@@ -83,12 +89,10 @@ class GlueApplication(Application):
                         file.write(f"{index}\t{float(np.squeeze(scores)):.3f}\n")
                     else:
                         file.write(f"{index}\t{trainer.model.config.id2label[int(scores.argmax())]}\n")
-        return {}
 
     def card_details(self, run: Run) -> dict:
-        own = any((run.data.train_file, run.data.validation_file, run.data.task_name == "sample"))
-        name = "built-in sample" if run.data.task_name == "sample" else f"GLUE {run.data.task_name.upper()}"
-        return {"task_name": run.data.task_name, "dataset_id": None if own else self.task.hub_id, "dataset_name": name}
+        name = "the built-in sample" if run.data.task_name == "sample" else f"GLUE {run.data.task_name.upper()}"
+        return self.data_details(run, name, self.task.hub_id)
 
 
 # The built-in sample: its own small encoder, and rates for 2.5 million parameters instead of 125.

@@ -128,13 +128,9 @@ class NerApplication(Application):
         write_atomically(os.path.join(run.output_dir, ner.LABELS_FILE), json.dumps({"labels": names}, indent=4) + "\n")
 
     def card_details(self, run: Run) -> dict:
-        own = any((run.data.train_file, run.data.validation_file))
-        name = "JNLPBA (BioNLP-2004)" if run.data.task_name == "jnlpba" else "rows of named entities"
-        return {
-            "task_name": run.data.task_name,
-            "dataset_id": None if own else ner.JNLPBA_HUB_ID,
-            "dataset_name": name,
-        }
+        if run.data.task_name == "jnlpba":
+            return self.data_details(run, "JNLPBA (BioNLP-2004)", ner.JNLPBA_HUB_ID)
+        return self.data_details(run, "rows of named entities")
 
 
 def main(argv: list[str] | None = None) -> dict:

@@ -26,6 +26,7 @@ from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.errors import run_guarded
 from autolora_trainer.generation import generate_texts
 from autolora_trainer.methods import peft as peft_types
+from autolora_trainer.methods.common import refuse_sharding
 from autolora_trainer.pipeline import Run, execute
 from autolora_trainer.script_arguments import DataArguments, check_numbers, parse_arguments
 from autolora_trainer.tasks import nlg
@@ -109,8 +110,8 @@ class NlgApplication(Application):
         self.examples, self.prompts = {}, {}
         if run.training.do_predict and not run.data.decode:
             raise ValueError("Test rows are there to be decoded, got --decode false. Drop it, or the test rows.")
-        training = run.training
-        if run.data.decode and (training.do_eval or training.do_predict or training.eval_strategy != "no"):
+        if run.data.decode and (run.training.do_eval or run.training.do_predict):
+            refuse_sharded_decoding(run)
             check_libraries()
         if run.training.label_smoothing_factor and peft_types.learns_prompts(run.method):
             run.training.label_smoothing_factor = 0.0  # Trainer 5.23 fails: it looks for the model inside an adapter
@@ -250,12 +251,19 @@ class NlgApplication(Application):
         return outcome[0]
 
     def card_details(self, run: Run) -> dict:
-        own = any((run.data.train_file, run.data.validation_file)) or self.task.dataset_id is None
-        return {
-            "task_name": self.task.name,
-            "dataset_id": None if own else self.task.dataset_id,
-            "dataset_name": self.task.title,
-        }
+        return self.data_details(run, self.task.title, self.task.dataset_id)
+
+
+def refuse_sharded_decoding(run: Run) -> None:
+    """Raise `ValueError` where the weights are sharded: a forward pass then waits for all processes, and they have
+    different numbers of them to make."""
+    plugin = getattr(run.training, "deepspeed_plugin", None)
+    if plugin is None or plugin.zero_stage == 3:  # the stages below it leave the weights whole
+        refuse_sharding(
+            run,
+            "Every process decodes texts of its own with whole weights",
+            "or add --decode false, and decode afterwards with --do_eval",
+        )
 
 
 def check_libraries() -> None:

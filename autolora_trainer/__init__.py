@@ -7,7 +7,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 from autolora_trainer.arguments import AutoLoraTrainingArguments  # noqa: E402
 from autolora_trainer.callbacks import RankSelectionCallback  # noqa: E402
-from autolora_trainer.ranks import LearnedRanks  # noqa: E402
+from autolora_trainer.ranks import LearnedRanks, ModuleRank  # noqa: E402
 from autolora_trainer.retrain import build_adapter  # noqa: E402
 from autolora_trainer.trainer import AutoLoraMixin, AutoLoraTrainer  # noqa: E402
 from autolora_trainer.version import __version__  # noqa: E402
@@ -17,6 +17,7 @@ __all__ = [
     "AutoLoraTrainer",
     "AutoLoraTrainingArguments",
     "LearnedRanks",
+    "ModuleRank",
     "RankSelectionCallback",
     "__version__",
     "build_adapter",

@@ -90,10 +90,16 @@ class Application(ABC):
         return 8 if (run.training.fp16 or run.training.bf16) and not run.training.use_cpu else None
 
     def _check_splits(self, run, rows) -> None:
-        needs = {"train": run.training.do_train, "validation": run.training.do_eval, "test": run.training.do_predict}
-        for split, needed in needs.items():
+        training = run.training
+        evaluates = training.eval_strategy != "no"
+        asked = "do_eval" if training.asked[1] or not evaluates else "eval_strategy"
+        needs = {
+            "train": ("do_train", training.do_train),
+            "validation": (asked, training.do_eval or evaluates),
+            "test": ("do_predict", training.do_predict),
+        }
+        for split, (argument, needed) in needs.items():
             if needed and split not in rows:
-                argument = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}[split]
                 raise ValueError(f"--{argument} needs rows, got no {split} rows. Add --{split}_file.")
 
     def load_tokenizer(self, run, **arguments):
@@ -180,7 +186,14 @@ class Application(ABC):
 
     def card_details(self, run) -> dict:
         """`task_name`, `dataset_id` (None for own rows) and `dataset_name` of the model card."""
-        return {"task_name": run.data.task_name, "dataset_id": None, "dataset_name": run.data.task_name}
+        return self.data_details(run, run.data.task_name)
+
+    def data_details(self, run, name: str, dataset_id: str | None = None) -> dict:
+        """The card's details for data of this name and Hub id, or for a user's own rows in its form."""
+        own = any((run.data.train_file, run.data.validation_file))
+        if own and run.data.task_name != self.own_task:
+            name = f"own rows in the form of {name}"
+        return {"task_name": run.data.task_name, "dataset_id": None if own else dataset_id, "dataset_name": name}
 
 
 def quantization(run) -> BitsAndBytesConfig | None:

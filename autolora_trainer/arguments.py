@@ -13,7 +13,10 @@ HYPERGRADIENT_CHOICES = ("finite_difference", "first_order", "exact")
 FINITE_DIFFERENCE_CHOICES = ("central", "one_sided")
 GATE_SCALING_CHOICES = ("plain", "paper")
 VIRTUAL_STEP_CHOICES = ("sgd", "adamw")
-RANK_RULE_CHOICES = ("adaptive", "strength", "threshold", "singular", "sensitivity")
+RANK_RULE_CHOICES = ("adaptive", "strength", "threshold", "singular", "sensitivity", "uniform")
+
+PYTORCHS_ADAMW = ("adamw_torch", "adamw_torch_fused")
+FOLLOW_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")  # schedules
 
 SEARCH_STEPS = 80  # weight steps of the scripts' search: by then ranks agree between seeds (`benchmarks/ranks.py`)
 
@@ -24,6 +27,39 @@ def check_choice(name, value, choices):
         close = difflib.get_close_matches(str(value), choices, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{hint}")
+
+
+# The hypergradients that read a setting.
+HYPERGRADIENTS_OF = {
+    "virtual_step": ("finite_difference", "exact"),
+    "inner_lr": ("finite_difference", "exact"),
+    "finite_difference": ("finite_difference",),
+    "finite_difference_radius": ("finite_difference",),
+}
+
+
+def check_effect(arguments, given) -> None:
+    """Raise `ValueError` for a setting of a hypergradient that another has been chosen over.
+
+    Args:
+        arguments: `SearchArguments`.
+        given: names of the settings that the user gave.
+    """
+    for name, hypergradients in HYPERGRADIENTS_OF.items():
+        if name in given and arguments.hypergradient not in hypergradients:
+            raise ValueError(
+                f"{name} has no effect on hypergradient {arguments.hypergradient}, it is for "
+                f"{' and '.join(hypergradients)}. Drop it, or add --hypergradient finite_difference."
+            )
+
+
+def check_schedule(schedule, what: str) -> None:
+    """Raise `ValueError` for a schedule that follows evaluations, in a training without any, e.g. "the search"."""
+    if schedule in FOLLOW_EVALUATIONS:
+        raise ValueError(
+            f"lr_scheduler_type {getattr(schedule, 'value', schedule)} follows evaluations, and {what} makes none. "
+            "Type another, e.g. linear, or search with that and retrain with this: --ranks."
+        )
 
 
 @dataclass
@@ -95,7 +131,8 @@ class SearchArguments:
     rank_rule: str = field(
         default="adaptive",
         metadata={
-            "help": "How ranks follow from the search: adaptive, threshold (§4.4), strength, singular or sensitivity."
+            "help": "How ranks follow from the search: adaptive, threshold (§4.4), strength, singular, sensitivity or "
+            "uniform (a control: the same rank everywhere)."
         },
     )
     threshold: float | None = field(
@@ -154,6 +191,8 @@ class SearchArguments:
                 raise ValueError(f"{name} must be a positive number, got {value}.")
         if self.inner_lr is not None and not (math.isfinite(self.inner_lr) and self.inner_lr >= 0):
             raise ValueError(f"inner_lr must be zero or a positive number, got {self.inner_lr}.")
+        optional = ("inner_lr", "finite_difference_radius")
+        check_effect(self, [name for name in optional if getattr(self, name) is not None])
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ValueError(
                 f"threshold must be a finite number, got {self.threshold}. The paper uses 1/initial_rank."
@@ -198,6 +237,8 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
     """
 
     def __post_init__(self):
+        if self.eval_strategy == "no":
+            check_schedule(self.lr_scheduler_type, "the search")
         super(SearchArguments, self).__post_init__()  # TrainingArguments', or that of a subclass mixed in
         self.check_search()
         self.check_non_finite()
@@ -224,7 +265,13 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
             raise ValueError(
                 "save_only_model leaves out what a search needs to resume. Drop it, or set save_strategy no."
             )
-        if self.virtual_step == "adamw" and self.optim not in ("adamw_torch", "adamw_torch_fused"):
+        if self.push_to_hub and self.hub_strategy != "end":
+            raise ValueError(
+                f"hub_strategy {self.hub_strategy.value} pushes checkpoints of the search, which hold its weights "
+                'without its selection. Set hub_strategy="end", and push with trainer.push_to_hub().'
+            )
+        takes_virtual_steps = self.hypergradient != "first_order"
+        if takes_virtual_steps and self.virtual_step == "adamw" and self.optim not in PYTORCHS_ADAMW:
             raise ValueError(
                 f"virtual_step adamw reads the state of PyTorch's AdamW, got optim {self.optim.value}. Use "
                 "--virtual_step sgd, or --optim adamw_torch."

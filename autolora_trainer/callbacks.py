@@ -24,7 +24,8 @@ class RankSelectionCallback(TrainerCallback):
         base_model: what `ranks.json` and the model card call the base model. Default: its Hub id, or the name of its
             folder.
     Attributes:
-        learned_ranks: `LearnedRanks` once the search has ended.
+        learned_ranks: `LearnedRanks` once the search has ended; None if it was cut short before a selection variable
+            moved.
     Raises:
         RuntimeError: at the end of a search in which no selection variable ever moved.
     """
@@ -54,6 +55,8 @@ class RankSelectionCallback(TrainerCallback):
         self._recent_losses = state["recent_losses"]
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:  # not a resume; perhaps a second training, which may settle anew
+            self._recent, self._recent_losses, self.settled, self.learned_ranks = [], [], False, None
         self._interval = max(args.hypergradient_interval, math.ceil(state.max_steps / HISTORY_RECORDS))
         if state.is_world_process_zero:
             self._open_history(args, state.global_step)
@@ -64,7 +67,7 @@ class RankSelectionCallback(TrainerCallback):
         if state.global_step % self._interval == 0:
             self._record(args, state)
         took_selection_step = (state.global_step - 1) % args.hypergradient_interval == 0
-        if args.search_patience and took_selection_step:
+        if args.search_patience and took_selection_step and self._search.last_selection_step_counted:
             window = slice(-args.search_patience - 1, None)
             self._recent = [*self._recent, self._search.current_ranks()][window]
             self._recent_losses = [*self._recent_losses, self._search.last_val_loss.item()][window]
@@ -76,6 +79,8 @@ class RankSelectionCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         gates = self._search.gates
         if state.global_step > 0 and gates.logits.unique().numel() == 1:
+            if state.global_step < state.max_steps and not self.settled:
+                return  # something else stopped it early, a signal perhaps: it may be resumed
             raise RuntimeError(
                 f"The search ended after {state.global_step} steps and no selection variable ever moved, so it has "
                 "learned no ranks. Raise search_epochs or selection_learning_rate, or lower hypergradient_interval."

@@ -36,6 +36,12 @@ def _hash(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _files(folder: str) -> list[str]:
+    """The files of a folder and of those in it (a second adapter's, FSDP's shards), as `name` or `folder/name`."""
+    paths = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+    return sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in paths if os.path.isfile(path))
+
+
 def sealed(manifest: dict) -> dict:
     """A manifest with a hash of its own content, which tells a damaged one from a whole one."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
@@ -62,12 +68,10 @@ class CheckpointManifest(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-        names = sorted(
-            name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name)) and name != MANIFEST
-        )
         files = {
             name: {"bytes": os.path.getsize(p), "sha256": _hash(p)}
-            for name in names
+            for name in _files(folder)
+            if name != MANIFEST
             for p in [os.path.join(folder, name)]
         }
         manifest = {"step": state.global_step, "files": files, "cost": self.cost.figures() if self.cost else None}
@@ -121,7 +125,7 @@ def fault(checkpoint: str) -> str | None:
             return f"lacks {name}"
         if (os.path.getsize(path), _hash(path)) != entry:
             return f"has a damaged {name}"
-    for name in sorted(os.listdir(checkpoint)):
+    for name in sorted({*os.listdir(checkpoint), *_files(checkpoint)}):
         if not _is_data(os.path.join(checkpoint, name)):
             return f"has a {name} that is no data of a checkpoint"
     return None

@@ -17,28 +17,41 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import hub
-from autolora_trainer.arguments import check_choice
-from autolora_trainer.checkpoints import fault, newest_checkpoint, read_json, read_manifest
+from autolora_trainer.arguments import check_choice, check_schedule
+from autolora_trainer.checkpoints import checkpoint_steps, fault, newest_checkpoint, read_json, read_manifest
 from autolora_trainer.errors import one_line, sentence
 from autolora_trainer.fused import SEPARATOR, adapt, lora_parts, module_of
 from autolora_trainer.methods import WITHOUT_LORA, grid
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS, search_arguments
 from autolora_trainer.methods.common import refuse_sharding
+from autolora_trainer.methods.peft import longest_row, positions
 from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.rules import fill_budget, parse_budget
 from autolora_trainer.script_arguments import check_numbers
+from autolora_trainer.tasks import GLUE_TASKS, ner, nlg
 
 if TYPE_CHECKING:
     from autolora_trainer.pipeline import Run
 
 RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our own files are ever cleared
+TASK_NAMES = (*GLUE_TASKS, "mnli-mm", *ner.TASKS, *nlg.NLG_TASKS)
 # What a run writes into output_dir: what `--overwrite`, and starting an unfinished run again, remove.
-OUTPUT_FILES = """
+OUTPUT_FILES = f"""
     adapter_config.json adapter_model.safetensors ranks.json rank_heatmap.png rank_heatmap.svg all_results.json
     train_results.json eval_results.json predict_results.json trainer_state.json cost.json labels.json README.md
     training_args.bin calibration.json bottleneck_adapter.json bottleneck_adapter.safetensors config.json
     generation_config.json model.safetensors model.safetensors.index.json
+    predictions_validation.jsonl predictions_test.jsonl
+    {" ".join(f"predict_results_{name}.txt" for name in TASK_NAMES)}
+""".split()
+# What `learned_settings` takes of the arguments.
+LEARNED_DATA = """
+    task_name max_seq_length max_train_samples sample_seed prompt_format one_line base_dropout
+""".split()
+LEARNED_TRAINING = """
+    learning_rate train_sampling_strategy seed data_seed weight_decay lr_scheduler_type lr_scheduler_kwargs
+    warmup_steps label_smoothing_factor max_grad_norm optim optim_args adam_beta1 adam_beta2 adam_epsilon non_finite
 """.split()
 
 
@@ -67,16 +80,56 @@ def is_output(name: str) -> bool:
     return (
         name in OUTPUT_FILES
         or name in ("search", grid.FOLDER)
-        or name.startswith(("predict_results_", "predictions_"))
         or re.fullmatch(r"model-\d+-of-\d+\.safetensors", name) is not None
         or (prefix == "checkpoint" and number.isdigit())
     )
 
 
+def _has_note(folder: str) -> bool:
+    return os.path.exists(os.path.join(folder, RUN_FILE))
+
+
+def is_ours(folder: str) -> bool:
+    """Whether a run of this package wrote into a folder: its run.json is one of ours, and whole."""
+    try:
+        note = read_json(os.path.join(folder, RUN_FILE))
+    except (OSError, ValueError):
+        return False
+    kinds = {"command": str, "version": str, "settings": dict}
+    return isinstance(note, dict) and all(isinstance(note.get(name), kind) for name, kind in kinds.items())
+
+
+def files_of_others(run: "Run") -> list[str]:
+    """The names in output_dir that the run would clear or write over, where no run of ours has written there."""
+    if is_ours(run.output_dir) or not os.path.isdir(run.output_dir):
+        return []
+    written = (RUN_FILE, *hub.TOKENIZER_FILES)
+    return sorted(name for name in os.listdir(run.output_dir) if is_output(name) or name in written)
+
+
+def later_files(run: "Run") -> list[str]:
+    """What is to be removed from output_dir before the run: all that a run writes, or for a resume what came later
+    than its checkpoint."""
+    if not os.path.isdir(run.output_dir):
+        return []
+    outputs = [name for name in os.listdir(run.output_dir) if is_output(name)]
+    if not run.resume.origin:
+        return outputs
+    later = ["all_results.json"]
+    if run.resume.search_checkpoint:
+        later += ["ranks.json", os.path.join("search", "cost.json"), os.path.join("search", KEPT_COMPONENTS)]
+        later += [name for name in outputs if name.startswith("checkpoint-")]
+    # a checkpoint that was passed over: a new one would be written among its files
+    phase = os.path.relpath(run.search_dir, run.output_dir) if run.resume.search_checkpoint else ""
+    steps = checkpoint_steps(os.path.join(run.output_dir, phase))
+    later += [os.path.join(phase, f"checkpoint-{step}") for step in steps if step > run.resume.origin["step"]]
+    return [name for name in later if os.path.exists(os.path.join(run.output_dir, name))]
+
+
 def check_request(run: "Run") -> None:
     data, training = run.data, run.training
     tasks = run.application.task_names
-    if data.task_name is None and data.train_file is not None:
+    if data.task_name is None and any((data.train_file, data.validation_file, data.test_file)):
         data.task_name = run.application.own_task
     if data.task_name is None:
         raise ValueError(f"--task_name is missing. Give one of {', '.join(tasks)}.")
@@ -93,11 +146,14 @@ def check_request(run: "Run") -> None:
     if not any(training.asked):
         training.do_train = training.do_eval = True
         training.do_predict = data.test_file is not None
+    training.do_eval |= training.do_train and training.eval_strategy != "no"  # as TrainingArguments do
     fp16 = training.mixed_precision == "fp16"  # of --fp16, or of accelerate's configuration
     if fp16 and run.searches and training.do_train:
         raise ValueError(
             "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
         )
+    if training.do_train and (run.searches or run.method.method == "grid"):
+        check_schedule(training.lr_scheduler_type, "the search" if run.searches else "a trial of --method grid")
     if "flash" in (run.model.attn_implementation or "") and run.model.dtype == "float32":
         other = ", or add --dtype bfloat16" if run.application.task_type == "CAUSAL_LM" else ""
         raise ValueError(
@@ -109,6 +165,8 @@ def check_request(run: "Run") -> None:
             "--auto_find_batch_size tries batch sizes until one fits, and the search has a batch of D_val beside "
             "each. Drop it, and lower --per_device_train_batch_size with --gradient_accumulation_steps."
         )
+    if training.prediction_loss_only and training.do_predict and run.application.task_type != "CAUSAL_LM":
+        raise ValueError("--prediction_loss_only leaves --do_predict nothing to write. Drop one of the two.")
     try:
         for callback in get_reporting_integration_callbacks(training.report_to):
             callback()
@@ -148,20 +206,39 @@ def check_request(run: "Run") -> None:
         raise ValueError(f"output_dir {training.output_dir} lies on a file ({parent}). Give another --output_dir.")
     if not os.access(parent or ".", os.W_OK):
         raise ValueError(f"output_dir {training.output_dir} cannot be written. Give another --output_dir.")
-    ours = os.path.exists(os.path.join(training.output_dir, RUN_FILE))
-    present = os.listdir(training.output_dir) if os.path.isdir(training.output_dir) else []
-    foreign = [] if ours else sorted(name for name in present if is_output(name))
-    if training.do_train and foreign:
-        raise ValueError(
-            f"{training.output_dir} holds files that no run of this package wrote ({', '.join(foreign[:3])}), and the "
-            "run would replace them. Give another --output_dir."
-        )
+    if training.do_train and not (training.resume_from_checkpoint and _has_note(training.output_dir)):
+        _refuse_files_of_others(run)
     if training.do_train:
         _check_inputs_stay(run)
     finished = os.path.exists(os.path.join(training.output_dir, "all_results.json"))
     if training.do_train and finished and not run.method.overwrite and not training.resume_from_checkpoint:
         raise ValueError(
             f"{training.output_dir} holds a finished run. Add --overwrite to replace it, or give another --output_dir."
+        )
+
+
+def _refuse_files_of_others(run: "Run") -> None:
+    others = files_of_others(run)
+    if others:
+        raise ValueError(
+            f"{run.output_dir} holds files that no run of this package wrote ({', '.join(others[:3])}), and the run "
+            "would replace them. Give another --output_dir."
+        )
+
+
+def check_clearing(run: "Run") -> None:
+    """Raise `ValueError` for a run that is to go on where run.json is damaged, or another program's: the checkpoint in
+    the same folder tells that the run is ours, but nothing is cleared on that word alone."""
+    if not run.training.do_train or not _has_note(run.output_dir) or is_ours(run.output_dir):
+        return
+    checkpoint = run.resume.train_checkpoint or run.resume.search_checkpoint or run.output_dir
+    place = os.path.relpath(os.path.realpath(checkpoint), os.path.realpath(run.output_dir))
+    if run.resume.origin is None or place.startswith(os.pardir):
+        _refuse_files_of_others(run)
+    elif later := later_files(run):
+        raise ValueError(
+            f"{run.output_dir} has a damaged {RUN_FILE}, and to go on the run would have to remove {later[0]}. Remove "
+            "it yourself, or give another --output_dir."
         )
 
 
@@ -179,17 +256,21 @@ def _check_inputs_stay(run: "Run") -> None:
 
 
 def learned_settings(run: "Run") -> dict:
-    """The arguments that decide what is learned and in which shapes; `run.json` keeps them."""
+    """The arguments that decide what is learned and in which shapes; `run.json` keeps them. The length of the final
+    training is one of them where AdaLoRA's schedule or a grid's trials hang on it; any other may be prolonged."""
     settings = dataclasses.asdict(run.method)
     for name in ("preset", "overwrite", "retrain_epochs", "grid_trials"):
         settings.pop(name)
     model, data, training = run.model, run.data, run.training
     places = {"ranks": run.method.ranks, "model_name_or_path": model.model_name_or_path, "train_file": data.train_file}
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    lengths = ("num_train_epochs", "max_steps") if run.method.method in ("adalora", "grid") else ()
     return {
         **settings,
-        **{name: getattr(data, name) for name in ("task_name", "max_seq_length", "max_train_samples", "sample_seed")},
-        **{name: getattr(training, name) for name in ("learning_rate", "train_sampling_strategy", "seed")},
+        **{name: getattr(data, name) for name in LEARNED_DATA if hasattr(data, name)},
+        **{name: getattr(model, name) for name in ("dtype", "load_in_8bit", "load_in_4bit")},
+        **{name: getattr(training, name) for name in (*LEARNED_TRAINING, *lengths)},
+        **{kind: training.mixed_precision == kind for kind in ("bf16", "fp16")},  # accelerate's configuration too
         **{name: path and os.path.basename(os.path.normpath(path)) for name, path in places.items()},  # no folders
         "global_batch_size": batch,
     }
@@ -259,9 +340,12 @@ def check_model(run: "Run") -> None:
     that do not fit it."""
     if run.method.ranks:
         run.given_ranks = _read_ranks(run.method.ranks)
+    if run.training.batch_eval_metrics and run.application.compute_metrics(run) is not None:
+        raise ValueError("--batch_eval_metrics scores a batch at a time, and scores here are of all rows. Drop it.")
     base = run.load_ahead()
     run.application.check_model(run, base)
     _check_vocabulary(run, base)
+    _check_positions(run, base)
     _check_targets(run, base)
     if run.training.do_train and run.method.method not in WITHOUT_LORA:
         shapes = _update_shapes(run, base)
@@ -276,12 +360,8 @@ def check_model(run: "Run") -> None:
         run.split(arguments.val_fraction)
     metric = run.training.metric_for_best_model
     if metric is not None:
-        check_choice(
-            "metric_for_best_model", metric.removeprefix("eval_"), ("loss", *run.application.metric_names(run))
-        )
-    if run.training.eval_strategy != "no" and "validation" not in run.datasets:
-        raise ValueError("--eval_strategy needs rows, got no validation rows. Add --validation_file.")
-    run.training.do_eval |= run.training.do_train and run.training.eval_strategy != "no"  # as TrainingArguments do
+        names = () if run.training.prediction_loss_only else run.application.metric_names(run)
+        check_choice("metric_for_best_model", metric.removeprefix("eval_"), ("loss", *names))
     if not run.training.do_train:
         return
     if run.method.ranks:
@@ -342,6 +422,17 @@ def _check_vocabulary(run: "Run", base: torch.nn.Module) -> None:
             raise ValueError(
                 f"The {split} rows hold token {highest}, and {run.model.model_name_or_path} has {known} tokens: the "
                 "tokenizer is another model's. Give its own with --tokenizer_name, or leave that out."
+            )
+
+
+def _check_positions(run: "Run", base: torch.nn.Module) -> None:
+    """A tokenizer's own limit may be missing, or another model's."""
+    limit = positions(base)
+    for split, dataset in run.datasets.items() if limit is not None else ():
+        if (longest := longest_row(dataset)) > limit:
+            raise ValueError(
+                f"The longest {split} row has {longest} tokens, and {type(base).__name__} has {limit} positions. "
+                f"Lower --max_seq_length to {limit}, or give another model."
             )
 
 

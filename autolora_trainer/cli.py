@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import sys
+from contextlib import suppress
 
 import yaml
 from peft import LoraConfig
@@ -37,7 +38,8 @@ def show(source: str) -> str:
     lines = [f"ranks of {ranks.base_model or 'a model without a name'}", report.format_rank_table(ranks)]
     origin = f"rule {ranks.rank_rule}" if ranks.rank_rule else "no rule recorded"
     lines.append(f"{origin}, {ranks.initial_rank} components per module at the start")
-    lines.append(f"a server needs --max-lora-rank {report.lora_rank_for_servers(ranks)}")
+    with suppress(ValueError):  # a rank that vLLM cannot serve
+        lines.append(f"a server needs --max-lora-rank {report.lora_rank_for_servers(ranks)}")
     results = _neighbour(source, "all_results.json")
     if results:
         scores = {k: v for k, v in results.items() if k.startswith(("eval_", "predict_")) and isinstance(v, float)}

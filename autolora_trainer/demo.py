@@ -8,6 +8,7 @@ import time
 from collections import Counter
 
 from autolora_trainer import report
+from autolora_trainer.methods.grid import TRIALS
 from autolora_trainer.pipeline import execute
 
 
@@ -20,9 +21,17 @@ def compare_with_uniform(application, results: dict, model, data, method, traini
         model, data, method, training: the parsed arguments of that run.
         started: `time.perf_counter()` when the script began.
     """
+    if "eval_accuracy" not in results:  # there is nothing to compare
+        return
     output_dir = training.output_dir
     uniform_method = dataclasses.replace(
-        method, method="uniform", ranks=os.path.join(output_dir, "ranks.json"), retrain_init=None, overwrite=True
+        method,
+        method="uniform",
+        ranks=os.path.join(output_dir, "ranks.json"),
+        retrain_init=None,
+        retrain_cut=0.0,
+        retrain_epochs=None,
+        overwrite=True,
     )
     uniform_training = dataclasses.replace(
         training,
@@ -36,7 +45,7 @@ def compare_with_uniform(application, results: dict, model, data, method, traini
             flush=True,
         )
     uniform = execute(application, model, data, uniform_method, uniform_training)
-    if training.process_index != 0 or "eval_accuracy" not in results:
+    if training.process_index != 0:
         return
     majority = majority_share(application)
     rows = [
@@ -50,7 +59,7 @@ def compare_with_uniform(application, results: dict, model, data, method, traini
             cost = json.load(file)
         row["adapter_params"], row["wall_seconds"] = source["adapter_params"], cost["total"]["wall_seconds"]
     print("\n" + report.format_comparison(rows), flush=True)
-    print(verdict(results, uniform, cost), flush=True)
+    print(verdict(results, uniform, cost, method), flush=True)
     print(f"adapter and rank_heatmap.png in {output_dir}", flush=True)
     print(f"the whole run took {time.perf_counter() - started:.0f} s", flush=True)
 
@@ -62,8 +71,14 @@ def majority_share(application) -> float:
     return sum(value == label for value in validation) / len(validation)
 
 
-def verdict(results: dict, uniform: dict, cost: dict) -> str:
-    """Two sentences: who is ahead, and what the search took and spares."""
+def verdict(results: dict, uniform: dict, cost: dict, method) -> str:
+    """Two sentences: who is ahead, and what the search took and spares.
+
+    Args:
+        results, uniform: all_results.json of the two runs.
+        cost: cost.json of the first.
+        method: `MethodArguments` of the first.
+    """
     points = 100 * (results["eval_accuracy"] - uniform["eval_accuracy"])
     if points > 0:
         first = f"AutoLoRA is {points:.1f} points above uniform LoRA of the same size, on one seed."
@@ -72,7 +87,9 @@ def verdict(results: dict, uniform: dict, cost: dict) -> str:
     else:
         first = f"AutoLoRA does not win here: {-points:.1f} points below uniform LoRA of the same size, on one seed."
     share = cost["search"]["wall_seconds"] / cost["retrain"]["wall_seconds"]
+    begun = ", and the retrain began with what it had learned" if method.warm_start else ""
+    rows = 1 - method.val_fraction  # of a trial; its scoring of the others is not counted
     return (
-        f"{first} Its search took {share:.0%} of the time of one training, and the retrain began with what it had "
-        "learned; finding a size by a grid of 16 would take 1600%."
+        f"{first} Its search took {share:.0%} of the time of one training{begun}; the {TRIALS} trials of --method "
+        f"grid, each on {rows:.0%} of the rows, would take about {TRIALS * rows:.0%}."
     )

@@ -18,16 +18,18 @@ class FiniteStepMixin:
     """Over a Trainer: looks at loss and gradient once per optimizer step, before the step is taken.
 
     `args.non_finite` decides: `skip` (the default) drops the step, so that no weight and no moment moves, and warns,
-    until `STEPS_IN_A_ROW` of them follow each other; `stop` raises. Checkpoints and models with such numbers in them
-    are never written, so the last good ones stay. Under fp16 the loss scaler drops steps by itself, as ever.
+    until `STEPS_IN_A_ROW` of them, or of the selection steps, follow each other; `stop` raises. Checkpoints and models
+    with such numbers in them are never written, so the last good ones stay. Under fp16 the loss scaler drops steps by
+    itself, as ever.
 
     Raises:
         NonFiniteError: from `train` and `save_model`.
     """
 
     _dropped_in_a_row = 0
+    _unusable_in_a_row = 0  # of the selection steps
     _window_loss = 0.0  # of the micro-batches of the running step
-    _usable_selection_step = True  # whether the hypergradient of the running step, if it has one, is finite
+    _usable_selection_step: bool | None = None  # whether the hypergradient of the running step, if any, is finite
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
@@ -40,31 +42,34 @@ class FiniteStepMixin:
         if self.accelerator.scaler is None and not self.is_deepspeed_enabled:
             whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2's norm is in shards
             self._judge_step(model, torch.as_tensor(whole, device=self.args.device))
-        self._window_loss, self._usable_selection_step = 0.0, True
+        self._window_loss, self._usable_selection_step = 0.0, None
         return norm
 
     def _judge_step(self, model, norm: torch.Tensor) -> None:
-        selection = torch.full_like(norm, self._usable_selection_step, dtype=torch.bool)
+        selection = torch.full_like(norm, self._usable_selection_step is not False, dtype=torch.bool)
         finite = torch.stack([torch.isfinite(self._window_loss), torch.isfinite(norm), selection])
         if self.args.world_size > 1:  # all processes must take the step, or all drop it
             finite = finite.float()
             torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-        if all(flags := finite.tolist()):  # the one wait for the device in a step
-            self._dropped_in_a_row = 0
+        *weights, selection = flags = finite.tolist()  # the one wait for the device in a step
+        self._dropped_in_a_row = 0 if all(weights) else self._dropped_in_a_row + 1
+        if self._usable_selection_step is not None:
+            self._unusable_in_a_row = 0 if selection else self._unusable_in_a_row + 1
+        if all(flags):
             return
         what = ("the loss", "the gradient", "the hypergradient")[flags.index(0)]
         if getattr(self.args, "non_finite", "skip") == "stop":
             raise self._error(f"{what} is not finite", "Lower --learning_rate, or add --non_finite skip")
+        if not all(weights):
+            model.zero_grad(set_to_none=True)  # an optimizer leaves a weight without a gradient as it is
         where = f"step {self.state.global_step + 1}: {what} is not finite"
-        if what == "the hypergradient":
-            logger.warning(f"{where}; its selection step is skipped")
-            return
-        model.zero_grad(set_to_none=True)  # an optimizer leaves a weight without a gradient as it is
-        logger.warning(f"{where}; the step is skipped")
-        self._dropped_in_a_row += 1
+        logger.warning(f"{where}; its selection step is skipped" if all(weights) else f"{where}; the step is skipped")
         if self._dropped_in_a_row == STEPS_IN_A_ROW:
             what = f"{what} was not finite for {STEPS_IN_A_ROW} steps in a row"
             raise self._error(what, "Lower --learning_rate, or look at the rows of these steps")
+        if self._unusable_in_a_row == STEPS_IN_A_ROW:
+            what = f"the hypergradient was not finite for {STEPS_IN_A_ROW} selection steps in a row"
+            raise self._error(what, "Lower --selection_learning_rate, or look at the rows of D_val")
 
     def _save_checkpoint(self, *args, **kwargs):
         self.check_finite()

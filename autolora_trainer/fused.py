@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 from torch import nn
 
@@ -97,6 +98,13 @@ def base_model_of(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def altering_init(model: nn.Module, adapter_name: str = "default") -> str | None:
+    """The `init_lora_weights` of an adapter if it takes its first update out of the base model's weights, as PiSSA."""
+    config = getattr(model, "peft_config", {}).get(adapter_name)
+    name = str(getattr(config, "init_lora_weights", "")).lower()
+    return name if name.startswith(("pissa", "corda", "olora", "loftq", "lora_ga")) else None
+
+
 def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraLayer]:
     """The LoRA layers of a `PeftModel`, keyed by their names in the base model's `named_modules()`."""
     base = base_model_of(model)
@@ -154,25 +162,31 @@ def _layout(rows: int, config) -> dict[str, torch.Tensor] | None:
     return _thirds(rows, config) if kind in THIRDS else _by_head(rows, config) if kind in BY_HEAD else None
 
 
+def _heads(config) -> tuple[int, int]:
+    """How many heads there are, and how wide they are; (0, 0) if the config does not say."""
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
+    size = getattr(config, "hidden_size", None)
+    return (heads, getattr(config, "head_dim", None) or size // heads) if heads and size else (0, 0)
+
+
 def _thirds(rows: int, config) -> dict[str, torch.Tensor] | None:
     """[q | k | v], or with fewer key-value heads [q | k | v] of unequal width (GPT-2, Phi-3, ModernBERT, MPT)."""
-    order = torch.arange(rows)
-    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
+    heads, width = _heads(config)
     shared = getattr(config, "num_key_value_heads", None) or heads
     if getattr(config, "multi_query", False):
         shared = 1  # GPT-BigCode
-    if not heads or rows % (heads + 2 * shared):
-        return dict(zip("qkv", order.chunk(3))) if rows % 3 == 0 else None
-    width = rows // (heads + 2 * shared)
-    return dict(zip("qkv", order.split([heads * width, shared * width, shared * width])))
+    widths = [heads * width, shared * width, shared * width]
+    if rows != sum(widths):  # cross attention's c_attn is [k | v]
+        return None
+    return dict(zip("qkv", torch.arange(rows).split(widths)))
 
 
 def _by_head(rows: int, config) -> dict[str, torch.Tensor] | None:
     """For every head its q, k and v (GPT-NeoX, BLOOM)."""
-    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
-    if not heads or rows % (3 * heads):
+    heads, width = _heads(config)
+    if rows != 3 * heads * width:
         return None
-    return dict(zip("qkv", torch.arange(rows).view(heads, 3, -1).unbind(1)))
+    return dict(zip("qkv", torch.arange(rows).view(heads, 3, width).unbind(1)))
 
 
 FUSED = ("c_attn", "qkv_proj", "Wqkv", "query_key_value")
@@ -221,7 +235,9 @@ def resolve_targets(model: nn.Module, lora_config: LoraConfig) -> dict[str, list
     """{full module name: parts, in order} for the target modules that are searched by parts; None if there are none.
 
     A target `c_attn#q` names a part. Where no targets are given and PEFT's own default for the model is a fused
-    projection, its query and value are meant; a target `c_attn` that is typed means the whole of it.
+    projection, its query and value are meant, and the whole of those that have no parts, of cross attention; a target
+    `c_attn` that is typed means the whole of it. `exclude_modules`, `layers_to_transform` and `modules_to_save` leave
+    out what they leave out in PEFT.
     """
     targets = lora_config.target_modules
     config = getattr(model, "config", None)
@@ -240,18 +256,28 @@ def resolve_targets(model: nn.Module, lora_config: LoraConfig) -> dict[str, list
         names = [n for n, _ in model.named_modules() if n == module or n.endswith("." + module)]
         if not names:
             raise ValueError(f"Target modules {module!r} not found in the base model")  # PEFT's words
+        own = dataclasses.replace(lora_config, target_modules=[module])
         for name in names:
+            if not check_target_module_exists(own, name):
+                continue
             parts = found.setdefault(name, [])
             if part:
                 known = part_rows(name, out_features(model.get_submodule(name)), config)
                 if known is None and targets is None:
-                    return None
+                    continue
                 if part not in (known or {}):
                     raise ValueError(
                         f"{target!r} names a part of {type(model).__name__}'s {name!r}, which has "
                         f"{', '.join(known) if known else 'no parts that are known'}. Give the whole, {module!r}."
                     )
                 parts.append(part)
+    if not found:
+        raise ValueError(
+            f"exclude_modules, layers_to_transform or modules_to_save leave none of {', '.join(wanted)} in "
+            f"{type(model).__name__}. Leave out less."
+        )
+    if targets is None and not any(found.values()):
+        return None
     return {name: sorted(parts, key="qkv".index) for name, parts in found.items()}
 
 

@@ -6,15 +6,17 @@ A forward hook on PEFT's `lora_A` multiplies its last axis by α, which is Eq. 2
 `lora_B(lora_A(dropout(x))) * scaling`, and column j of `lora_B` meets only entry j of that axis.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from torch import nn
 
-from autolora_trainer.fused import LoraPart, base_model_of, lora_parts
+from autolora_trainer.fused import LoraPart, altering_init, base_model_of, lora_parts
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class SelectionGates:
                     f"The search needs the same rank k in every LoRA layer, got {ranks[first]} in {first!r} and "
                     f"{rank} in {name!r}. Drop rank_pattern from the LoraConfig."
                 )
+            if not math.isclose(parts[name].scaling, parts[first].scaling):
+                raise ValueError(
+                    f"The search needs the same scale in every LoRA layer, got {parts[first].scaling:g} in {first!r} "
+                    f"and {parts[name].scaling:g} in {name!r}. Drop alpha_pattern from the LoraConfig."
+                )
         self.initial_rank = ranks[first]
         device = parts[first].lora_A.device
         start = CONSTRAINTS[constraint].initial_logit
@@ -99,7 +106,7 @@ class SelectionGates:
         rows: dict[LoraLayer, list[int]] = {}
         for row, part in enumerate(parts.values()):
             rows.setdefault(part.layer, []).append(row)
-        self.baked = False
+        self.baked = self._is_folded = False
         for part in parts.values():
             part.layer.selection_gates = {*getattr(part.layer, "selection_gates", ()), adapter_name}
         self._handles = [
@@ -149,14 +156,17 @@ class SelectionGates:
     @torch.no_grad()
     def folded(self):
         """Inside, `lora_B` holds the gates as after `bake`, for what is to be saved; afterwards it has its bits again.
-        Nothing to do where the gates are gone."""
-        layers = list(dict.fromkeys(self.layers.values())) if self._handles else []
+        Nothing to do where the gates are gone, or folded already."""
+        layers = list(dict.fromkeys(self.layers.values())) if self._handles and not self._is_folded else []
         raw = [layer.lora_B[self.adapter_name].weight.detach().clone() for layer in layers]
         if layers:
+            self._is_folded = True
             self._fold()
         try:
             yield
         finally:
+            if layers:
+                self._is_folded = False
             for layer, weight in zip(layers, raw):
                 layer.lora_B[self.adapter_name].weight.copy_(weight)
 
@@ -185,10 +195,16 @@ def attach_gates(
         The gates, attached, with uniform α.
     Raises:
         ValueError: If there is no LoRA layer, ranks differ, or a layer has no `lora_A` forward to hook (embeddings,
-            convolutions, DoRA and other variants).
+            convolutions, `nn.MultiheadAttention`, single parameters, DoRA and other variants).
     """
     parts = lora_parts(model, adapter_name)
     base = base_model_of(model)
+    present = list(getattr(model, "peft_config", {}))
+    if present and adapter_name not in present:
+        raise ValueError(
+            f"attach_gates found no adapter {adapter_name!r}, only {', '.join(map(repr, present))}. Leave "
+            "adapter_name out of get_peft_model for a search: the adapter is then called 'default'."
+        )
     if not parts:
         linear = next((name for name, module in base.named_modules() if isinstance(module, nn.Linear)), None)
         config = getattr(model, "peft_config", {}).get(adapter_name)
@@ -197,6 +213,11 @@ def attach_gates(
             f"attach_gates found no LoRA layer in {type(base).__name__}. Wrap the model with get_peft_model first, or "
             f"check target_modules={targets} against its module names, e.g. {linear!r}."
         )
+    if (scheme := altering_init(model, adapter_name)) is not None:
+        raise ValueError(
+            f"The search needs the base model as it is, and init_lora_weights={scheme!r} alters it. Leave it out "
+            "here; the retrain may have it, without start_retrain."
+        )
     for name, part in parts.items():
         layer = part.layer
         if adapter_name in getattr(layer, "selection_gates", ()):
@@ -204,9 +225,13 @@ def attach_gates(
                 f"{name!r} has the gates of an earlier search. Call gates.remove() or gates.bake() of that search "
                 "first, or load the model anew."
             )
-        if not isinstance(layer.lora_A[adapter_name], nn.Linear):
-            kind = type(layer.get_base_layer()).__name__
+        owner = base.get_submodule(name.rpartition(".")[0])  # nn.MultiheadAttention reads the weight of its out_proj
+        unused = isinstance(layer, MultiheadAttention) or isinstance(owner, nn.MultiheadAttention)
+        if unused or not isinstance(layer.lora_A[adapter_name], nn.Linear):
+            kind = type(owner if isinstance(owner, nn.MultiheadAttention) else layer.get_base_layer()).__name__
             raise ValueError(f"The search gates linear layers, got {kind} at {name!r}. Take it out of target_modules.")
+        if isinstance(layer, ParamWrapper):
+            raise ValueError(f"The search gates linear layers, got a parameter at {name!r}. Drop target_parameters.")
         if adapter_name in getattr(layer, "lora_variant", {}):
             variant = type(layer.lora_variant[adapter_name]).__name__
             raise ValueError(f"The search gates plain LoRA, got {variant} at {name!r}. Use it in the retrain instead.")

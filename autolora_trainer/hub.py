@@ -28,6 +28,20 @@ from autolora_trainer.report import (
     rank_grid,
 )
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 # Whole names: the Hub's patterns let `*` match `/` too, and checkpoints hold files of the same names in folders below.
 PUSHED_FILES = (
     "adapter_config.json",
@@ -45,18 +59,7 @@ PUSHED_FILES = (
     "README.md",
     "all_results.json",
     "cost.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-    "chat_template.jinja",
+    *TOKENIZER_FILES,
 )
 PAPER_URL = "https://arxiv.org/abs/2403.09113"
 LORA_METHODS = ("autolora", "lora", "adalora", "eva", "grid", "uniform", "random", "linear", "svd")
@@ -76,8 +79,13 @@ INNER_SECRET = re.compile(
     re.IGNORECASE,
 )
 HUB_ARGUMENTS = {
-    "model_name_or_path", "base_model_id", "tokenizer_name", "config_name", "hub_model_id", "dataset_name",
+    "model_name_or_path", "base_model_id", "tokenizer_name", "config_name", "hub_model_id", "hub_revision",
+    "dataset_name",
 }  # fmt: skip
+# what Trainer's metrics say besides scores
+TRAINERS_OWN = """
+    loss runtime samples epoch samples_per_second steps_per_second model_preparation_time total_flos
+""".split()
 EXTENSION = re.compile(r"\.[A-Za-z]\w{0,7}$")
 
 
@@ -329,15 +337,16 @@ def _tags(method, base_model, library) -> list[str]:
 def _scores(metrics: dict) -> list[tuple[str, str, float]]:
     """(metric, split, value) of every figure that says how good the model is."""
     scores = []
+    matched = "_matched" if any(str(key).endswith("_mm") for key in metrics) else ""  # MNLI's two validation sets
     for key, value in metrics.items():
-        key, split = _one_line(key), "validation"
-        for prefix, named in (("eval_", "validation"), ("predict_", "test"), ("test_", "test")):
+        key, split = _one_line(key), f"validation{matched}"
+        for prefix, named in (("eval_", f"validation{matched}"), ("predict_", "test"), ("test_", "test")):
             if key.startswith(prefix):
                 key, split = key.removeprefix(prefix), named
-        if key.endswith("_mm"):  # MNLI's second validation set, as transformers' run_glue names it
-            key, split = key.removesuffix("_mm"), f"{split}_mismatched"
+        if key.endswith("_mm"):  # as transformers' run_glue names them
+            key, split = key.removesuffix("_mm"), f"{split.removesuffix('_matched')}_mismatched"
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and not re.search(r"(^|_)(loss|runtime|samples|epoch|time|per_second)$", key):
+        if is_number and key not in TRAINERS_OWN and not key.startswith("train_"):
             scores.append((key, split, float(value)))
     return scores
 
@@ -513,6 +522,7 @@ def push_to_hub(
     private: bool | None = None,
     commit_message: str | None = None,
     endpoint: str | None = None,
+    revision: str | None = None,
 ) -> str:
     """Upload `PUSHED_FILES` of a finished run; checkpoints, histories and whatever else lies there are not sent.
 
@@ -525,6 +535,7 @@ def push_to_hub(
         private: visibility of a new repository. Default: the owner's setting.
         commit_message: Default: "Upload the adapter".
         endpoint: Default: the Hub.
+        revision: the branch to push to, which is created if need be. Default: main.
     Returns:
         The repository's address.
     Raises:
@@ -537,15 +548,19 @@ def push_to_hub(
         with bounded_waits():
             api = HfApi(endpoint=endpoint, token=token)
             url = api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision is not None and not revision.startswith("refs/pr/"):
+                api.create_branch(url.repo_id, branch=revision, exist_ok=True)
             api.upload_folder(
                 repo_id=url.repo_id,
+                revision=revision,
                 folder_path=folder,
                 allow_patterns=list(PUSHED_FILES),
                 commit_message=commit_message or "Upload the adapter",
             )
     # The client raises HTTP, JSON, OS and value errors, and none of them may look as if the run had failed.
     except Exception as error:
-        again = f"from autolora_trainer.hub import push_to_hub; push_to_hub({folder!r}, {repo_id!r})"
+        branch = "" if revision is None else f", revision={revision!r}"
+        again = f"from autolora_trainer.hub import push_to_hub; push_to_hub({folder!r}, {repo_id!r}{branch})"
         raise PushError(
             f"Could not push to {repo_id}: {reason(error, token)}. The run itself is finished, in {folder}. "
             f"{_remedy(error)}, then type: python -c {shlex.quote(again)}"

@@ -46,6 +46,11 @@ class Hypergradient:
         return self.direct + self.implicit
 
 
+def accurate(device: torch.device) -> torch.dtype:
+    """The dtype for sums of squares on a device: double, where it has it (Apple's mps does not)."""
+    return torch.float32 if device.type == "mps" else torch.double
+
+
 def sgd_step(learning_rate: float) -> VirtualStep:
     """The virtual step of Eq. 4 as written: u(g) = η g."""
 
@@ -98,7 +103,7 @@ def _adamw(group, lr, clip, weights, gradients, states) -> tuple[torch.Tensor, t
 
     # the optimizer counts steps on the CPU or, fused, on the device: they must not be read, or moved one by one
     no_steps = torch.zeros((), device=next((s["step"].device for s in states if "step" in s), "cpu"))
-    t = torch.stack([s.get("step", no_steps) for s in states]).double() + 1
+    t = torch.stack([s.get("step", no_steps) for s in states]).to(accurate(no_steps.device)) + 1
 
     def average(name):
         return _flat([s[name] if name in s else torch.zeros_like(weight) for s, weight in zip(states, weights)])

@@ -5,6 +5,7 @@
 Nothing is written before everything that the user gave has been checked.
 """
 
+import copy
 import dataclasses
 import json
 import logging
@@ -22,14 +23,16 @@ from transformers.utils import logging as transformers_logging
 
 from autolora_trainer import hub, report
 from autolora_trainer.callbacks import public_model_name
-from autolora_trainer.checkpoints import CheckpointManifest, checkpoint_steps, read_manifest, write_atomically
+from autolora_trainer.checkpoints import CheckpointManifest, read_json, read_manifest, write_atomically
 from autolora_trainer.checks import (
     RUN_FILE,
     Resume,
+    check_clearing,
     check_model,
     check_request,
     find_resume,
-    is_output,
+    is_ours,
+    later_files,
     learned_settings,
 )
 from autolora_trainer.cost import CostMeter, total_cost
@@ -38,7 +41,6 @@ from autolora_trainer.fused import held_at_zero
 from autolora_trainer.heads import HEADS, head_parameters
 from autolora_trainer.hub_client import save_without_asking
 from autolora_trainer.methods import CHECKS, METHODS, adalora, load_trained, trainer_class
-from autolora_trainer.methods.autolora import KEPT_COMPONENTS
 from autolora_trainer.methods.common import Built
 from autolora_trainer.progress import show_phase
 from autolora_trainer.ranks import LearnedRanks
@@ -176,10 +178,12 @@ def execute(application, model, data, method, training) -> dict:
     # we push once, at the end; Trainer would push at every save, and training_args.bin too
     run.push, training.push_to_hub = training.push_to_hub, False
     run.hub_token, training.hub_token = training.hub_token, None  # or it would be written into training_args.bin
-    run.save_total_limit, training.save_total_limit = training.save_total_limit, None  # see CheckpointManifest
+    run.save_total_limit = training.save_total_limit
     with usage_errors():
         check_request(run)
         run.resume = find_resume(run)
+        check_clearing(run)
+        settings = learned_settings(run)  # as typed: reading the rows may change them
         application.load_data(run)
         check_model(run)
         CHECKS.get(run.method.method, lambda run: None)(run)
@@ -187,7 +191,7 @@ def execute(application, model, data, method, training) -> dict:
         run.say("bf16 without an accelerator: running on the CPU (use_cpu=True)")
     if not training.do_train:
         return _evaluate_only(run)
-    _clear_output(run)
+    _clear_output(run, settings)
     built = METHODS[run.method.method](run)
     cost = CostMeter(
         earlier=read_manifest(run.resume.train_checkpoint)["cost"] if run.resume.train_checkpoint else None
@@ -221,9 +225,10 @@ def execute(application, model, data, method, training) -> dict:
 
 def make_trainer(run: Run, model: torch.nn.Module, callbacks) -> Trainer:
     """The standard Trainer of the final training; the same for every method, but for what `trainer_class` says."""
-    arguments = run.training
+    arguments = copy.copy(run.training)
     if run.method.method == "autolora" and run.method.retrain_epochs is not None:
         arguments = dataclasses.replace(arguments, num_train_epochs=run.method.retrain_epochs)
+    arguments.save_total_limit = None  # see CheckpointManifest
     save_without_asking(model)
     set_seed(arguments.seed)  # the training that follows does not depend on what a search drew before it
     trainer = trainer_class(model)(
@@ -252,7 +257,7 @@ def set_up_logging(training) -> None:
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT finds Conv1D by itself
 
 
-def _clear_output(run: Run) -> None:
+def _clear_output(run: Run, settings: dict) -> None:
     """Make room: for a run from the beginning, or after a resume for what comes later than its checkpoint."""
     if run.is_main_process:
         try:
@@ -262,23 +267,12 @@ def _clear_output(run: Run) -> None:
             raise UsageError(
                 f"output_dir {run.output_dir!r} cannot be made: {reason}. Give another --output_dir."
             ) from error
-        later = ["all_results.json"] if run.resume.origin else [n for n in os.listdir(run.output_dir) if is_output(n)]
-        if run.resume.search_checkpoint:
-            later += ["ranks.json", os.path.join("search", "cost.json"), os.path.join("search", KEPT_COMPONENTS)]
-            later += [
-                name for name in os.listdir(run.output_dir) if name.startswith("checkpoint-") and is_output(name)
-            ]
-        if run.resume.origin:  # a checkpoint that was passed over: a new one would be written among its files
-            phase = os.path.relpath(run.search_dir, run.output_dir) if run.resume.search_checkpoint else ""
-            steps = checkpoint_steps(os.path.join(run.output_dir, phase))
-            later += [os.path.join(phase, f"checkpoint-{step}") for step in steps if step > run.resume.origin["step"]]
-        for name in later:
+        for name in later_files(run):
             path = os.path.join(run.output_dir, name)
             if os.path.isdir(path):
                 shutil.rmtree(path)
-            elif os.path.exists(path):
+            else:
                 os.remove(path)
-        settings = learned_settings(run)
         _write_json(run, RUN_FILE, {"command": _public_command(), "version": __version__, "settings": settings})
     run.wait_for_everyone()
 
@@ -324,6 +318,7 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
             adapter_params=adapter,
             head_params=head,
             seed=run.training.seed,
+            repo_id=_loadable_id(run),
             **run.application.card_details(run),
         )
         _write_json(run, "all_results.json", results)  # last: it marks the run as finished
@@ -333,11 +328,18 @@ def _finish(run: Run, trainer: Trainer, built: Built, metrics: dict) -> dict:
     return results
 
 
+def _loadable_id(run: Run) -> str | None:
+    """The id by which the adapter will load from the Hub; None where it is not known, or a branch has to be named."""
+    name = run.training.hub_model_id or ""
+    return name if run.push and "/" in name and run.training.hub_revision in (None, "main") else None
+
+
 def _push(run: Run) -> None:
     if run.push:
         repository = run.training.hub_model_id or os.path.basename(os.path.normpath(run.output_dir))
-        private = run.training.hub_private_repo
-        run.say(f"pushed to {hub.push_to_hub(run.output_dir, repository, token=run.hub_token, private=private)}")
+        private, revision = run.training.hub_private_repo, run.training.hub_revision
+        url = hub.push_to_hub(run.output_dir, repository, token=run.hub_token, private=private, revision=revision)
+        run.say(f"pushed to {url}")
 
 
 def _evaluate(run: Run, trainer: Trainer) -> dict:
@@ -372,11 +374,23 @@ def _evaluate_only(run: Run) -> dict:
     trainer = make_trainer(run, model, [])
     evaluation = _evaluate(run, trainer) if run.training.do_eval else {}
     prediction = _predict(run, trainer) if run.training.do_predict else {}
-    run.say(_score_line({**evaluation, **prediction}))
+    scores = {**evaluation, **prediction}
+    run.say(_score_line(scores))
     if run.is_main_process:
+        _add_to_results(run, scores)
         _push(run)
     run.wait_for_everyone()
-    return {**evaluation, **prediction}
+    return scores
+
+
+def _add_to_results(run: Run, scores: dict) -> None:
+    """Put new scores into all_results.json of a finished run; nothing where output_dir holds none of ours."""
+    try:
+        results = read_json(os.path.join(run.output_dir, "all_results.json"))
+    except (OSError, ValueError):
+        return
+    if is_ours(run.output_dir) and isinstance(results, dict):
+        _write_json(run, "all_results.json", {**results, **scores})
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

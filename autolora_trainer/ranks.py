@@ -120,7 +120,9 @@ class LearnedRanks:
         return cls(**_checked(document, path))
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None, token: str | None = None):
+    def from_pretrained(
+        cls, source: str | os.PathLike, revision: str | None = None, token: str | None = None
+    ) -> "LearnedRanks":
         """Ranks from a `ranks.json`, a folder that holds one, or a repository of the Hub.
 
         Raises:

@@ -2,10 +2,12 @@
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.variants import DoraLinearVariant
+from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from autolora_trainer.fused import SEPARATOR, lora_parts, split_parts
+from autolora_trainer.fused import SEPARATOR, altering_init, lora_layers, lora_parts, split_parts
 from autolora_trainer.gates import SelectionGates
 from autolora_trainer.ranks import LearnedRanks, verify_ranks
 from autolora_trainer.rules import SearchState, keep_components
@@ -45,6 +47,12 @@ def kept_components(
     """
     if gates.baked:
         raise ValueError("gates.bake() has folded α into the adapter. Call start_retrain before it.")
+    for name, layer in gates.layers.items():
+        if layer.lora_B[gates.adapter_name].bias is not None:
+            raise ValueError(
+                f"The search trained a bias of lora_B at {name!r} (lora_bias), which no retrain starts from. Search "
+                "without lora_bias, or leave start_retrain out."
+            )
     tensors = {}
     for name, (a, b) in keep_components(gates, state, ranks, rule).items():
         tensors[f"A.{name}"] = a.contiguous()
@@ -57,11 +65,24 @@ def kept_components(
 
 @torch.no_grad()
 def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
-    """Start an adapter from `kept_components`: its update is then that of the search's kept components.
+    """Start an adapter from `kept_components`: its update is then that of the search's kept components. DoRA's
+    magnitudes become the norms of the weight with that update, so that it begins as the same model.
 
     Raises:
-        ValueError: if they are not what the adapter needs.
+        ValueError: if they are not what the adapter needs, or it is of another variant than DoRA, or on another base.
     """
+    if (scheme := altering_init(model)) is not None:
+        raise ValueError(
+            f"A retrain starts from a search on the same base model, and init_lora_weights={scheme!r} alters it. "
+            "Leave start_retrain out, or init_lora_weights."
+        )
+    for name, layer in lora_layers(model).items():
+        variant = getattr(layer, "lora_variant", {}).get("default")
+        if variant is not None and not isinstance(variant, DoraLinearVariant):
+            raise ValueError(
+                f"A retrain starts from a search as plain LoRA or DoRA, got {type(variant).__name__} at {name!r}. "
+                "Leave start_retrain out, and it starts from the pre-trained model."
+            )
     targets = {}
     for name, part in lora_parts(model).items():
         targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
@@ -82,6 +103,12 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
             )
     for name, (_, write) in targets.items():
         write(tensors[name])
+    for layer in lora_layers(model).values():
+        if "default" in layer.lora_magnitude_vector:
+            dora, update = layer.lora_magnitude_vector["default"], layer.lora_B["default"].weight.float()
+            update = update @ layer.lora_A["default"].weight.float()  # (m, n)
+            weight = dequantize_module_weight(layer.get_base_layer()).to(update)
+            dora.weight.copy_(dora.get_weight_norm(weight, update, layer.scaling["default"]))
 
 
 def load_kept_components(path: str, model: PeftModel) -> None:

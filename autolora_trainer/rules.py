@@ -78,6 +78,10 @@ class SearchState:
         """The most that the rank of each module can be, min(k, m_l, n_l)."""
         return [min(*a.shape, b.shape[0]) for a, b in zip(self.lora_A, self.lora_B)]
 
+    def possible(self) -> torch.Tensor:
+        """Which singular values, falling, are not zero by the shape of their module alone, (M, k)."""
+        return torch.arange(self.selection.shape[1]) < torch.tensor(self.capacities())[:, None]
+
 
 @dataclass(frozen=True)
 class RankRule:
@@ -108,6 +112,11 @@ def apportioned(shares: torch.Tensor, components: int) -> torch.Tensor:
     """Sainte-Laguë quotients s_l / (j - 1/2), (M, components), from shares (M,): the largest N of them share N
     components out in proportion to the shares."""
     return shares[:, None] / (torch.arange(components) + 0.5)
+
+
+def _uniform(state: SearchState) -> torch.Tensor:
+    """Scores that prefer no module."""
+    return apportioned(torch.ones(len(state.selection)), state.selection.shape[1])
 
 
 def _half(scores: torch.Tensor, state: SearchState) -> torch.Tensor:
@@ -150,17 +159,19 @@ def spectral_cut(values: torch.Tensor) -> tuple[float, float]:
 def _adaptive(state: SearchState) -> torch.Tensor:
     """Scores of the rule `adaptive`; see the head of this file. Components that a definite rank leaves out score below
     zero, in the same order, so that a budget reaches them last."""
-    modules, k = state.selection.shape
-    uniform = torch.ones(modules)
     gain, trend = state.evidence
     if gain < -EVIDENCE and trend < EVIDENCE:
-        return apportioned(uniform, k)
-    shares = uniform if state.energy is None or not (state.energy > 0).any() else state.energy / state.energy.max()
-    scores = apportioned(shares.clamp_min(1e-3), k)
+        return _uniform(state)
+    measured = state.energy is not None and (state.energy > 0).any()
+    shares = (state.energy / state.energy.max()).clamp_min(1e-3) if measured else torch.ones(len(state.selection))
+    scores = apportioned(shares, state.selection.shape[1])
     singular = _singular_values(state)
     if not torch.isfinite(singular).all():
         return singular  # which stops `select_ranks`
-    cut, gap = spectral_cut(singular)
+    learned = singular[state.possible() & singular.any(dim=1, keepdim=True)]  # no gradient, no update: no rank to see
+    if len(learned) < 2:
+        return scores
+    cut, gap = spectral_cut(learned)
     return torch.where(singular >= cut, scores, -1 / scores) if gap >= GAP else scores
 
 
@@ -183,13 +194,17 @@ RANK_RULES = {
         SearchState.strength, lambda scores, state: scores.mean(), "#{ j : α_j ‖A_j‖ ‖B_j‖ >= mean over all modules }"
     ),
     "singular": RankRule(
-        _singular_values, lambda scores, state: scores.mean(), "#{ j : σ_j(B diag(α) A) >= mean over all modules }"
+        _singular_values,
+        lambda scores, state: scores[state.possible()].mean(),
+        "#{ j : σ_j(B diag(α) A) >= mean over all modules }",
     ),
     "sensitivity": RankRule(
         lambda state: apportioned(state.sensitivity.sum(dim=1), state.sensitivity.shape[1]),
         _half,
         "half of all components, shared out by mean |∂L_val/∂β| (Sainte-Laguë)",
     ),
+    # a control: what a search's passes and warm start are worth without its ranks
+    "uniform": RankRule(_uniform, _half, "half of all components, the same number in every module"),
 }
 
 
@@ -335,9 +350,9 @@ def keep_components(
     """The chosen components of the search with α folded into B, for a retrain that goes on from them.
 
     The rule `threshold` keeps the r largest α_j, the other component rules the r largest α_j ‖A_j‖ ‖B_j‖, and
-    `singular` and `adaptive` the best approximation of rank r (truncated SVD). Its rows of A have the norm that LoRA
-    begins with: Adam moves B A by about the rate times ‖A‖ + ‖B‖, so with smaller rows a retrain learns slower than
-    from scratch (`benchmarks/README.md`).
+    `singular`, `adaptive` and `uniform` the best approximation of rank r (truncated SVD). Its rows of A have the norm
+    that LoRA begins with: Adam moves B A by about the rate times ‖A‖ + ‖B‖, so with smaller rows a retrain learns
+    slower than from scratch (`benchmarks/README.md`).
 
     Returns:
         {module: (A of shape (r, n_l), B of shape (m_l, r))} for the modules of rank >= 1.
@@ -348,7 +363,7 @@ def keep_components(
         if rank == 0:
             continue
         a, b = state.lora_A[row], state.lora_B[row] * state.selection[row]  # (k, n), (m, k)
-        if rule in ("singular", "adaptive"):
+        if rule in ("singular", "adaptive", "uniform"):
             kept[name] = best_factors(b, a, rank, INITIAL_NORM)
         else:
             chosen = scores[row].argsort(descending=True)[:rank].sort().values

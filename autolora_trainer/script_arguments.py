@@ -16,7 +16,13 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from autolora_trainer.arguments import SEARCH_STEPS, NonFiniteArguments, SearchArguments, check_choice
+from autolora_trainer.arguments import (
+    SEARCH_STEPS,
+    NonFiniteArguments,
+    SearchArguments,
+    check_choice,
+    check_effect,
+)
 from autolora_trainer.errors import UsageError, usage_errors
 from autolora_trainer.methods import METHODS, OWN_ARGUMENTS, SIZED_BY_RANKS, WITHOUT_LORA
 from autolora_trainer.methods.adapter import DEFAULT_SIZE
@@ -56,6 +62,7 @@ PRESETS = {
 
 SECRET_ARGUMENTS = ("--token", "--hub_token")
 LORA_RANK = 4  # §5.1
+RETRAIN_ARGUMENTS = dict.fromkeys(("retrain_epochs", "retrain_init"), ("autolora",))  # as OWN_ARGUMENTS
 MAX_ADAPTER_SIZE = 65_536
 
 NUMBERS = {  # what a number must be: whether it is
@@ -255,6 +262,11 @@ class MethodArguments(SearchArguments):
                 "--retrain_cut starts from all components at one scale, got --retrain_init search or --scaling paper. "
                 "Drop one of the two."
             )
+        if self.search_max_steps > 0 and self._typed("search_epochs") is not None:
+            raise ValueError(
+                f"A search has one length, got --search_epochs {self.search_epochs} and --search_max_steps "
+                f"{self.search_max_steps}. Drop one of the two."
+            )
         if self.ranks is not None and self.retrain_init == "search":
             raise ValueError("--retrain_init search needs this run's own search, got --ranks. Drop one of the two.")
         if self.ranks is not None and self.method not in SIZED_BY_RANKS:
@@ -276,10 +288,17 @@ class MethodArguments(SearchArguments):
             return self.ranks is None and not self.retrain_cut
         return self.retrain_init == "search"
 
+    def _typed(self, name: str):
+        """The value of an argument; None where it is that of the preset, which holds for every method."""
+        value = getattr(self, name)
+        return None if value == PRESETS.get(self.preset, {}).get(name) else value
+
     def _check_own_arguments(self) -> None:
         """Raise `ValueError` for an argument of another method: it would have no effect."""
-        for name, methods in OWN_ARGUMENTS.items():
-            if getattr(self, name) is not None and self.method not in methods:
+        if self.retrain_cut and self.method != "autolora":
+            raise ValueError(f"--retrain_cut is for --method autolora, got --method {self.method}. Drop it.")
+        for name, methods in {**OWN_ARGUMENTS, **RETRAIN_ARGUMENTS}.items():
+            if self._typed(name) is not None and self.method not in methods:
                 raise ValueError(
                     f"--{name} is for --method {' or '.join(methods[:1] if name == 'peft_kwargs' else methods)}, got "
                     f"--method {self.method}. Drop it."
@@ -336,6 +355,8 @@ class ScriptTrainingArguments(NonFiniteArguments, TrainingArguments):
         several = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
         if (self.bf16 or several) and not self.use_cpu and not torch.accelerator.is_available():
             self.use_cpu, self.chose_cpu = True, self.bf16
+        if self.save_strategy == "best" and self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"  # as with load_best_model_at_end
         if self.deepspeed and importlib.util.find_spec("deepspeed") is None:
             raise ValueError("--deepspeed needs DeepSpeed, which is not installed. Type pip install deepspeed.")
         check_numbers(
@@ -400,6 +421,8 @@ def parse_arguments(
         if _last_value(tokens, "--search_epochs") is not None and _last_value(tokens, "--search_max_steps") is None:
             parser.set_defaults(search_max_steps=-1)  # a task's own number of steps would win over epochs
         *groups, unknown = parser.parse_args_into_dataclasses(tokens, return_remaining_strings=True)
+        typed_names = {word[2:].partition("=")[0] for word in from_file + typed if word.startswith("--")}
+        check_effect(groups[2], typed_names)
         if unknown:
             raise ValueError(f"{unknown[0]} is no argument of this script.{_suggestion(unknown[0], known)}")
         return tuple(groups[:4])

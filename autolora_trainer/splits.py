@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import IterableDataset, Subset
 
 
 def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Sequence | None = None):
@@ -18,8 +18,13 @@ def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Seque
     Returns:
         (train_split, val_split), disjoint, together complete, each in the original order.
     Raises:
-        ValueError: If one of the two would be empty.
+        ValueError: If one of the two would be empty, or the rows come as a stream.
     """
+    if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
+        raise ValueError(
+            f"The training rows are split into D_tr and D_val, and a stream ({type(dataset).__name__}) cannot be. "
+            "Give a dataset with a length, e.g. Dataset.from_list(list(rows)), or D_val apart, as val_dataset."
+        )
     members: dict = {}  # group -> its rows, in the order of their first
     for row, group in enumerate(range(len(dataset)) if groups is None else groups):
         members.setdefault(group, []).append(row)

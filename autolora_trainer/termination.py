@@ -64,3 +64,9 @@ class TerminationCallback(TrainerCallback):
                 f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, and saved it; type the same "
                 "command with --resume_from_checkpoint to go on"
             )
+
+
+def cut_short(trainer) -> bool:
+    """Whether SIGTERM has ended the training of a Trainer with steps left: what it has by then is no result yet."""
+    callbacks = trainer.callback_handler.callbacks
+    return any(isinstance(callback, TerminationCallback) and callback.cut_short for callback in callbacks)

@@ -34,7 +34,6 @@ from autolora_trainer.trackers import SearchTracking
 from autolora_trainer.trainer_utils import (
     RandomState,
     ResumeMixin,
-    accurate,
     fix_loss_scale,
     full_precision,
     is_full_precision,
@@ -81,7 +80,7 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         self._check_construction(model, args, train_dataset, peft_config, trainer_arguments)
         if peft_config is not None:
             model = adapt(model, peft_config, rank=args.initial_rank)
-        callbacks = list(callbacks or [])
+        callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
         if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
             callbacks.append(RankSelectionCallback())
         super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks, **trainer_arguments)
@@ -119,11 +118,12 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
         self._sensitivity_sum = torch.zeros_like(self.gates.selection)
         self._selection_steps = 0
-        self.last_val_loss = torch.zeros((), device=self.gates.selection.device)  # of the last selection step
+        self.last_val_loss = torch.zeros((), device=self.gates.selection.device)  # of the last one that counted
+        self.last_selection_step_counted = False  # whether its hypergradient was finite
         self.probe = GradientProbe(self.gates, args.seed)
         # of the usable selection steps t: count, Σ gain, Σ gain², Σ t, Σ t², Σ loss, Σ loss², Σ loss t
         device = self.gates.selection.device
-        self._evidence_sums = torch.zeros(8, dtype=accurate(device), device=device)
+        self._evidence_sums = torch.zeros(8, dtype=hypergradient.accurate(device), device=device)
         self._sums = self._zero_sums()
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
         self.rank_selection.bind(self)
@@ -146,6 +146,12 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
             raise ValueError("The search needs train_dataset, got none. D_tr and D_val both come from it.")
         if peft_config is not None and not isinstance(peft_config, LoraConfig):
             raise ValueError(f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}.")
+        for name, what in (("rank_pattern", "rank k"), ("alpha_pattern", "scale")):
+            if getattr(peft_config, name, None):
+                raise ValueError(
+                    f"The search needs the same {what} in every LoRA layer, got a {name} in peft_config. Drop {name} "
+                    "from the LoraConfig."
+                )
         if peft_config is None and not isinstance(model, PeftModel):
             raise ValueError(
                 f"The search needs a LoRA adapter, got a plain {type(model).__name__}. Pass "
@@ -286,6 +292,7 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         t = self._selection_steps
         self._selection_steps += 1
         self._usable_selection_step = bool(torch.isfinite(gradient).all() & torch.isfinite(result.val_loss))
+        self.last_selection_step_counted = self._usable_selection_step
         if not self._usable_selection_step:
             self._sums[3] += 1
             return
@@ -341,8 +348,8 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
 
     def start_retrain(self, model: PeftModel) -> None:
         """Let `model` begin where the search ended: every module's update becomes the best approximation of its rank
-        to the gated update (rules `adaptive` and `singular`; the others keep its strongest components), and the heads
-        are the trained ones. Without it a retrain starts from the pre-trained model, as in the paper (§4.5).
+        to the gated update (rules `adaptive`, `singular` and `uniform`; the others keep its strongest components), and
+        the heads are the trained ones. Without it a retrain starts from the pre-trained model, as in the paper (§4.5).
 
         Args:
             model: an adapter on the same base model, of the learned ranks or of others up to `initial_rank`.
@@ -422,6 +429,11 @@ class AutoLoraMixin(FiniteStepMixin, ResumeMixin):
         """The adapter as it computes, with α folded in; a checkpoint of the search holds the two apart."""
         with nullcontext() if _internal_call else self.gates.folded():
             super().save_model(output_dir, _internal_call)
+
+    def push_to_hub(self, *args, **kwargs):
+        """Push the adapter of `save_model`: Trainer saves what it pushes as it saves a checkpoint."""
+        with self.gates.folded():
+            return super().push_to_hub(*args, **kwargs)
 
     # ---- Checkpoints
     # Trainer's pair of private hooks is the only one that runs before a checkpoint is rotated or pushed, honours

@@ -1,13 +1,16 @@
 """What every Trainer of the package needs: the right loss scale, and what a pass has to have fixed to be repeated."""
 
+import ast
 import copy
 import inspect
 import os
+import textwrap
 from collections import deque
 from collections.abc import Mapping
 from contextlib import contextmanager
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -15,39 +18,78 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from autolora_trainer.finite import FiniteStepMixin
 from autolora_trainer.fused import base_model_of
 
-# Heads that average over the micro-batch and never look at `num_items_in_batch`.
-_MEAN_LOSS_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+# Heads that average over the micro-batch and do not look at `num_items_in_batch`, or not for every kind of label.
+_MEAN_LOSS_HEADS = (
+    *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    *("ForImageClassification", "ForVideoClassification", "ForAudioClassification"),
+)
 
 
 def fix_loss_scale(trainer: Trainer) -> Trainer:
-    """Make the loss of a step the mean over its whole global batch, for classification heads, T5 and GPT-2.
+    """Make the loss of a step the mean over its whole global batch, for classification heads, T5, GPT-2 and its like.
 
     Trainer takes every model whose `forward` has `**kwargs` for one that divides by `num_items_in_batch`, and so
     neither divides by the accumulation steps nor averages over processes. Classification heads do not divide: with 4
     accumulation steps loss and gradient are 4 times too large (seen with transformers 5.23), and clipping and the
-    virtual step of Eq. 4 with them; nor do models like T5, which average by themselves. GPT-2 leaves `loss_type`
-    unset, and its loss comes out (T-1)/T too small.
+    virtual step of Eq. 4 with them; nor do models like T5, which average by themselves. `…LMHeadModel` (GPT-2, GPT,
+    CTRL, BERT) has no `loss_type`, and although its loss is then the causal one, it comes out (T-1)/T too small.
 
     Returns:
         The same trainer.
     """
     base = base_model_of(trainer.model)
-    name = type(base).__name__
-    if name.endswith(_MEAN_LOSS_HEADS) or not _reads_item_count(base):
+    if type(base).__name__.endswith(_MEAN_LOSS_HEADS) or not _reads_item_count(base):
         trainer.model_accepts_loss_kwargs = False
-    if name == "GPT2LMHeadModel" and getattr(base, "loss_type", None) is None:
+    elif (
+        getattr(base, "loss_type", "") is None
+        and _calls_loss_function(base)
+        and not hasattr(base, "_loss_function")  # it was given one
+        and not base.config.is_encoder_decoder  # whose labels are not shifted
+    ):
         base.loss_type = "ForCausalLM"
         trainer._loss_shifts_labels = True  # which Trainer.__init__ has read already
     return trainer
 
 
 def _reads_item_count(model: torch.nn.Module) -> bool:
-    """Whether a model's `forward` divides by `num_items_in_batch`, itself or through `self.loss_function`. A wrong no
-    is harmless: Trainer then passes no count, and averages over the micro-batches."""
+    """Whether a model's `forward` divides by `num_items_in_batch`, itself or by passing its `**kwargs` on to
+    `self.loss_function`. A wrong no is harmless: Trainer then passes no count, and averages over the micro-batches."""
     code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
-    return code is not None and not {"loss_function", "num_items_in_batch"}.isdisjoint(
-        code.co_names + code.co_varnames + code.co_consts
-    )
+    named = code is not None and "num_items_in_batch" in code.co_names + code.co_varnames + code.co_consts
+    return named or _calls_loss_function(model)
+
+
+def _calls_loss_function(model: torch.nn.Module) -> bool:
+    """Whether a model's `forward` calls `self.loss_function(…, **kwargs)`."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(type(model).forward))))
+    except (OSError, TypeError, SyntaxError):  # no source, or none by itself
+        return False
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    losses = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "loss_function"]
+    return any(keyword.arg is None for call in losses for keyword in call.keywords)
+
+
+# Private methods of Trainer that this package overrides or calls: without one of them a resume would not be exact, a
+# bad step not skipped, or rows not in their order, and nothing would say so.
+HOOKS = """
+    _get_eval_sampler _get_grad_norm _get_num_items_in_batch _get_train_sampler _load_from_checkpoint
+    _load_optimizer_and_scheduler _load_rng_state _prepare_inputs _run_epoch _save_checkpoint
+    _save_optimizer_and_scheduler _save_rng_state
+""".split()
+
+
+def check_hooks(trainer: type = Trainer) -> None:
+    """Raise `ImportError` if the installed transformers has not got every method that this package relies on."""
+    missing = [name for name in HOOKS if not hasattr(trainer, name)]
+    if missing:
+        raise ImportError(
+            f"transformers {transformers.__version__} is installed, whose Trainer has no {', '.join(missing)}; what a "
+            "run computes and resumes from would change unseen. Install one that is known: transformers==5.23.0"
+        )
+
+
+check_hooks()
 
 
 class ResumeMixin:
@@ -99,8 +141,10 @@ class ResumeMixin:
 
 
 class RetrainTrainer(FiniteStepMixin, ResumeMixin, Trainer):
-    """The standard Trainer, but for steps that are no numbers, a resume at its very end, and the order and the loss of
-    evaluation."""
+    """The standard Trainer, but for steps that are no numbers, a resume at its very end, and the rows, the order and
+    the loss of evaluation."""
+
+    _evaluated = None  # the rows of the loader that Trainer keeps
 
     def evaluation_loop(self, *args, **kwargs):
         """Without label smoothing: `eval_loss` then compares between runs, and with LoRA's published ones."""
@@ -110,19 +154,34 @@ class RetrainTrainer(FiniteStepMixin, ResumeMixin, Trainer):
         finally:
             self.label_smoother = smoother
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        """All rows, and these: with `dataloader_drop_last` Trainer drops the last ones here too, and with
+        `dataloader_persistent_workers` it takes the loader of other rows that it has kept (transformers 5.23)."""
+        if eval_dataset is not self._evaluated:
+            vars(self).get("_eval_dataloaders", {}).clear()
+        self._evaluated = eval_dataset
+        with self._argument("dataloader_drop_last", False):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._argument("dataloader_drop_last", False):
+            return super().get_test_dataloader(test_dataset)
+
     def _get_eval_sampler(self, eval_dataset):
         """Rows in their order: with `group_by_length` Trainer evaluates and predicts them by length (transformers
         5.23), and predictions then belong to other rows."""
-        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
-        try:
+        with self._argument("train_sampling_strategy", "random"):
             return super()._get_eval_sampler(eval_dataset)
+
+    @contextmanager
+    def _argument(self, name: str, value):
+        """Inside, an argument has another value."""
+        given = getattr(self.args, name)
+        setattr(self.args, name, value)
+        try:
+            yield
         finally:
-            self.args.train_sampling_strategy = strategy
-
-
-def accurate(device: torch.device) -> torch.dtype:
-    """The dtype for sums of squares on a device: double, where it has it (Apple's mps does not)."""
-    return torch.float32 if device.type == "mps" else torch.double
+            setattr(self.args, name, given)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Write RESULTS.md from the committed rows, so that no number on it can drift.
+"""Write RESULTS.md, and the README's tables, from the committed rows, so that no number there can drift.
 
-    python benchmarks/report.py            # RESULTS.md, tables and pictures in benchmarks/results
+    python benchmarks/report.py            # RESULTS.md, the README's tables, tables and pictures in benchmarks/results
     python benchmarks/report.py --check    # exit status 1 if they are not what the rows give
 
 Nothing here measures. Rows are those of `benchmarks/results`, the paper's numbers those of
@@ -23,6 +23,7 @@ import numpy as np
 from scipy.stats import false_discovery_control
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from benchmarks import measured  # noqa: E402
 from benchmarks import compare, cost, front, hypergradient, patterns, pictures, planted, ranks, trials  # noqa: E402
 from benchmarks.committed import (  # noqa: E402
     command_of,
@@ -521,8 +522,9 @@ def page() -> str:
 # ---- files
 
 
-def tables() -> dict[str, str]:
-    """{path: text} of the tables that benchmarks write beside their rows, as far as there are rows."""
+def texts() -> dict[str, str]:
+    """{path: text} of all that is written here: the page, the README with its tables, and those that benchmarks write
+    beside their rows, as far as there are rows."""
     from benchmarks import llama
 
     made = {
@@ -531,7 +533,9 @@ def tables() -> dict[str, str]:
         "llama": llama.report,
         "ranks": ranks.report,
     }
-    return {f"benchmarks/results/{name}.md": write(rows) for name, write in made.items() if (rows := rows_of(name))}
+    found = {f"benchmarks/results/{name}.md": write(rows) for name, write in made.items() if (rows := rows_of(name))}
+    readme = _content(measured.README)
+    return {"RESULTS.md": page(), **({measured.README: measured.written(readme)} if readme else {}), **found}
 
 
 def draw(folder: str) -> list[str]:
@@ -552,7 +556,8 @@ def texts_of(path: str) -> list[str]:
         return re.findall(r"<text[^>]*>(.*?)</text>", file.read())
 
 
-def _content(path: str) -> str | None:
+def _content(name: str) -> str | None:
+    path = os.path.join(trials.ROOT, name)
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8") as file:
@@ -561,8 +566,7 @@ def _content(path: str) -> str | None:
 
 def stale() -> list[str]:
     """The files that are not what the rows give."""
-    wanted = {"RESULTS.md": page(), **tables()}
-    found = [name for name, text in wanted.items() if _content(os.path.join(trials.ROOT, name)) != text]
+    found = [name for name, text in texts().items() if _content(name) != text]
     with tempfile.TemporaryDirectory() as folder:
         for path in draw(folder):
             kept = f"{PICTURES}/{os.path.basename(path)}"
@@ -581,7 +585,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name} is not what the rows give. Type: python benchmarks/report.py", file=sys.stderr)
         return int(bool(old))
     draw(os.path.join(trials.ROOT, PICTURES))
-    for name, text in {"RESULTS.md": page(), **tables()}.items():
+    for name, text in texts().items():
         with open(os.path.join(trials.ROOT, name), "w", encoding="utf-8") as file:
             file.write(text)
     return 0

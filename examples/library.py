@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from transformers import Trainer, TrainingArguments
 
-from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, build_adapter
 
 
 class SameSign(nn.Module):

@@ -18,9 +18,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
-from autolora_trainer import AutoLoraTrainingArguments
-from autolora_trainer.retrain import build_adapter
-from autolora_trainer.trainer import AutoLoraMixin
+from autolora_trainer import AutoLoraMixin, AutoLoraTrainingArguments, build_adapter
 
 
 @dataclass

@@ -15,9 +15,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from autolora_trainer import AutoLoraTrainingArguments
-from autolora_trainer.retrain import build_adapter
-from autolora_trainer.trainer import AutoLoraMixin
+from autolora_trainer import AutoLoraMixin, AutoLoraTrainingArguments, build_adapter
 
 
 @dataclass

@@ -347,6 +347,13 @@ GLUE = [
     Bad("validation rows for a run that has none", "glue",
         {"validation_file": None, "do_train": True, "eval_strategy": "epoch"},
         "--eval_strategy needs rows, got no validation rows. Add --validation_file."),
+    Bad("validation rows that are asked for twice", "glue",
+        {"validation_file": None, "do_train": True, "do_eval": True, "eval_strategy": "epoch"},
+        "--do_eval needs rows, got no validation rows. Add --validation_file."),
+    Bad("validation rows for a run that predicts alone", "glue",
+        {"validation_file": None, "do_predict": True, "test_file": File("test.jsonl", lines(*GOOD)),
+         "eval_strategy": "epoch", "train_file": None},
+        "--eval_strategy needs rows, got no validation rows. Add --validation_file."),
 ]
 
 # ---- tokens and tags
@@ -644,6 +651,25 @@ ARGUMENTS = [
         "--peft_type is for --method peft, got --method lora. Drop it."),
     Bad("a size of another method", "glue", {"adapter_size": 8},
         "--adapter_size is for --method adapter, got --method autolora. Drop it."),
+    *(
+        Bad(f"{name} of another method", "glue", {"method": "uniform", name: value},
+            f"--{name} is for --method autolora, got --method uniform. Drop it.")
+        for name, value in (("retrain_epochs", 2), ("retrain_init", "scratch"), ("retrain_cut", 0.5))
+    ),
+    *(
+        Bad(f"{name} of another hypergradient than {chosen}", "glue", {name: value, "hypergradient": chosen},
+            f"{name} has no effect on hypergradient {chosen}, it is for … Drop it, or add --hypergradient finite_diff")
+        for name, value, chosen in (
+            ("inner_lr", 0.1, "first_order"),
+            ("virtual_step", "sgd", "first_order"),
+            ("finite_difference", "central", "first_order"),
+            ("finite_difference_radius", 0.1, "first_order"),
+            ("finite_difference_radius", 0.1, "exact"),
+            ("finite_difference", "one_sided", "exact"),
+        )
+    ),
+    Bad("two lengths of a search", "glue", {"search_epochs": 2, "search_max_steps": 5},
+        "A search has one length, got --search_epochs 2.0 and --search_max_steps 5. Drop one of the two."),
     Bad("a sampler of another method", "glue", {"sampler": "tpe"},
         "--sampler is for --method grid, got --method autolora. Drop it."),
     Bad("a sampler that there is not", "glue", {"method": "grid", "sampler": "tpee"},
@@ -671,8 +697,16 @@ ARGUMENTS = [
         "--retrain_cut starts from all components at one scale, … or --scaling paper. Drop one of the two."),
     Bad("a threshold without its rule", "glue", {"threshold": 0.1},
         "threshold belongs to rank_rule 'threshold', got rank_rule … --rank_rule threshold or drop --threshold."),
-    Bad("a virtual step of another optimizer", "glue", {"optim": "sgd", "virtual_step": "adamw"},
+    Bad("a virtual step of another optimizer", "glue", {"optim": "sgd", "hypergradient": "exact"},
         "virtual_step adamw reads the state of PyTorch's AdamW, … --virtual_step sgd, or --optim adamw_torch."),
+    *(
+        Bad(f"a schedule of {method} that follows evaluations: {name}", "glue",
+            {"method": method, "lr_scheduler_type": name, "eval_strategy": "epoch"},
+            f"lr_scheduler_type {name} follows evaluations, and {who} makes none. Type another, e.g. linear, or "
+            "search with that and retrain with this: --ranks.")
+        for name in ("reduce_lr_on_plateau", "greedy")
+        for method, who in (("autolora", "the search"), ("grid", "a trial of --method grid"))
+    ),
     Bad("fp16 in a search", "glue", {"fp16": True},
         "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."),
     Bad("two precisions", "glue", {"fp16": True, "bf16": True},
@@ -687,6 +721,14 @@ ARGUMENTS = [
     Bad("the best by a score that there is not", "glue",
         {**EVERY_EPOCH, "load_best_model_at_end": True, "metric_for_best_model": "acuracy"},
         "metric_for_best_model must be one of loss, accuracy, got 'acuracy'. Did you mean accuracy?"),
+    Bad("the best by a score that is not computed", "glue",
+        {**EVERY_EPOCH, "metric_for_best_model": "accuracy", "prediction_loss_only": True},
+        "metric_for_best_model must be one of loss, got 'accuracy'."),
+    Bad("scores a batch at a time", "glue", {"batch_eval_metrics": True},
+        "--batch_eval_metrics scores a batch at a time, and scores here are of all rows. Drop it."),
+    Bad("predictions that are thrown away", "glue",
+        {"prediction_loss_only": True, "test_file": File("test.jsonl", lines(*GOOD))},
+        "--prediction_loss_only leaves --do_predict nothing to write. Drop one of the two."),
     Bad("AdaLoRA in too few steps", "glue", {"method": "adalora", "max_steps": 2},
         "--method adalora needs at least 3 optimizer steps to … 2. Raise --num_train_epochs or --max_steps."),
     Bad("AdaLoRA at rsLoRA's scale", "glue", {"method": "adalora", "use_rslora": True},
@@ -982,6 +1024,12 @@ MODELS = [
     Bad("a model's own code that nobody trusts", "glue",
         model(config__json='{"model_type": "mine", "auto_map": {"AutoConfig": "configuration.Mine"}}'),
         "…/model_name_or_path/model comes with code of its own. … another with --model_name_or_path if not."),
+    Bad("rows longer than the model", "glue",
+        {"max_seq_length": 64, **train(lines(*GOOD, *sst2(1, sentence="a " * 50)))},
+        "The longest train row has 52 tokens, and RobertaForSequenceClassification has 38 positions. "
+        "Lower --max_seq_length to 38, or give another model."),
+    Bad("padding longer than the model", "glue", {"max_seq_length": 39, "pad_to_max_length": True},
+        "The longest train row has 39 tokens, and Roberta… has 38 positions. Lower --max_seq_length to 38, or give"),
     Bad("no room for text", "glue", {"task_name": "rte", "max_seq_length": 5, **train(PAIRS), **validation(PAIRS)},
         "max_seq_length=5 leaves no room for text: rte needs 4 … each text. Give --max_seq_length 6 or more."),
 ]
@@ -1207,6 +1255,11 @@ LIBRARY = [
         "initial_rank must be at least 2 (with softmax a single … is learned), got 1. The paper uses 8."),
     Bad("arguments: fp16", "library", lambda place: arguments(place, fp16=True),
         "The search does not run in fp16: its loss scale hides the hypergradient. Use bf16=True or fp32."),
+    Bad("arguments: the rate of a step that is not taken", "library", lambda place: arguments(place, inner_lr=0.1),
+        "inner_lr has no effect on hypergradient first_order, it is for finite_difference and exact. Drop it, or add"),
+    Bad("arguments: a schedule that follows evaluations", "library",
+        lambda place: arguments(place, lr_scheduler_type="greedy"),
+        "lr_scheduler_type greedy follows evaluations, and the search makes none. Type another, e.g. linear, or sear"),
     Bad("arguments: the best model", "library",
         lambda place: arguments(place, load_best_model_at_end=True, eval_strategy="epoch", save_strategy="epoch"),
         "load_best_model_at_end is not for the search (weights and … together). Set it for the retrain instead."),

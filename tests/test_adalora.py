@@ -2,13 +2,19 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    TrainingArguments,
+)
 
 import run_glue
 from autolora_trainer.errors import UsageError
@@ -151,6 +157,7 @@ def test_the_shortest_run_reaches_its_budget(place, tmp_path):
             "--load_best_model_at_end would bring back an adapter from before",
         ),
         ({"ranks": "ranks.json"}, "got --method adalora. Did you mean --method autolora?"),
+        ({"auto_find_batch_size": True}, "--auto_find_batch_size may change it. Drop it, or add --max_steps."),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(place, tmp_path, changes, sentence):
@@ -158,6 +165,33 @@ def test_what_cannot_work_is_refused_before_anything_is_written(place, tmp_path,
         run_glue.main(adalora_command(place, tmp_path / "run", **changes))
     assert sentence in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_all_linear_layers_of_a_model_with_two_heads(place, tmp_path, monkeypatch):
+    """PEFT takes DistilBERT's first head for a layer to adapt; that it cannot shows before anything is written."""
+    config = DistilBertConfig(vocab_size=40, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40)
+    shutil.copytree(place / "tiny-roberta", tmp_path / "m")
+    DistilBertForSequenceClassification(config).save_pretrained(tmp_path / "m")
+    changes = {"model_name_or_path": tmp_path / "m", "lora_target_modules": "all-linear", "max_steps": 3}
+    argv = adalora_command(place, tmp_path / "run", **changes)
+    with monkeypatch.context() as patch:
+        original = adalora.adalora_config
+        patch.setattr(
+            adalora, "adalora_config", lambda *args, **phases: replace(original(*args, **phases), exclude_modules=None)
+        )
+        with pytest.raises(UsageError, match="adalora does not work with DistilBertFor.* modules_to_save cannot be"):
+            run_glue.main(argv)
+        assert not (tmp_path / "run").exists()
+    run_glue.main(argv)
+    pattern = json.loads((tmp_path / "run" / "adapter_config.json").read_text())["rank_pattern"]
+    assert len(pattern) == 12 and sum(sum(kept) for kept in pattern.values()) == 2 * 12
+
+
+def test_parts_of_a_fused_projection_are_refused():
+    method = SimpleNamespace(lora_target_modules=["c_proj", "c_attn#q"], use_rslora=False)
+    training = SimpleNamespace(do_train=True, load_best_model_at_end=False, auto_find_batch_size=False)
+    with pytest.raises(ValueError, match="adapts whole modules, got --lora_target_modules c_attn#q. Give c_attn."):
+        adalora.check(SimpleNamespace(method=method, training=training))
 
 
 # ---- what is saved
@@ -235,7 +269,7 @@ def test_a_step_that_fp16_s_scaler_drops_is_not_scored():
         base_model=SimpleNamespace(update_and_allocate=scored.append),
     )
     for dropped in (True, False):
-        callback.accelerator = SimpleNamespace(optimizer_step_was_skipped=dropped)
+        callback.trainer = SimpleNamespace(accelerator=SimpleNamespace(optimizer_step_was_skipped=dropped))
         for step in (4, 5):
             callback.on_optimizer_step(None, SimpleNamespace(global_step=step), None, model=model)
     assert scored == [6, 5, 6] and callback.calls == 3

@@ -43,6 +43,13 @@ def test_show_takes_a_lone_file_of_ranks(tmp_path, capsys):
     assert "total rank 4" in capsys.readouterr().out
 
 
+def test_ranks_that_no_server_takes_are_shown_too(tmp_path, capsys):
+    ranks(600, 1, 1, 1).save(tmp_path / "ranks.json")
+    cli.main(["show", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "query  600    1" in out and "max-lora-rank" not in out
+
+
 def test_exported_settings_build_the_same_ranks(folder, capsys):
     cli.main(["export", str(folder), "--format", "peft", "--lora_alpha", "24"])
     settings = json.loads(capsys.readouterr().out)

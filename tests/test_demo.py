@@ -5,16 +5,19 @@ import re
 import run_glue
 from autolora_trainer.demo import verdict
 from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.script_arguments import MethodArguments
 
 COST = {"search": {"wall_seconds": 10.0}, "retrain": {"wall_seconds": 40.0}}
 
 
+def argv(*typed):
+    settings = "--task_name sample --method autolora --use_cpu --max_train_samples 96 --max_eval_samples 64"
+    return [*settings.split(), "--max_steps", "2", "--hypergradient_interval", "1", *typed]
+
+
 def test_sample_needs_nothing_but_its_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    argv = "--task_name sample --method autolora --use_cpu --max_train_samples 96 --max_eval_samples 64"
-    results = run_glue.main(
-        [*argv.split(), "--max_steps", "2", "--search_max_steps", "3", "--hypergradient_interval", "1"]
-    )
+    results = run_glue.main(argv("--search_max_steps", "3"))
     output = capsys.readouterr().out
     ranks = LearnedRanks.load(tmp_path / "outputs" / "sample-autolora" / "ranks.json")
     assert len(ranks.modules) == 12 and results["adapter_params"] == 320 * ranks.total_rank
@@ -25,11 +28,32 @@ def test_sample_needs_nothing_but_its_name(tmp_path, monkeypatch, capsys):
     assert uniform.total_rank == ranks.total_rank
 
 
+def test_uniform_lora_has_the_settings_of_the_retrain_without_what_is_autoloras_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typed = "--search_max_steps 3 --retrain_cut 0.5 --retrain_epochs 1 --save_strategy steps --save_steps 1"
+    run_glue.main(argv(*typed.split(), "--save_total_limit", "1"))
+    assert "the retrain began with" not in capsys.readouterr().out
+    for folder in ("", "search", "uniform"):
+        assert len(list((tmp_path / "outputs" / "sample-autolora" / folder).glob("checkpoint-*"))) == 1
+
+
+def test_without_a_score_nothing_is_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_glue.main(argv("--search_max_steps", "3", "--do_train"))
+    assert "for comparison" not in capsys.readouterr().out
+    assert not (tmp_path / "outputs" / "sample-autolora" / "uniform").exists()
+
+
 def test_verdict_says_who_is_ahead():
-    def said(autolora, uniform):
-        return verdict({"eval_accuracy": autolora}, {"eval_accuracy": uniform}, COST)
+    def said(autolora, uniform, **settings):
+        method = MethodArguments(**settings)
+        return verdict({"eval_accuracy": autolora}, {"eval_accuracy": uniform}, COST, method)
 
     assert "AutoLoRA is 1.0 points above uniform LoRA" in said(0.81, 0.80)
     assert "AutoLoRA does not win here: 1.0 points below uniform LoRA" in said(0.80, 0.81)
     assert "score the same" in said(0.8, 0.8)
-    assert "search took 25% of the time of one training" in said(0.8, 0.8)
+    assert "search took 25% of the time of one training, and the retrain began with what it had" in said(0.8, 0.8)
+    assert said(0.8, 0.8).endswith("; the 16 trials of --method grid, each on 50% of the rows, would take about 800%.")
+    assert "each on 75% of the rows, would take about 1200%." in said(0.8, 0.8, val_fraction=0.25)
+    for cold in ({"retrain_init": "scratch"}, {"retrain_cut": 0.5}):
+        assert "25% of the time of one training; the 16 trials" in said(0.8, 0.8, **cold)

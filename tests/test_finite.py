@@ -127,6 +127,26 @@ def test_bad_steps_without_end_stop_the_run(tmp_path, caplog):
             assert torch.equal(value, start[name]), name
 
 
+def test_bad_selection_steps_without_end_stop_the_search(tmp_path, caplog):
+    """With good weight steps between them."""
+    trainer = searcher(tmp_path, max_steps=4 * STEPS_IN_A_ROW, search_patience=2)
+    spoil(trainer, "hypergradient", {*range(1, 18), *range(21, 100)})  # the selection step at 19 is good
+    sentence = f"^step 39 of 40: the hypergradient was not finite for {STEPS_IN_A_ROW} selection steps in a row"
+    with pytest.raises(NonFiniteError, match=sentence):
+        trainer.train()
+    assert len(trainer.rank_selection._recent) == 1 and trainer._dropped_in_a_row == 0
+
+
+def test_a_bad_hypergradient_ends_a_row_of_dropped_steps(tmp_path):
+    """Its weight step is a good one."""
+    trainer = searcher(tmp_path, max_steps=STEPS_IN_A_ROW + 4)
+    spoil(trainer, "gradient", set(range(1, 100)) - {5})
+    spoil(trainer, "hypergradient", {5})
+    trainer.train()
+    assert trainer.state.global_step == STEPS_IN_A_ROW + 4
+    assert trainer._dropped_in_a_row == STEPS_IN_A_ROW - 1
+
+
 @pytest.mark.parametrize("kind", ["weight", "selection"])
 def test_no_checkpoint_and_no_ranks_hold_such_a_number(tmp_path, kind):
     trainer = searcher(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)

@@ -151,6 +151,40 @@ def test_gpt2_is_searched_by_query_and_value_unless_told_otherwise():
     assert list(lora_parts(adapt(tiny_roberta(), LoraConfig(target_modules=["query"]))))[0].endswith("query")
 
 
+@pytest.mark.parametrize("targets", [None, ["c_attn#q", "c_attn#v"], ["c_attn#v", "c_fc"]])
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        {"layers_to_transform": [1]},
+        {"layers_to_transform": 1, "layers_pattern": "h"},
+        {"exclude_modules": ["h.0.attn.c_attn"]},
+        {"exclude_modules": r".*\.0\.attn.*"},
+    ],
+)
+def test_modules_that_a_config_leaves_out_are_left_out(targets, left_out):
+    """The same modules as in PEFT, which knows no parts."""
+    whole = [target.partition("#")[0] for target in targets or ["c_attn"]]
+    expected = lora_layers(get_peft_model(tiny_gpt2(), LoraConfig(target_modules=whole, **left_out)))
+    built = adapt(tiny_gpt2(), LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **left_out))
+    assert list(lora_layers(built)) == list(expected) and FUSED[0] not in expected
+    assert f"{FUSED[1]}#v" in lora_parts(built)
+
+
+def test_a_config_that_leaves_every_module_out_is_refused():
+    with pytest.raises(ValueError, match="leave none of c_attn#q, c_attn#v in GPT2LMHeadModel. Leave out less."):
+        adapt(tiny_gpt2(), LoraConfig(exclude_modules=["c_attn"]))
+
+
+@pytest.mark.parametrize("size, heads", [(16, 2), (48, 2), (768, 12)])
+def test_cross_attention_has_no_query_in_its_fused_projection(size, heads):
+    settings = dict(n_embd=size, n_head=heads, n_layer=1, add_cross_attention=True)
+    model, crossed = tiny_gpt2(**settings), "transformer.h.0.crossattention.c_attn"  # [k | v]
+    assert resolve_targets(model, CONFIG) == {FUSED[0]: ["q", "v"], crossed: []}
+    assert list(lora_parts(adapt(model, CONFIG))) == [f"{FUSED[0]}#q", f"{FUSED[0]}#v", crossed]
+    with pytest.raises(ValueError, match="crossattention.c_attn', which has no parts that are known"):
+        adapt(tiny_gpt2(**settings), LoraConfig(target_modules=["c_attn#q"]))
+
+
 @pytest.mark.parametrize(
     "target, sentence",
     [("c_attn#x", "which has q, k, v. Give the whole"), ("nothing#q", "'nothing' not found")],

@@ -1,6 +1,7 @@
 """Is a gated model Eq. 2, on every kind of layer and under everything that a Trainer does to a model?"""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -184,6 +185,27 @@ def test_unequal_ranks_are_refused():
         attach_gates(get_peft_model(tiny_roberta(), config))
 
 
+def test_unequal_scales_are_refused():
+    config = LoraConfig(r=4, target_modules=["query", "value"], alpha_pattern={"layer.0.attention.self.value": 2})
+    with pytest.raises(ValueError, match="the same scale in every LoRA layer, got 2 in .* and 0.5 .* alpha_pattern"):
+        attach_gates(get_peft_model(tiny_roberta(), config))
+
+
+def test_an_adapter_of_another_name_is_named():
+    model = get_peft_model(tiny_roberta(), LoraConfig(r=4, target_modules=["query"]), adapter_name="mine")
+    with pytest.raises(ValueError, match="^attach_gates found no adapter 'default', only 'mine'. Leave adapter_name"):
+        attach_gates(model)
+    assert attach_gates(model, adapter_name="mine").initial_rank == 4
+
+
+@pytest.mark.parametrize("scheme", ["pissa", "pissa_niter_2", "olora"])
+def test_an_initialization_that_alters_the_base_model_is_refused(scheme):
+    config = LoraConfig(r=4, target_modules=["query"], init_lora_weights=scheme)
+    with pytest.raises(ValueError, match=f"needs the base model as it is, and init_lora_weights='{scheme}' alters it"):
+        attach_gates(get_peft_model(tiny_roberta(), config))
+    assert attach_gates(get_peft_model(tiny_roberta(), dataclasses.replace(config, init_lora_weights="gaussian")))
+
+
 def test_embedding_and_dora_are_refused():
     with pytest.raises(
         ValueError, match="gates linear layers, got an embedding at 'roberta.embeddings.word_embeddings'"
@@ -191,3 +213,18 @@ def test_embedding_and_dora_are_refused():
         attach_gates(get_peft_model(tiny_roberta(), LoraConfig(target_modules=["query", "word_embeddings"])))
     with pytest.raises(ValueError, match="gates plain LoRA, got DoraLinearVariant"):
         attach_gates(get_peft_model(tiny_roberta(), LoraConfig(target_modules=["query"], use_dora=True)))
+
+
+@pytest.mark.parametrize(
+    "config, sentence",
+    [
+        ({"target_modules": ["attention"]}, "got MultiheadAttention at 'attention'. Take it out of target_modules"),
+        ({"target_modules": ["out_proj"]}, "got MultiheadAttention at 'attention.out_proj'. Take it out"),
+        ({"target_parameters": ["linear.weight"]}, "got a parameter at 'linear'. Drop target_parameters"),
+    ],
+)
+def test_layers_whose_lora_A_is_never_called_are_refused(config, sentence):
+    """PEFT merges them into the weight: a hook would never run, and the ranks would be noise."""
+    model = torch.nn.ModuleDict({"attention": torch.nn.MultiheadAttention(16, 2), "linear": torch.nn.Linear(16, 16)})
+    with pytest.raises(ValueError, match=f"^The search gates linear layers, {sentence}"):
+        attach_gates(get_peft_model(model, LoraConfig(r=4, **config)))

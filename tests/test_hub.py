@@ -55,7 +55,7 @@ def test_card_has_the_metadata_that_the_hub_reads(tmp_path):
     assert data["base_model"] == "FacebookAI/roberta-base" and data["datasets"] == ["nyu-mll/glue"]
     first, second = card.data.eval_results
     assert (first.metric_type, first.metric_value, first.dataset_config) == ("accuracy", 0.74, "mrpc")
-    assert (first.dataset_split, second.dataset_split) == ("validation", "validation_mismatched")
+    assert (first.dataset_split, second.dataset_split) == ("validation_matched", "validation_mismatched")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
@@ -68,7 +68,7 @@ def test_card_shows_ranks_scores_cost_and_how_to_load(tmp_path):
     _, text = write_card(tmp_path)
     assert "](rank_heatmap.png)" in text
     assert "| `query` |    0 |    1 |    2 |" in text
-    assert "| accuracy | validation " in text and "loss" not in text and "runtime" not in text
+    assert r"| accuracy | validation\_matched " in text and "loss" not in text and "runtime" not in text
     assert "| search  | 1 min 01 s |    120 |    1,920 |      512 MB |" in text
     assert "from_pretrained(base, num_labels=3)" in text and "PeftModel.from_pretrained(model, adapter)" in text
     assert "2 of them at rank 0" in text and "73,728" in text and "seed: 42" in text
@@ -109,6 +109,15 @@ def test_score_that_is_not_finite_stays_out_of_the_metadata(tmp_path):
     card, text = write_card(tmp_path, metrics={"eval_accuracy": 0.5, "eval_f1": float("nan")})
     assert [result.metric_type for result in card.data.eval_results] == ["accuracy"]
     assert "nan" in text
+
+
+def test_scores_are_not_mistaken_for_times_and_counts(tmp_path):
+    kinds = ("time", "loss", "samples", "epoch")  # of entities
+    scores = {f"eval_f1_{kind}": 0.5 for kind in kinds}
+    others = {"eval_samples_per_second": 9.0, "eval_model_preparation_time": 1.0, "train_loss": 1.0, "eval_samples": 8}
+    card, _ = write_card(tmp_path, metrics={"eval_loss": 1.0, **others, **scores, "train_runtime": 3.0})
+    assert [result.metric_type for result in card.data.eval_results] == [f"f1_{kind}" for kind in kinds]
+    assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
 
 
 def test_card_names_no_folder_of_this_machine(tmp_path):
@@ -227,7 +236,7 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(500, {"error": "out of order"})
         if self.path == "/api/repos/create":
             return self.answer(200, {"url": f"{self.server.endpoint}/me/adapter", "name": "me/adapter"})
-        if self.path.endswith("/preupload/main"):
+        if "/preupload/" in self.path:
             files = [
                 {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
             ]
@@ -277,6 +286,17 @@ def test_push_sends_the_adapter_and_nothing_else(tmp_path, server):
     url = hub.push_to_hub(run_folder(tmp_path), "me/adapter", token="hf_secret", endpoint=server.endpoint)
     assert url == f"{server.endpoint}/me/adapter"
     assert sorted(server.files) == ["README.md", "adapter_config.json", "adapter_model.safetensors", "cost.json"]
+
+
+def test_push_goes_to_the_branch_that_is_asked_for(tmp_path, server, monkeypatch):
+    folder = run_folder(tmp_path)
+    hub.push_to_hub(folder, "me/adapter", endpoint=server.endpoint, revision="dev")
+    changing = [path for path in server.seen if "/branch/" in path or "/commit/" in path]
+    assert changing == ["/api/models/me/adapter/branch/dev", "/api/models/me/adapter/commit/dev"]
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.failing = ("/api/models/me/adapter/branch/dev",)
+    with pytest.raises(hub.PushError, match="type: python -c .*revision=.*dev"):
+        hub.push_to_hub(folder, "me/adapter", endpoint=server.endpoint, revision="dev")
 
 
 @pytest.mark.parametrize("path", ["/api/repos/create", "/api/validate-yaml", "/api/models/me/adapter/commit/main"])

@@ -472,6 +472,22 @@ def test_adamw_step_is_one_calculation_however_many_weights_there_are():
     assert counts[0] == counts[1]
 
 
+def test_adamw_step_needs_no_double_where_there_is_none(monkeypatch):
+    """Apple's mps: `step` lies there, too, with a fused optimizer."""
+    weights = [nn.Parameter(torch.randn(3, 4))]
+    optimizer = torch.optim.AdamW(weights, lr=0.01)
+    weights[0].grad = torch.randn(3, 4)
+    optimizer.step()
+    with torch.no_grad():
+        expected = hypergradient.adamw_step(optimizer)(weights, [torch.ones(3, 4)])
+        assert hypergradient.accurate(torch.device("mps")) == torch.float32
+        monkeypatch.setattr(hypergradient, "accurate", lambda device: torch.float32)
+        monkeypatch.setattr(torch.Tensor, "double", None)
+        found = hypergradient.adamw_step(optimizer)(weights, [torch.ones(3, 4)])
+    for values, others in zip(expected, found):
+        torch.testing.assert_close(values[0], others[0], rtol=1e-3, atol=1e-6)
+
+
 def test_adamw_step_with_groups_late_weights_and_a_fused_optimizer():
     """Every weight has its own group, count of steps and averages, or none yet; the truth is AdamW's own step and, for
     J, the derivative of the formula by autograd."""

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.eva import initialize_lora_eva_weights
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -302,7 +304,11 @@ def test_a_model_without_known_blocks_is_refused():
         (lambda c: {**c, "format_version": 2}, "is no valid description of a bottleneck adapter"),
         (lambda c: {**c, "size": 10**9}, "is no valid description"),
         (lambda c: {**c, "modules": ["a", "a"]}, "is no valid description"),
-        (lambda c: {**c, "modules": ["h.0.attn.c_proj"]}, "follows 'h.0.attn.c_proj', which RobertaFor.* lacks"),
+        (lambda c: {**c, "modules": ["h.0.attn.c_proj"]}, "names 'h.0.attn.c_proj', which RobertaFor.* lacks"),
+        (lambda c: {**c, "modules": ["roberta.embeddings.LayerNorm"]}, "names 'roberta.embeddings.LayerNorm', which"),
+        (lambda c: {**c, "fresh_modules": ["x"]}, "names 'x', which RobertaForSequenceClassification lacks"),
+        (lambda c: {**c, "fresh_modules": [1]}, "is no valid description"),
+        (lambda c: {**c, "fresh_modules": "roberta"}, "is no valid description"),
         (lambda c: {**c, "size": 5}, "has .* and RobertaForSequenceClassification needs"),
         (lambda c: [], "is no valid description"),
     ],
@@ -313,6 +319,20 @@ def test_damaged_adapter_files_are_refused(tmp_path, change, message):
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ValueError, match=message):
         adapter.load_bottleneck_adapter(tiny_roberta(), tmp_path)
+
+
+def test_a_model_has_room_for_one_bottleneck_adapter(tmp_path):
+    model = adapter.add_bottlenecks(tiny_roberta(), 4)
+    adapter.save_bottleneck_adapter(model, tmp_path)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for second in (
+        lambda: adapter.add_bottlenecks(model, 8),
+        lambda: adapter.load_bottleneck_adapter(model, tmp_path),
+    ):
+        with pytest.raises(ValueError, match="has a bottleneck adapter already, .* Load its base model anew"):
+            second()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    adapter.load_bottleneck_adapter(tiny_roberta(), tmp_path)
 
 
 def test_a_missing_or_truncated_adapter_is_refused(tmp_path):
@@ -484,8 +504,7 @@ class FakeRun:
             {"input_ids": row, "attention_mask": [1] * 8, "labels": label} for row, label in zip(ids, labels)
         ]
 
-    def lora_config(self, **changes):
-        return LoraConfig(**{"task_type": self.application.task_type, "lora_alpha": 16, **changes})
+    lora_config = Run.lora_config
 
     def base_model(self):
         torch.manual_seed(0)
@@ -548,6 +567,31 @@ def test_a_peft_type_trains_and_comes_back(tmp_path, kind, name):
     again = PeftModel.from_pretrained(run.base_model(), tmp_path).eval()
     with torch.no_grad():
         torch.testing.assert_close(again(**batch).logits, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta tokens"])
+@pytest.mark.parametrize(
+    "name, settings", [("LOHA", {}), ("IA3", {"feedforward_modules": ["lin2", "output.dense"]}), ("VERA", {})]
+)  # VeRA has no `exclude_modules`
+def test_all_linear_layers_are_those_of_no_head(kind, name, settings):
+    task = "TOKEN_CLS" if kind == "roberta tokens" else "SEQ_CLS"
+    model = peft.adapt(FakeRun(FAMILIES[kind], task, name, ["all-linear"], **settings))
+    adapted = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    assert len(adapted) == 12 and not any("classifier" in name for name in adapted)
+
+
+def test_a_type_is_tried_where_its_model_is():
+    """bitsandbytes puts a quantized model on the accelerator while it loads."""
+
+    class Watched(torch.Tensor):
+        def to(self, device):
+            moved.append(device)
+            return self.as_subclass(torch.Tensor)
+
+    moved, run = [], FakeRun(*KINDS["gpt2"], "IA3")
+    run.data_collator = lambda rows: {key: value.as_subclass(Watched) for key, value in collate(rows).items()}
+    peft.adapt(run)
+    assert moved == 3 * [torch.device("cpu")]
 
 
 @pytest.mark.parametrize(
@@ -675,9 +719,11 @@ def test_a_grid_that_was_killed_does_not_run_a_finished_trial_again(place, tmp_p
 
 
 @needs_optuna
-def test_the_best_configuration_is_trained_on_all_rows(place, tmp_path, monkeypatch):
+def test_the_best_configuration_is_trained_on_all_rows(place, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(grid, "run_in_process", trials := Trials())
     results = run_glue.main(command(place, tmp_path / "o", method="grid", max_steps=2))
+    assert "different sizes, up to rank 8 everywhere, and so is the best" in caplog.text
+    assert "add --rank_budget lora:2" in caplog.text  # initial_rank is 4
     ranks = LearnedRanks.load(tmp_path / "o" / "ranks.json")
     assert len(trials.ran) == 16 and ranks.rank_rule == "grid"
     assert [
@@ -688,10 +734,11 @@ def test_the_best_configuration_is_trained_on_all_rows(place, tmp_path, monkeypa
 
 @needs_optuna
 @pytest.mark.parametrize("sampler", grid.SAMPLERS)
-def test_nothing_beyond_the_budget_is_tried(place, tmp_path, monkeypatch, sampler):
+def test_nothing_beyond_the_budget_is_tried(place, tmp_path, monkeypatch, caplog, sampler):
     monkeypatch.setattr(grid, "run_in_process", trials := Trials())
     settings = {"method": "grid", "sampler": sampler, "rank_budget": "lora:3", "initial_rank": 4, "max_steps": 1}
     results = run_glue.main(command(place, tmp_path / "o", **settings))
+    assert "different sizes" not in caplog.text
     sizes = [2 * COST * sum(map(int, name.split("-"))) for name in trials.ran]
     assert max(sizes) <= 3 * 4 * COST and results["adapter_params"] in sizes
     assert len(trials.ran) == (8 if sampler == "grid" else 13)  # all that fit, as there are fewer than 16
@@ -826,7 +873,35 @@ def test_the_reason_of_a_failed_trial_reaches_the_run(place, tmp_path, monkeypat
             {"method": "eva", "rank_budget": 100},
             "--method eva hands out uniform ranks anew, and a size of 100 adapter",
         ),
+        (
+            {"method": "eva", "rank_budget": "lora:9"},
+            "looks for 18 directions in the inputs of '.*query', twice its uniform rank, and they have 16. Lower",
+        ),
         ({"method": "svd", "rank_budget": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module has"),
+        (
+            {"method": "svd", "initial_rank": 32, "rank_budget": "lora:24"},
+            "asks for 3,072 adapter parameters, and rank 16 in every module has 2,048. Lower",
+        ),
+        *(
+            (
+                {"method": method, "lora_target_modules": ["query", "word_embeddings"]},
+                f"--method {method} finds ranks of linear layers, and --lora_target_modules has 'roberta.embeddings."
+                r"word_embeddings' \(Embedding\). Leave it out, or type --method lora",
+            )
+            for method in ("autolora", "adalora", "eva", "linear", "random", "svd", "uniform")
+        ),
+        pytest.param(
+            {"method": "grid", "lora_target_modules": "word_embeddings"},
+            "--method grid finds ranks of linear layers",
+            marks=needs_optuna,
+        ),
+        *(
+            (
+                {**method, "lora_target_modules": "all-linear", "min_rank": 0, "rank_budget": 40},
+                "rank_budget 40 has no room for a component of the largest module, 48 adapter parameters",
+            )
+            for method in ({"method": "svd"}, {"method": "autolora"})
+        ),
         ({"method": "random", "rank_budget": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module"),
         ({"method": "linear", "rank_budget": 100}, "rank_budget 100 is 100 adapter parameters, and the least that"),
     ],
@@ -834,6 +909,44 @@ def test_the_reason_of_a_failed_trial_reaches_the_run(place, tmp_path, monkeypat
 def test_arguments_of_other_methods_and_impossible_sizes_are_refused(place, tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         run_glue.main(command(place, tmp_path / "o", **changes))
+    assert not (tmp_path / "o").exists()
+
+
+def gpt2_classifier(place, folder):
+    """A checkpoint of a tiny GPT-2 for sequences, with the tokenizer of the other one."""
+    shutil.copytree(place / "tiny-roberta", folder)
+    config = tiny_gpt2().config
+    config.num_labels, config.pad_token_id = 2, 1
+    GPT2ForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def test_eva_needs_a_component_of_every_whole_module(place, tmp_path):
+    """A component of a fused projection's query takes 16 + 16 parameters, one of the whole 16 + 48."""
+    settings = {"method": "eva", "lora_target_modules": "c_attn#q", "model_name_or_path": tmp_path / "gpt2"}
+    gpt2_classifier(place, tmp_path / "gpt2")
+    with pytest.raises(UsageError, match="a size of 64 adapter .* none: rank 1 .* has 128. Raise .* lora:2.$"):
+        run_glue.main(command(place, tmp_path / "o", rank_budget="lora:1", **settings))
+    assert not (tmp_path / "o").exists()
+    results = run_glue.main(command(place, tmp_path / "o", rank_budget="lora:2", max_steps=1, **settings))
+    assert results["adapter_params"] == 128
+
+
+@pytest.mark.parametrize(
+    "rank, more, changes, message",
+    [
+        (5, (), {}, "initial_rank 4 of --ranks in every module, and '.*0.attention.self.query' has rank 5. Drop"),
+        (2, ["roberta.encoder.layer.0.output.dense"], {}, "adapts other ones: not '.*output.dense'. Give the --lora"),
+        (2, (), {"lora_target_modules": "query"}, "adapts other ones: not '.*value'. Give the --lora_target_modules"),
+    ],
+)
+def test_ranks_that_no_cut_can_give_are_refused_before_the_retrain(place, tmp_path, rank, more, changes, message):
+    names = [f"roberta.encoder.layer.{b}.attention.self.{name}" for b in range(2) for name in ("query", "value")]
+    ranks = LearnedRanks({name: ModuleRank(rank) for name in [*names, *more]}, initial_rank=4)
+    ranks.save(tmp_path / "ranks.json")
+    argv = command(place, tmp_path / "o", ranks=tmp_path / "ranks.json", retrain_cut=0.5, **changes)
+    with pytest.raises(UsageError, match=message):
+        run_glue.main(argv)
     assert not (tmp_path / "o").exists()
 
 

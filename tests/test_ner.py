@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -768,7 +769,13 @@ def test_do_eval_alone_gives_the_same_numbers(place, finished):
     scores = [name for name in scores if not name.endswith("runtime")]
     assert len(scores) >= 22 and all(again[name] == finished[1][name] for name in scores)
     changed = [path.name for path, content in before.items() if path.read_bytes() != content]
-    assert changed in ([], ["eval_results.json"])  # the time it took
+    assert set(changed) <= {"eval_results.json", "all_results.json"}  # the time it took
+
+
+def test_rows_to_predict_say_the_task_too(place, finished, tmp_path):
+    output = shutil.copytree(finished[0], tmp_path / "o")
+    argv = command(place, output, train_file=None, validation_file=None, test_file=place / "test.jsonl")
+    assert run_ner.main([*argv, "--do_predict"])["predict_f1"] == finished[1]["predict_f1"]
 
 
 def test_bionlp_is_jnlpba_and_files_may_be_iob2(place, tmp_path):
@@ -786,7 +793,8 @@ def test_bionlp_is_jnlpba_and_files_may_be_iob2(place, tmp_path):
     assert results["task"] == "jnlpba" and results["head_params"] == 16 * 11 + 11
     assert "eval_f1_protein" in results and "eval_f1_praise" not in results
     assert json.loads((output / "labels.json").read_text())["labels"] == list(ner.JNLPBA_LABELS)
-    assert ModelCard.load(output / "README.md").data.eval_results[0].dataset_name == "JNLPBA (BioNLP-2004)"
+    card = ModelCard.load(output / "README.md")
+    assert card.data.eval_results[0].dataset_name == "own rows in the form of JNLPBA (BioNLP-2004)"
 
 
 def test_untagged_test_rows_are_predicted_and_not_scored(place, tmp_path):
@@ -851,7 +859,8 @@ def test_defaults_of_the_script(place, monkeypatch):
 
 
 BAD_INPUT = [
-    ({"train_file": None}, "--task_name is missing. Give one of jnlpba, ner."),
+    ({"train_file": None, "validation_file": None}, "--task_name is missing. Give one of jnlpba, ner."),
+    ({"train_file": None}, "validation.jsonl: ner takes its labels from the training rows, got none"),
     ({"task_name": "conll"}, "task_name must be one of jnlpba, ner, got 'conll'."),
     ({"task_name": "ner", "train_file": None}, "validation.jsonl: ner takes its labels from the training rows"),
     ({"task_name": "jnlpba", "train_file": None, "validation_file": None}, "Hub for the data set tner/bionlp2004"),

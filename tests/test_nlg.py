@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ import run_nlg
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks, generation
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.generation import NoRepeatInText, generate_texts, line_break_tokens
-from autolora_trainer.pipeline import execute
+from autolora_trainer.pipeline import Run, execute
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.tasks import nlg, nlg_metrics
@@ -757,7 +758,7 @@ def test_a_run_leaves_texts_beside_inputs_and_references_and_a_fresh_call_decode
     texts = [" ".join(row["prediction"].splitlines()) for row in tested]
     assert (output / "predict_results_e2e.txt").read_text() == "\n".join([*texts, ""])
     assert json.loads((output / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
-    assert "E2E" in (output / "README.md").read_text()
+    assert "trained on own rows in the form of E2E, " in (output / "README.md").read_text()
     before = (output / "predictions_validation.jsonl").read_bytes()
     (output / "predictions_validation.jsonl").unlink()
     again = run_nlg.main(argv + ["--do_eval"])
@@ -809,12 +810,16 @@ def test_rows_of_ones_own_need_no_task_name(place, tmp_path, scores):
     files = {f"{split}_file": write_rows(tmp_path / f"{split}.jsonl", rows) for split in ("train", "validation")}
     run_nlg.main(command(place, tmp_path / "o", task_name=None, method="lora", max_steps=1, num_beams=1, **files))
     assert scores[0][0] == "nlg" and lines(tmp_path / "o" / "predictions_validation.jsonl")[3]["input"] == "3 and 3"
+    assert "trained on data of one's own, " in (tmp_path / "o" / "README.md").read_text()
 
 
 def test_methods_with_virtual_tokens_train_without_label_smoothing_and_say_so(place, tmp_path, caplog):
     run_nlg.main(command(place, tmp_path / "o", method="prefix_tuning", max_steps=1, num_beams=1))
     assert "no label smoothing: Trainer has none for virtual tokens" in caplog.text
     assert len(lines(tmp_path / "o" / "predictions_validation.jsonl")) == 3
+    noted = json.loads((tmp_path / "o" / "run.json").read_text())["settings"]
+    assert noted["label_smoothing_factor"] == 0.1  # as typed, or a resume would seem to have another one
+    assert noted["prompt_format"] == "lora" and noted["base_dropout"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -924,6 +929,31 @@ def test_a_tokenizer_without_an_end_token_is_refused(place, tmp_path):
         UsageError, match="has no end token, and a text has to end. Give another with --tokenizer_name"
     ):
         run_nlg.main(command(place, tmp_path / "o", model_name_or_path=tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    "kind, stage, refused", [("FSDP", None, True), ("DeepSpeed", 3, True), ("DeepSpeed", 2, False)]
+)
+def test_texts_are_not_decoded_by_processes_that_wait_for_each_other(monkeypatch, kind, stage, refused):
+    *parsed, training = parse_nlg("--task_name", "e2e", "--method", "lora", "--use_cpu", "--do_eval")
+    run = Run(*parsed, training, run_nlg.NlgApplication())
+    run_nlg.refuse_sharded_decoding(run)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind.upper()}", "true")
+    training.deepspeed_plugin = stage and SimpleNamespace(zero_stage=stage)
+    if refused:
+        with pytest.raises(ValueError, match=f"decodes texts .* whole weights, and {kind} shards .* --decode false"):
+            run_nlg.refuse_sharded_decoding(run)
+    else:
+        run_nlg.refuse_sharded_decoding(run)
+
+
+def test_sharded_decoding_is_refused_before_anything_is_written(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_nlg, "refuse_sharding", lambda run, reason, cure: 1 / 0)
+    for changes in ({}, {"validation_file": None, "test_file": place / "test.jsonl", "do_predict": True}):
+        with pytest.raises(ZeroDivisionError):
+            run_nlg.main(command(place, tmp_path / "o", method="lora", **changes))
+    assert not (tmp_path / "o").exists()
+    run_nlg.main(command(place, tmp_path / "o", method="lora", max_steps=1, decode=False))
 
 
 def test_missing_libraries_of_the_metrics_are_named_before_training(monkeypatch):

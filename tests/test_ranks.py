@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import typing
 from types import SimpleNamespace
 
 import pytest
@@ -89,6 +90,31 @@ def test_adaptive_counts_where_the_update_has_a_definite_rank():
     assert select_ranks(searched, "adaptive", budget=11 * 7, min_rank=0) == [2, 2, 3]  # and only then the others
 
 
+def test_singular_values_that_are_zero_by_shape_are_no_gap():
+    """Two narrow modules, k = 8: the values that they cannot have are neither the lower group nor part of a mean."""
+    shapes, k = [(2, 16), (16, 2), (16, 16), (16, 16)], 8
+    a = [torch.eye(k, n) * torch.linspace(1.0, 0.6, k)[:, None] for _, n in shapes]
+    b = [torch.eye(m, k) for m, _ in shapes]
+    searched = SearchState(torch.full((4, k), 1 / k), torch.full((4, 1), 1 / k), a, b, torch.ones(4, k))
+    searched.energy = torch.tensor([1.0, 1.0, 1.0, 3.0])
+    assert select_ranks(searched, "adaptive") == [2, 2, 3, 8]  # half of all, by energy
+    assert select_ranks(searched, "singular") == [2, 2, 3, 3]
+    a[2] = torch.cat([a[2][:5], 0.05 * a[2][5:]])  # here is one
+    assert select_ranks(searched, "adaptive") == [2, 2, 5, 8]
+
+
+def test_modules_that_learned_nothing_are_no_gap():
+    """A `lora_B` that never got a gradient is zero, and says nothing of the rank of the others."""
+    searched = state([[0.25] * 4] * 3, [[1.0, 0.9, 0.8, 0.7], [1.1, 1.0, 0.75, 0.65], [0.0] * 4])
+    searched.energy = torch.tensor([1.0, 3.0, 0.0])
+    assert select_ranks(searched, "adaptive") == [2, 4, 1]
+    searched.lora_A[0][2:] *= 0.05
+    assert select_ranks(searched, "adaptive", min_rank=0) == [2, 4, 0]
+    for b in searched.lora_B:
+        b.zero_()
+    assert select_ranks(searched, "adaptive") == [2, 4, 1]  # by energy alone
+
+
 def test_adaptive_shares_out_by_energy_where_it_has_none():
     norms = [[1.0, 0.9, 0.8, 0.7], [1.1, 1.0, 0.75, 0.65]]
     searched = state([[0.25] * 4] * 2, norms)
@@ -105,6 +131,16 @@ def test_adaptive_prefers_nothing_where_the_update_has_learned_noise():
     assert select_ranks(searched, "adaptive", min_rank=0) == [2, 2]
     searched.evidence = (-2.5, 3.0)  # overshot, but the held-out loss has fallen
     assert select_ranks(searched, "adaptive", min_rank=0) == [4, 0]
+
+
+def test_uniform_gives_every_module_the_same_rank():
+    """Whatever the search learned, and modules of unequal cost get the rank R of a budget lora:R too."""
+    searched = state([[0.7, 0.1, 0.1, 0.1]] * 2, [[9.0, 9.0, 0.1, 0.1], [0.1] * 4], [[3.0] * 4, [1.0] * 4])
+    searched.energy = torch.tensor([1.0, 9.0])
+    assert select_ranks(searched, "uniform") == [2, 2]
+    searched.lora_A[1], searched.lora_B[1] = torch.ones(4, 50), torch.ones(60, 4)
+    for rank in (1, 2, 3, 4):
+        assert select_ranks(searched, "uniform", f"lora:{rank}", min_rank=0) == [rank] * 2
 
 
 def test_spectral_cut_is_between_two_groups_and_sees_none_in_one():
@@ -224,6 +260,11 @@ def learned(ranks, initial_rank=8):
         "softmax",
         "strength",
     )
+
+
+def test_readers_say_what_they_give():
+    for read in (LearnedRanks.load, LearnedRanks.from_pretrained):
+        assert typing.get_type_hints(read)["return"] is LearnedRanks
 
 
 def test_json_round_trip_is_exact(tmp_path):

@@ -1,7 +1,10 @@
-"""README's program runs as it is printed."""
+"""README's program runs as it is printed, and programs show users the names that are meant for them."""
 
+import glob
 import os
 import re
+
+import autolora_trainer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -24,3 +27,15 @@ def test_program_of_the_first_screen_runs(tmp_path, monkeypatch, capsys):
 def test_every_file_it_names_exists():
     for name in re.findall(r"\]\(([^)#:]+)\)", readme()):
         assert os.path.exists(os.path.join(ROOT, name)), name
+
+
+def test_programs_take_public_names_from_the_package_itself():
+    public = set(autolora_trainer.__all__)
+    paths = [os.path.join(ROOT, "README.md")]
+    paths += glob.glob(os.path.join(ROOT, "docs", "*.md")) + glob.glob(os.path.join(ROOT, "examples", "*.py"))
+    found = []
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            for names in re.findall(r"^from autolora_trainer\.\w+ import (.+)$", file.read(), re.MULTILINE):
+                found += [f"{os.path.basename(path)}: {name}" for name in public & set(names.split(", "))]
+    assert found == [] and {"ModuleRank", "AutoLoraMixin", "build_adapter"} <= public

@@ -13,7 +13,7 @@ import weakref
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -31,6 +31,7 @@ from transformers import (
 import autolora_trainer.pipeline
 import run_glue
 from autolora_trainer import AutoLoraTrainer, LearnedRanks, hub
+from autolora_trainer.checks import learned_settings
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.fused import lora_layers
 from autolora_trainer.methods import autolora
@@ -39,7 +40,7 @@ from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import PRESETS, hide_secrets, parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import sst2_command, tiny_checkpoint, tiny_roberta, write_rows
+from tests.conftest import WORDS, sst2_command, tiny_checkpoint, tiny_roberta, write_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -49,7 +50,7 @@ def command(place, output, **changes):
         "num_train_epochs": 2,
         "hypergradient": "finite_difference",
         "hypergradient_interval": 2,
-        "search_epochs": 1,
+        "search_epochs": None if "search_max_steps" in changes else 1,
     }
     return sst2_command(place, output, **{**settings, **changes})
 
@@ -131,6 +132,7 @@ def test_model_card_has_ranks_scores_and_no_local_path(place, finished):
     assert card.data.library_name == "peft" and {"peft", "lora", "autolora"} <= set(card.data.tags)
     assert card.data.eval_results[0].metric_type == "accuracy"
     assert str(place) not in str(card)
+    assert card.data.get("datasets") is None and "trained on own rows in the form of GLUE SST2, with" in str(card)
 
 
 def test_history_names_the_modules_of_ranks_json(finished):
@@ -224,6 +226,19 @@ def test_search_has_80_steps_unless_told_otherwise(place):
         assert autolora.search_arguments(Run(*parsed, run_glue.GlueApplication())).max_steps == steps
 
 
+@pytest.mark.parametrize("optim", ["adafactor", "sgd"])
+def test_a_search_without_virtual_steps_takes_any_optimizer(place, tmp_path, optim):
+    run_glue.main(command(place, tmp_path / "o", hypergradient="first_order", optim=optim, max_steps=1))
+    selections = [module.selection for module in LearnedRanks.load(tmp_path / "o" / "ranks.json").modules.values()]
+    assert any(len(set(selection)) > 1 for selection in selections)  # it has searched
+
+
+def test_a_schedule_that_follows_evaluations_is_for_a_retrain(place, finished, tmp_path):
+    settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch", "search_epochs": None}
+    results = run_glue.main(command(place, tmp_path / "o", ranks=finished[0] / "ranks.json", **settings))
+    assert "eval_accuracy" in results
+
+
 @pytest.mark.parametrize("trend, says", [(0.3, True), (2.5, False)])
 def test_search_whose_held_out_loss_did_not_fall_says_so(place, tmp_path, caplog, monkeypatch, trend, says):
     monkeypatch.setattr(autolora.AutoLoraTrainer, "held_out_evidence", lambda self: (0.0, trend))
@@ -255,6 +270,35 @@ def test_regression_reports_both_correlations(place, tmp_path):
     assert {"eval_pearsonr", "eval_spearmanr"} <= results.keys() and results["head_params"] == 16 * 17 + 17
 
 
+def test_both_halves_of_mnli_are_scored_and_predicted(place, tmp_path, monkeypatch):
+    def rows(count, label=None):
+        made = [{"premise": "the film", "hypothesis": f"was {WORDS[i % 6]}", "label": i % 3} for i in range(count)]
+        return Dataset.from_list([{**row, "label": row["label"] if label is None else label} for row in made])
+
+    splits = {"train": rows(24), "validation": rows(9), "validation_mm": rows(10, label=0)}
+    splits |= {"test": rows(5, label=-1), "test_mm": rows(7, label=-1)}  # as the Hub has them
+    monkeypatch.setattr("autolora_trainer.tasks.glue.load_from_hub", lambda *args, **kwargs: DatasetDict(splits))
+    files = {"train_file": None, "validation_file": None, "task_name": "mnli", "max_predict_samples": 6}
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "dataloader_drop_last": True}
+    argv = command(place, tmp_path / "o", method="lora", max_steps=2, eval_strategy="epoch", **workers, **files)
+    results = run_glue.main([*argv, "--do_train", "--do_predict"])
+    assert (results["eval_samples"], results["eval_samples_mm"]) == (9, 10)
+    alone = run_glue.main([*command(place, tmp_path / "o", method="lora", **files), "--do_eval"])
+    for name in ("eval_loss", "eval_loss_mm", "eval_accuracy_mm"):
+        assert results[name] == pytest.approx(alone[name], abs=1e-6)
+    assert results["eval_loss"] != results["eval_loss_mm"]
+    for name, count in (("mnli", 5), ("mnli-mm", 6)):
+        lines = (tmp_path / "o" / f"predict_results_{name}.txt").read_text().splitlines()
+        assert len(lines) == 1 + count and lines[1].split("\t")[1] in ("entailment", "neutral", "contradiction")
+    run_glue.main([*argv, "--overwrite", "--do_train"])
+    assert not list((tmp_path / "o").glob("predict_results_*"))
+    card = ModelCard.load(tmp_path / "o" / "README.md")
+    assert [result.dataset_split for result in card.data.eval_results] == [
+        "validation_matched",
+        "validation_mismatched",
+    ]
+
+
 @pytest.mark.parametrize("changes", [{}, {"method": "svd", "rank_budget": "lora:2"}, {"retrain_cut": 0.5}])
 def test_score_of_a_bf16_run_is_that_of_the_adapter_as_it_loads(place, tmp_path, changes):
     results = run_glue.main(command(place, tmp_path / "o", bf16=True, **changes))
@@ -266,9 +310,21 @@ def test_score_of_a_bf16_run_is_that_of_the_adapter_as_it_loads(place, tmp_path,
     assert again["eval_loss"] == pytest.approx(results["eval_loss"], rel=1e-6)
 
 
-def test_evaluation_alone_uses_the_adapter_in_output_dir(place, finished):
-    results = run_glue.main(command(place, finished[0]) + ["--do_eval"])
+def test_evaluation_alone_uses_the_adapter_in_output_dir_and_adds_to_its_results(place, finished, tmp_path):
+    output = shutil.copytree(finished[0], tmp_path / "o")
+    results = run_glue.main(command(place, output) + ["--do_eval"])
     assert results["eval_accuracy"] == finished[1]["eval_accuracy"]
+    assert json.loads((output / "all_results.json").read_text()) == {**finished[1], **results}
+    few = run_glue.main(command(place, output, max_eval_samples=6) + ["--do_eval"])
+    written = json.loads((output / "all_results.json").read_text())
+    assert written == {**finished[1], **few} and written["eval_samples"] == 6 and not list(output.glob("*.tmp"))
+    for name, content in (("run.json", "{}"), ("all_results.json", "[]"), ("all_results.json", "{")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RetrainTrainer, "evaluate", lambda *args: {"eval_loss": 1.0})
+            (output / name).write_text(content)
+            before = (output / "all_results.json").read_bytes()
+            run_glue.main(command(place, output) + ["--do_eval"])
+            assert (output / "all_results.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -359,6 +415,25 @@ def test_evaluation_during_training_does_not_replace_training(place, tmp_path):
     assert 1 <= len(kept) <= 2  # the newest and the best
 
 
+def test_the_best_checkpoint_is_that_of_the_loss_unless_told_otherwise(place, tmp_path):
+    settings = {"eval_strategy": "epoch", "save_strategy": "best", "num_train_epochs": 3}
+    results = run_glue.main(command(place, tmp_path / "o", **settings))
+    assert "eval_accuracy" in results  # and no error once the search is over
+    state = json.loads((tmp_path / "o" / "trainer_state.json").read_text())
+    losses = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+    assert state["best_metric"] == min(losses.values())
+    assert (tmp_path / "o" / f"checkpoint-{min(losses, key=losses.get)}").is_dir()
+
+
+def test_scores_do_not_depend_on_how_batches_are_kept(place, tmp_path):
+    argv = command(place, tmp_path / "o", method="lora", test_file=place / "test.jsonl", per_device_eval_batch_size=3)
+    first = run_glue.main(argv)
+    lines = (tmp_path / "o" / "predict_results_sst2.txt").read_text()
+    again = run_glue.main([*argv, "--do_eval", "--do_predict", "--eval_do_concat_batches", "false"])
+    assert again["eval_accuracy"] == first["eval_accuracy"] and again["eval_loss"] == first["eval_loss"]
+    assert (tmp_path / "o" / "predict_results_sst2.txt").read_text() == lines
+
+
 def test_token_reaches_no_file(place, tmp_path):
     run_glue.main(
         command(place, tmp_path / "o", max_steps=1, hub_token="hf_secret", token="hf_secret", save_strategy="epoch")
@@ -376,7 +451,7 @@ def test_the_search_s_model_is_gone_before_the_retrain_s_is_loaded(place, tmp_pa
 
     def recorded(run):
         gc.disable()  # as if no collection were due
-        alive.append(sum(reference() is not None for reference in models))
+        alive.append(len({id(reference()) for reference in models if reference() is not None}))
         model = base_model(run)
         models.append(weakref.ref(model))
         return model
@@ -386,7 +461,7 @@ def test_the_search_s_model_is_gone_before_the_retrain_s_is_loaded(place, tmp_pa
         run_glue.main(command(place, tmp_path / "o", max_steps=1))
     finally:
         gc.enable()
-    assert alive == [0, 1, 0]  # looked at ahead and used by the search, then the retrain's
+    assert max(alive) == 1 and alive[-1] == 0  # looked at ahead and used by the search, then the retrain's
 
 
 def test_an_evaluation_strategy_asks_for_the_final_scores_too(place, tmp_path):
@@ -425,6 +500,22 @@ def test_a_model_card_has_the_scores_of_the_test_rows(place, tmp_path, monkeypat
     monkeypatch.setattr(hub, "push_to_hub", lambda folder, name, **kwargs: pushed.append((folder, name)) or name)
     run_glue.main([*argv, "--do_eval", "--push_to_hub", "--hub_model_id", "me/mine"])
     assert pushed == [(str(output), "me/mine")]
+
+
+@pytest.mark.parametrize(
+    "typed, loads_as",
+    [
+        ({"hub_model_id": "me/mine"}, '"me/mine"'),
+        ({"hub_model_id": "mine"}, '"."  # this folder'),  # whose it is, the Hub knows
+        ({"hub_model_id": "me/mine", "hub_revision": "dev"}, '"."  # this folder'),
+    ],
+)
+def test_a_pushed_card_loads_what_was_pushed(place, tmp_path, monkeypatch, typed, loads_as):
+    pushed = []
+    monkeypatch.setattr(hub, "push_to_hub", lambda folder, name, **kwargs: pushed.append((name, kwargs["revision"])))
+    run_glue.main(command(place, tmp_path, method="lora", max_steps=1, base_model_id="a/b", push_to_hub=True, **typed))
+    assert pushed == [(typed["hub_model_id"], typed.get("hub_revision"))]
+    assert f"adapter = {loads_as}" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("script", ["run_glue", "run_ner", "run_nlg"])
@@ -645,6 +736,58 @@ def test_files_of_others_are_never_cleared(place, tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "spiece.model", "run.json"])
+def test_files_that_a_run_writes_and_never_clears_are_not_written_over(place, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=rf"holds files that no run of this package wrote \({name}\)"):
+        run_glue.main([*command(place, tmp_path), "--overwrite", "--resume_from_checkpoint"])
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"command": "x", "version": "1"}', '{"settings": {}}'])
+@pytest.mark.parametrize("extra", [[], ["--overwrite"], ["--resume_from_checkpoint"]], ids=str)
+def test_a_run_json_of_another_program_makes_no_folder_ours(place, tmp_path, content, extra):
+    (tmp_path / "search").mkdir()
+    for name, text in (("run.json", content), ("search/notes.txt", "mine"), ("all_results.json", "{}")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match="wrote .all_results.json, run.json, search., and the run would replace them"):
+        run_glue.main([*command(place, tmp_path), *extra])
+    assert (tmp_path / "search" / "notes.txt").read_text() == "mine" and (tmp_path / "run.json").read_text() == content
+
+
+def test_names_that_begin_like_ours_are_not_cleared(place, tmp_path):
+    run_glue.main(command(place, tmp_path, method="lora", max_steps=1, test_file=place / "test.jsonl"))
+    (tmp_path / "predictions_plots").mkdir()
+    mine = ["predictions_plots/a.png", "predictions_mine.csv", "predict_results_mine.txt", "checkpoint-best"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    run_glue.main([*command(place, tmp_path, method="lora", max_steps=1), "--overwrite"])
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)
+    assert not (tmp_path / "predict_results_sst2.txt").exists()  # of the first run
+
+
+def test_where_run_json_is_damaged_a_run_goes_on_and_clears_nothing(place, tmp_path, monkeypatch):
+    settings = {"save_strategy": "steps", "save_steps": 1, "method": "lora", "max_steps": 4}
+    with monkeypatch.context() as patch:
+        interrupt(patch, RetrainTrainer, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run_glue.main(command(place, tmp_path, **settings))
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UsageError, match="holds files that no run of this package wrote"):
+        run_glue.main([*command(place, tmp_path, **settings), "--overwrite"])
+    newest = tmp_path / "checkpoint-3" / "optimizer.pt"
+    whole = newest.read_bytes()
+    newest.write_bytes(b"")  # so it would be passed over, and removed
+    argv = [*command(place, tmp_path, **settings), "--resume_from_checkpoint"]
+    with pytest.raises(
+        UsageError, match="a damaged run.json, and to go on .* remove checkpoint-3. Remove it yourself"
+    ):
+        run_glue.main(argv)
+    newest.write_bytes(whole)
+    assert run_glue.main(argv)["resumed_from"] == {"phase": "retrain", "step": 3}
+    assert "settings" in json.loads((tmp_path / "run.json").read_text())
+
+
 def test_ranks_file_in_its_own_output_dir_is_refused(place, finished):
     argv = [*command(place, finished[0], ranks=finished[0] / "ranks.json"), "--overwrite"]
     with pytest.raises(UsageError, match="lies where this run writes its own. Give another --output_dir"):
@@ -712,25 +855,43 @@ def test_without_the_hub_one_line_says_what_to_type(tmp_path):
     assert not os.path.exists(tmp_path / "outputs")
 
 
-def test_predictions_keep_the_order_of_the_rows_whatever_the_order_of_training(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    lengths = [9, 3, 12, 5, 12, 3, 7, 4] * 4
-    rows = [{"input_ids": torch.randint(3, 60, (n,), generator=generator).tolist(), "labels": 0} for n in lengths]
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        train_sampling_strategy="group_by_length",
-        use_cpu=True,
-        disable_tqdm=True,
-        report_to=[],
-    )
-    collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_checkpoint(tmp_path / "tiny")))
+def evaluator(folder, **arguments):
+    """A `RetrainTrainer` for rows of ids, and its model."""
+    settings = {"output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "report_to": [], **arguments}
+    collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_checkpoint(folder / "tiny")))
     model = tiny_roberta(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).eval()
-    trainer = RetrainTrainer(model=model, args=arguments, data_collator=collator)
-    predictions = torch.from_numpy(trainer.predict(Dataset.from_list(rows)).predictions)
+    return RetrainTrainer(model=model, args=TrainingArguments(**settings), data_collator=collator)
+
+
+def rows_of_ids(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [(9, 3, 12, 5, 12, 3, 7, 4)[index % 8] for index in range(count)]
+    ids = [torch.randint(3, 60, (n,), generator=generator).tolist() for n in lengths]
+    return Dataset.from_list([{"input_ids": row, "labels": index % 2} for index, row in enumerate(ids)])
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}], ids=str
+)
+def test_predictions_are_those_of_all_rows_in_their_order_whatever_training_takes(tmp_path, arguments):
+    rows, trainer = rows_of_ids(35), evaluator(tmp_path, **arguments)  # in batches of 8
+    predictions = torch.from_numpy(trainer.predict(rows).predictions)
     with torch.no_grad():
-        expected = torch.cat([model(torch.tensor([row["input_ids"]])).logits for row in rows])
+        expected = torch.cat([trainer.model(torch.tensor([row["input_ids"]])).logits for row in rows])
     torch.testing.assert_close(predictions, expected, rtol=1e-4, atol=1e-5)
-    assert arguments.train_sampling_strategy == "group_by_length"  # training is as it was asked for
+    loss = torch.nn.functional.cross_entropy(expected, torch.tensor(rows["labels"][:])).item()
+    assert trainer.evaluate(rows)["eval_loss"] == pytest.approx(loss, rel=1e-4)
+    assert all(getattr(trainer.args, name) == value for name, value in arguments.items())  # training is as asked for
+
+
+def test_persistent_workers_serve_the_rows_that_are_asked_for(tmp_path):
+    trainer = evaluator(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    first, second = rows_of_ids(8), rows_of_ids(8, seed=1)
+    loader = trainer.get_eval_dataloader(first)
+    assert trainer.get_eval_dataloader(first) is loader  # as Trainer keeps it between the evaluations of a training
+    for rows in (second, first):
+        asked = [row["input_ids"] for row in rows]
+        assert [row["input_ids"] for row in trainer.get_eval_dataloader(rows).dataset] == asked
 
 
 @pytest.fixture(scope="module")
@@ -803,20 +964,65 @@ OTHER_SETTINGS = [
     {"sample_seed": 1, "max_train_samples": 20},
     {"max_train_samples": 20},
     {"learning_rate": 0.5},
+    {"weight_decay": 0.5},
+    {"lr_scheduler_type": "cosine"},
+    {"warmup_steps": 0.5},
+    {"label_smoothing_factor": 0.1},
+    {"max_grad_norm": 0.5},
+    {"optim": "adamw_torch"},
+    {"adam_beta1": 0.5},
+    {"adam_beta2": 0.5},
+    {"adam_epsilon": 1e-05},
+    {"bf16": True},
+    {"non_finite": "stop"},
+    {"data_seed": 1},
 ]
 
 
-@pytest.mark.parametrize("changes", OTHER_SETTINGS)
-def test_resume_with_other_settings_is_refused(place, tmp_path, monkeypatch, capsys, changes):
-    settings = {"save_strategy": "steps", "save_steps": 1}
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def begun(place):
+    """The output_dir of a run that was killed in its search."""
+    output = place / "begun"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt(patch, AutoLoraTrainer, 3)
-        with pytest.raises(KeyboardInterrupt):
-            run_glue.main(command(place, tmp_path / "o", **settings))
-    before = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}
-    argv = [*command(place, tmp_path / "o", **{**settings, **changes}), "--resume_from_checkpoint"]
+        run_glue.main(command(place, output, save_strategy="steps", save_steps=1))
+    return output
+
+
+@pytest.mark.parametrize("changes", OTHER_SETTINGS, ids=str)
+def test_resume_with_other_settings_is_refused(place, begun, capsys, changes):
+    before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+    argv = [
+        *command(place, begun, **{"save_strategy": "steps", "save_steps": 1, **changes}),
+        "--resume_from_checkpoint",
+    ]
     assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     name = next(name for name in changes if f"was begun with {name} " in line)
     assert f"this command has {changes[name]}. Type it as it was" in line
-    assert before == {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}
+    assert before == {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_resume_with_other_lengths_and_files_goes_on(place, begun, tmp_path, old):
+    output = shutil.copytree(begun, tmp_path / "o")
+    if old:  # a run.json of a version that noted less
+        note = json.loads((output / "run.json").read_text())
+        for name in ("weight_decay", "optim", "bf16", "dtype", "non_finite"):
+            del note["settings"][name]
+        (output / "run.json").write_text(json.dumps(note))
+    changes = {"num_train_epochs": 3, "retrain_epochs": 1, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    changes |= {"max_steps": 2, "logging_steps": 1, **({"weight_decay": 0.5} if old else {})}
+    results = run_glue.main([*command(place, output, **changes), "--resume_from_checkpoint"])
+    assert results["resumed_from"] == {"phase": "search", "step": 3}
+    assert "optim" in json.loads((output / "run.json").read_text())["settings"]
+
+
+@pytest.mark.parametrize("method", ["autolora", "lora", "full", "uniform", "adalora", "grid"])
+@pytest.mark.parametrize("changes", [{"num_train_epochs": 3}, {"max_steps": 7}], ids=str)
+def test_a_length_is_a_setting_where_more_than_more_steps_hangs_on_it(place, tmp_path, method, changes):
+    def settings(**changes):
+        parsed = parse_arguments(command(place, tmp_path / "o", method=method, **changes))
+        return learned_settings(autolora_trainer.pipeline.Run(*parsed, run_glue.GlueApplication()))
+
+    assert (settings() != settings(**changes)) == (method in ("adalora", "grid"))

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset
+from torch.utils.data import IterableDataset
 
 from autolora_trainer.splits import EndlessBatches, split_train
 
@@ -39,6 +40,18 @@ def test_empty_split_is_refused(fraction):
 
 def draw(batches, count):
     return [[row["row"] for row in next(batches)] for _ in range(count)]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(9))
+
+
+@pytest.mark.parametrize("stream", [Stream(), Dataset.from_dict({"a": [1, 2]}).to_iterable_dataset()])
+def test_a_stream_is_refused(stream):
+    sentence = rf"a stream \({type(stream).__name__}\) cannot be. Give a dataset with a length, .* as val_dataset.$"
+    with pytest.raises(ValueError, match=sentence):
+        split_train(stream)
 
 
 def test_every_row_once_before_any_row_twice():

@@ -472,6 +472,8 @@ def test_hub_splits_get_our_names(monkeypatch):
     hub = {name: row for name in ("train", "validation_matched", "validation_mismatched", "test_matched")}
     monkeypatch.setattr(hub_data, "load_dataset", lambda *args, **kwargs: hub)
     assert list(load_task("mnli")) == ["train", "validation", "validation_mm", "test"]
+    hub["test_mismatched"] = row
+    assert list(load_task("mnli")) == ["train", "validation", "validation_mm", "test", "test_mm"]
 
 
 def test_other_hub_failures_keep_their_reason(monkeypatch):

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerControl
 
 import run_glue
+from autolora_trainer.errors import run_guarded
 from autolora_trainer.termination import TerminationCallback
 from tests.test_scripts import ROOT, command
 
@@ -48,6 +49,29 @@ def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase, step)
     assert resumed["resumed_from"] == ({"phase": "retrain", "step": 0} if done else {"phase": phase, "step": step})
     for name in ("ranks.json", "adapter_model.safetensors"):
         assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("step", [1, 6, 20])  # in AdaLoRA's free phase, while its budget falls, and the last
+def test_adalora_is_stopped_in_every_phase(place, tmp_path, monkeypatch, capsys, step):
+    """On the way to its budget it has no adapter to give, and that is no failure."""
+    original = TerminationCallback.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, args, state, control, **kwargs)
+
+    run_glue.main(command(place, tmp_path / "whole", method="adalora"))
+    argv = command(place, tmp_path / "part", method="adalora")
+    with monkeypatch.context() as patch:
+        patch.setattr(TerminationCallback, "on_step_end", on_step_end)
+        assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 143
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"run_glue.py: stopped by SIGTERM after step {step} of 20, and saved it")
+    resumed = run_glue.main([*argv, "--resume_from_checkpoint"])
+    assert resumed["resumed_from"] == {"phase": "retrain", "step": step}
+    whole, part = (tmp_path / name / "adapter_model.safetensors" for name in ("whole", "part"))
+    assert whole.read_bytes() == part.read_bytes()
 
 
 def test_a_signal_from_outside_is_obeyed_within_a_step(place, tmp_path):

@@ -1,25 +1,63 @@
 """Does the search find what was planted, move what it should, and go on exactly where it stopped?"""
 
+import copy
 import csv
+import dataclasses
 import json
 import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers.trainer
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BeitConfig,
+    BeitForSemanticSegmentation,
+    BertConfig,
+    BertLMHeadModel,
+    CLIPConfig,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    CTRLConfig,
+    CTRLLMHeadModel,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    Siglip2Config,
+    Swinv2Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    ViTConfig,
+)
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks, RankSelectionCallback
 from autolora_trainer.callbacks import settled
-from autolora_trainer.checkpoints import CheckpointManifest, fault, newest_checkpoint
+from autolora_trainer.checkpoints import CheckpointManifest, fault, newest_checkpoint, sealed
+from autolora_trainer.errors import Terminated
 from autolora_trainer.fused import lora_parts
+from autolora_trainer.methods.adalora import AdaLoraTrainer
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.retrain import build_adapter
-from autolora_trainer.trainer_utils import fix_loss_scale, full_precision
-from tests.conftest import rows, tiny_gpt2, tiny_roberta
+from autolora_trainer.termination import TerminationCallback
+from autolora_trainer.trainer_utils import (
+    HOOKS,
+    RetrainTrainer,
+    _reads_item_count,
+    check_hooks,
+    fix_loss_scale,
+    full_precision,
+)
+from tests.conftest import rows, short_training, tiny_gpt2, tiny_roberta
 
 LORA = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], lora_alpha=16, lora_dropout=0.1)
 
@@ -160,6 +198,40 @@ def test_retrain_starts_where_the_search_ended(tmp_path, rank):
         )
 
 
+@pytest.mark.parametrize("kind", [tiny_roberta, tiny_gpt2])
+def test_a_retrain_with_dora_starts_where_the_search_ended(tmp_path, kind):
+    torch.manual_seed(0)
+    base, tokens = kind(), rows()
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], lora_alpha=16)
+    if kind is tiny_gpt2:
+        config = LoraConfig(task_type="CAUSAL_LM", lora_alpha=16)
+        tokens = [{**row, "labels": row["input_ids"]} for row in tokens]
+    settings = arguments(tmp_path, hypergradient="first_order")
+    trainer = AutoLoraTrainer(copy.deepcopy(base), settings, train_dataset=tokens, peft_config=config)
+    trainer.train()
+    ranks = LearnedRanks({name: ModuleRank(4) for name in trainer.gates.names}, initial_rank=4)
+    adapted = build_adapter(base, ranks, dataclasses.replace(config, use_dora=True))
+    trainer.start_retrain(adapted)
+    ids = torch.arange(3, 15).view(1, 12)
+    torch.testing.assert_close(adapted.eval()(ids).logits, trainer.model.eval()(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_retrain_that_cannot_start_where_the_search_ended_is_refused(tmp_path):
+    trainer = searcher(tmp_path, max_steps=2)
+    trainer.train()
+    ranks = LearnedRanks({name: ModuleRank(4) for name in trainer.gates.names}, initial_rank=4)
+    other = build_adapter(tiny_roberta(), ranks, LoraConfig(task_type="SEQ_CLS", alora_invocation_tokens=[1, 2]))
+    with pytest.raises(ValueError, match="as plain LoRA or DoRA, got ALoraLinearVariant at .* Leave start_retrain"):
+        trainer.start_retrain(other)
+    other = build_adapter(tiny_roberta(), ranks, dataclasses.replace(LORA, init_lora_weights="pissa"))
+    with pytest.raises(ValueError, match="on the same base model, and init_lora_weights='pissa' alters it. Leave st"):
+        trainer.start_retrain(other)
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], lora_bias=True)
+    trainer = AutoLoraTrainer(tiny_roberta(), arguments(tmp_path), train_dataset=rows(), peft_config=config)
+    with pytest.raises(ValueError, match="trained a bias of lora_B at .* Search without lora_bias, or leave start_"):
+        trainer.start_retrain(build_adapter(tiny_roberta(), ranks, LORA))
+
+
 @pytest.mark.parametrize("gate_scaling", ["plain", "paper"])
 def test_a_saved_model_is_the_one_that_was_searched(tmp_path, gate_scaling):
     trainer = searcher(tmp_path, gate_scaling=gate_scaling)
@@ -171,6 +243,30 @@ def test_a_saved_model_is_the_one_that_was_searched(tmp_path, gate_scaling):
     loaded = PeftModel.from_pretrained(tiny_roberta(), tmp_path / "saved").eval()
     ids = torch.arange(3, 15).view(1, 12)
     torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("by_saving", [True, False])
+def test_a_pushed_model_is_the_one_that_was_searched(tmp_path, monkeypatch, by_saving):
+    pushed = {}
+
+    def upload_folder(folder_path, **kwargs):
+        pushed.update(load_file(os.path.join(folder_path, "adapter_model.safetensors")))
+
+    hub = SimpleNamespace(
+        create_repo=lambda name, **kwargs: SimpleNamespace(repo_id=f"me/{name}"), upload_folder=upload_folder
+    )
+    monkeypatch.setattr(transformers.trainer, "hf_api", lambda *args, **kwargs: hub)
+    trainer = searcher(tmp_path / "model", push_to_hub=by_saving, hub_strategy="end")
+    monkeypatch.setattr(trainer, "create_model_card", lambda **kwargs: None)
+    trainer.train()
+    before = trained_state(trainer)
+    with trainer.gates.folded():
+        folded = get_peft_model_state_dict(trainer.model)
+        folded = {name: value.clone() for name, value in folded.items()}
+    trainer.save_model() if by_saving else trainer.push_to_hub()
+    assert pushed.keys() == folded.keys() and all(torch.equal(pushed[name], folded[name]) for name in folded)
+    assert all(torch.equal(value, before[name]) for name, value in trained_state(trainer).items())
+    assert not all(torch.equal(pushed[n], v) for n, v in get_peft_model_state_dict(trainer.model).items())
 
 
 def test_gates_are_applied_once(tmp_path):
@@ -244,6 +340,23 @@ def test_search_stops_when_the_ranks_have_settled(tmp_path):
     assert trainer.state.global_step == 9  # selection steps at 1, 3, 5, 7, 9: the last differs from none of the four
 
 
+def test_a_second_training_of_a_settled_search_searches_again(tmp_path):
+    trainer = searcher(tmp_path, max_steps=400, search_patience=4, rank_rule="threshold", threshold=0.0)
+    for steps in (5, 10):
+        trainer.train()
+        assert trainer.state.global_step == 9 and trainer._selection_steps == steps and trainer.learned_ranks
+
+
+def test_a_stream_with_rows_held_out_can_be_searched(tmp_path):
+    data, held_out = rows().train_test_split(0.5, seed=0).values()
+    args = arguments(tmp_path, max_steps=4)
+    trainer = AutoLoraTrainer(
+        tiny_roberta(), args, train_dataset=data.to_iterable_dataset(), val_dataset=held_out, peft_config=LORA
+    )
+    trainer.train()
+    assert trainer.learned_ranks
+
+
 def test_settled_allows_a_twentieth_of_the_total_rank_to_flicker():
     assert settled([[10, 10], [10, 10], [10, 11]])
     assert not settled([[9, 11], [10, 10]])
@@ -294,6 +407,22 @@ def test_a_search_in_which_alpha_never_moved_stops(tmp_path):
     with pytest.raises(RuntimeError, match="ended after 1 steps and no selection variable ever moved"):
         trainer.train()
     assert trainer.learned_ranks is None
+
+
+def test_a_search_stopped_before_alpha_moved_goes_on_after_a_resume(tmp_path):
+    """SIGTERM in the first steps: a checkpoint, and no complaint of what it has not learned."""
+    termination, method = TerminationCallback(), {"hypergradient": "first_order"}  # at step 1 lora_B is zero
+    termination.asked = True
+    stopped = searcher(tmp_path, save_strategy="steps", save_steps=100, callbacks=[termination], **method)
+    stopped.train()
+    assert stopped.learned_ranks is None and stopped.state.global_step == 1
+    with pytest.raises(Terminated, match="stopped by SIGTERM after step 1 of 12, and saved it"):
+        termination.check(stopped.state)
+    resumed = searcher(tmp_path, **method)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    whole = searcher(tmp_path / "whole", **method)
+    whole.train()
+    assert resumed.learned_ranks == whole.learned_ranks
 
 
 # ---- the weight step is Trainer's own
@@ -382,8 +511,73 @@ def test_loss_is_the_mean_over_the_window(tmp_path, kind, accumulation):
     assert 0.5 < first.get("loss", first.get("search_train_loss")) < 0.9  # ln 2
 
 
-def test_gpt2_loss_counts_every_target(tmp_path):
-    model = tiny_gpt2()
+@pytest.mark.parametrize(
+    "kind, labels", [("CLIP", 2), ("Siglip2", 2), ("Beit", 2), ("ConvNext", 1), ("Swinv2", 2), ("ViT", 2), ("ViT", 1)]
+)
+def test_loss_of_an_image_classifier_is_the_mean_over_the_window(tmp_path, kind, labels):
+    """The head of ViT divides by the count that Trainer passes, though not for regression; those of the others never,
+    though their `forward` has `**kwargs`."""
+    vision = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=labels)
+    config = {
+        "CLIP": lambda: CLIPConfig(vision_config={**vision, "image_size": 32, "patch_size": 16}, num_labels=labels),
+        "Siglip2": lambda: Siglip2Config(vision_config={**vision, "num_patches": 4, "patch_size": 16}),
+        "Beit": lambda: BeitConfig(image_size=32, **vision),
+        "ConvNext": lambda: ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4, num_labels=labels),
+        "Swinv2": lambda: Swinv2Config(
+            image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, num_labels=labels
+        ),
+        "ViT": lambda: ViTConfig(image_size=32, **vision),
+    }[kind]()
+    torch.manual_seed(0)
+    config.num_labels = labels
+    model = getattr(transformers, f"{kind}ForImageClassification")(config)
+    targets = torch.randint(0, 2, (8,)) if labels > 1 else torch.randn(8, 1)
+    shapes = {"pixel_values": (3, 32, 32)} if kind != "Siglip2" else {"pixel_values": (4, 3 * 16 * 16)}
+    data = [
+        {**{name: torch.randn(shape) for name, shape in shapes.items()}, "labels": target.squeeze()}
+        for target in targets
+    ]
+    if kind == "Siglip2":
+        for row in data:
+            row |= {"pixel_attention_mask": torch.ones(4, dtype=torch.long), "spatial_shapes": torch.tensor([2, 2])}
+    logged = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        settings = dict(per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, learning_rate=0.0)
+        args = short_training(tmp_path, max_steps=1, logging_steps=1, **settings)
+        trainer = fix_loss_scale(Trainer(model, args, train_dataset=data))
+        trainer.train()
+        logged.append(trainer.state.log_history[0]["loss"])
+    assert logged[1] == pytest.approx(logged[0], rel=1e-3)
+
+
+def test_who_reads_the_count_of_items():
+    readers = [GPT2LMHeadModel, OpenAIGPTLMHeadModel, CTRLLMHeadModel, BertLMHeadModel, LlamaForCausalLM]
+    others = [T5ForConditionalGeneration, ConvNextForImageClassification, BeitForSemanticSegmentation]
+    for kind in readers + others:
+        assert _reads_item_count(kind.__new__(kind)) == (kind in readers), kind.__name__
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        tiny_gpt2,
+        lambda: OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=40)),
+        lambda: CTRLLMHeadModel(CTRLConfig(vocab_size=64, n_embd=16, n_layer=1, n_head=2, dff=32)),
+        lambda: BertLMHeadModel(
+            BertConfig(
+                vocab_size=64,
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+                is_decoder=True,
+            )
+        ),
+    ],
+    ids=["gpt2", "openai-gpt", "ctrl", "bert"],
+)
+def test_loss_of_a_language_model_counts_every_target(tmp_path, model):
+    model = model()
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
     ids = torch.randint(0, 60, (2, 10))
     trainer = fix_loss_scale(Trainer(model, args))
@@ -498,6 +692,43 @@ def test_only_whole_checkpoints_are_used(tmp_path):
     assert newest_checkpoint(str(tmp_path))[0] == str(tmp_path / "checkpoint-8")
 
 
+def test_files_in_folders_of_a_checkpoint_are_checked_too(tmp_path):
+    """The weights of a second adapter; a manifest from before, which does not name them, still holds."""
+    folder = tmp_path / "checkpoint-4"
+    (folder / "second").mkdir(parents=True)
+    (folder / "trainer_state.json").write_text("{}")
+    save_file({"a": torch.zeros(3)}, folder / "second" / "adapter_model.safetensors")
+    state = TrainerState(global_step=4, is_world_process_zero=True)
+    CheckpointManifest().on_save(short_training(tmp_path), state, None)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert list(manifest["files"]) == ["second/adapter_model.safetensors", "trainer_state.json"]
+    assert fault(str(folder)) is None
+    save_file({"a": torch.ones(3)}, folder / "second" / "adapter_model.safetensors")
+    assert fault(str(folder)) == "has a damaged second/adapter_model.safetensors"
+    del manifest["files"]["second/adapter_model.safetensors"]
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    assert fault(str(folder)) is None
+    (folder / "second" / "adapter_model.bin").write_bytes(b"no tensors")
+    assert fault(str(folder)) == "has a second/adapter_model.bin that is no data of a checkpoint"
+
+
+def test_a_transformers_without_a_hook_is_refused(monkeypatch):
+    assert "transformers==5.23.0\n" in (Path(__file__).parents[1] / "constraints.txt").read_text()
+    monkeypatch.setattr(transformers, "__version__", "9.1")
+    check_hooks()
+    for name in HOOKS:
+        stub = type("Trainer", (), {hook: None for hook in HOOKS if hook != name})
+        with pytest.raises(ImportError, match=rf"^transformers 9.1 is installed, whose Trainer has no {name}; .*==5"):
+            check_hooks(stub)
+
+
+def test_every_hook_that_is_overridden_is_checked():
+    kinds = {kind for trainer in (AutoLoraTrainer, RetrainTrainer, AdaLoraTrainer) for kind in trainer.__mro__}
+    own = [kind for kind in kinds if kind.__module__.startswith("autolora_trainer")]
+    overridden = {name for kind in own for name in vars(kind) if name.startswith("_") and not name.startswith("__")}
+    assert overridden & set(dir(Trainer)) <= set(HOOKS)
+
+
 # ---- what is refused
 
 
@@ -513,6 +744,7 @@ def test_only_whole_checkpoints_are_used(tmp_path):
         ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "needs use_reentrant=False"),
         ({"optim": "adafactor"}, "virtual_step adamw reads the state of PyTorch's AdamW, got optim adafactor"),
         ({"save_only_model": True, "save_strategy": "steps"}, "save_only_model leaves out what a search needs"),
+        ({"push_to_hub": True}, 'hub_strategy every_save pushes checkpoints .* Set hub_strategy="end"'),
         ({"constraint": "relu"}, "constraint must be one of softmax, sigmoid, none, got 'relu'"),
         ({"hypergradient": "magic"}, "hypergradient must be one of finite_difference, first_order, exact"),
         ({"virtual_step": "lion"}, "virtual_step must be one of sgd, adamw"),
@@ -547,6 +779,22 @@ def test_wrong_construction_is_refused(tmp_path):
     with pytest.raises(ValueError, match="The adapter has rank 2, and the search asks for initial_rank=4"):
         model = get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
         AutoLoraTrainer(model, arguments(tmp_path), train_dataset=rows())
+
+
+@pytest.mark.parametrize("base", [tiny_roberta, tiny_gpt2])
+@pytest.mark.parametrize("name, what", [("rank_pattern", "rank k"), ("alpha_pattern", "scale")])
+def test_patterns_before_a_search_are_refused(tmp_path, base, name, what):
+    config = LoraConfig(**{name: {"layer.0": 2}}, target_modules=["query"] if base is tiny_roberta else None)
+    with pytest.raises(ValueError, match=f"the same {what} in every LoRA layer, got a {name} in peft_config. Drop"):
+        AutoLoraTrainer(base(), arguments(tmp_path), train_dataset=rows(), peft_config=config)
+
+
+def test_callbacks_may_be_classes_as_in_trainer(tmp_path):
+    trainer = searcher(tmp_path, callbacks=[RankSelectionCallback, _Watch], max_steps=2)
+    kinds = [type(callback) for callback in trainer.callback_handler.callbacks]
+    assert kinds.count(RankSelectionCallback) == 1 and _Watch in kinds
+    trainer.train()
+    assert trainer.learned_ranks is trainer.rank_selection.learned_ranks
 
 
 def test_callback_names_the_base_model(tmp_path):

@@ -44,6 +44,7 @@ METHODS = {
 }
 # What a method refuses before anything is written: `check(run)` raises ValueError.
 CHECKS = {
+    "autolora": autolora.check,
     "adapter": adapter.check,
     "adalora": adalora.check,
     "eva": eva.check,

@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from autolora_trainer.checkpoints import write_atomically
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.methods.common import Built, component_costs, refuse_sharding
+from autolora_trainer.errors import sentence
+from autolora_trainer.fused import SEPARATOR, lora_layers, module_of
+from autolora_trainer.methods.common import Built, component_costs, refuse_sharding, skeleton_adapter
 from autolora_trainer.rules import parse_budget
+from autolora_trainer.termination import cut_short
 from autolora_trainer.trainer_utils import RetrainTrainer
 
 logger = logging.getLogger("autolora_trainer")
@@ -103,6 +105,7 @@ def adalora_config(lora_config, target: int, **phases) -> AdaLoraConfig:
     return AdaLoraConfig(
         task_type=lora_config.task_type,
         target_modules=lora_config.target_modules,
+        exclude_modules=lora_config.exclude_modules,
         lora_alpha=lora_config.lora_alpha,
         lora_dropout=lora_config.lora_dropout,
         modules_to_save=lora_config.modules_to_save,
@@ -132,8 +135,28 @@ def check(run) -> None:
         raise ValueError(
             "--load_best_model_at_end would bring back an adapter from before AdaLoRA had reached its budget. Drop it."
         )
+    if run.training.auto_find_batch_size and run.training.max_steps <= 0:
+        raise ValueError(
+            "AdaLoRA's schedule is made for a number of steps, and --auto_find_batch_size may change it. Drop it, or "
+            "add --max_steps."
+        )
+    for target in run.method.lora_target_modules or ():
+        if SEPARATOR in target:
+            raise ValueError(
+                f"AdaLoRA adapts whole modules, got --lora_target_modules {target}. Give {module_of(target)}."
+            )
     refuse_sharding(run, "AdaLoRA reads whole gradients")
-    plan(run, run.load_ahead())
+    skeleton_adapter(run)
+    base = run.load_ahead()
+    config = plan(run, base)
+    try:
+        with torch.device("meta"):
+            get_peft_model(type(base)(base.config), config)
+    except Exception as error:  # PEFT raises nearly every kind
+        raise ValueError(
+            f"--method adalora does not work with {type(base).__name__}: {sentence(error)} Give other "
+            "--lora_target_modules, or type --method lora."
+        ) from error
 
 
 def build(run) -> Built:
@@ -184,12 +207,12 @@ class AllocationCallback(TrainerCallback):
 
     Raises:
         RuntimeError: before the first step if the schedule was made for another number of steps, and at the end of a
-            training that has not reached its budget.
+            training that has not reached its budget, unless SIGTERM has stopped it on the way there.
     """
 
     def __init__(self):
         self.calls = 0  # of this training, resumed parts included
-        self.accelerator = None  # the trainer's
+        self.trainer = None  # whose callback it is
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         planned = model.peft_config["default"].total_step
@@ -199,13 +222,15 @@ class AllocationCallback(TrainerCallback):
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):  # gradients are still there
         config, step = model.peft_config["default"], state.global_step + 1
         skipped = all(p.grad is None for p in model.parameters())  # see `finite.py`
-        skipped |= self.accelerator is not None and self.accelerator.optimizer_step_was_skipped  # by fp16's scaler
+        skipped |= self.trainer is not None and self.trainer.accelerator.optimizer_step_was_skipped  # by fp16's scaler
         if skipped and step < config.total_step - config.tfinal:  # later ones do not read gradients
             return
         model.base_model.update_and_allocate(step)
         self.calls += 1
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
+        if self.trainer is not None and cut_short(self.trainer):
+            return
         config = model.peft_config["default"]
         if not self.calls or config.rank_pattern is None:
             raise RuntimeError(
@@ -235,7 +260,7 @@ class AdaLoraTrainer(RetrainTrainer):
         # smoothing, and whole in every micro-batch of one that counts items. It is added once a step, below
         model.base_model.forward = model.base_model.model.forward
         super().__init__(model=model, args=args, callbacks=[self.allocation, *(callbacks or [])], **arguments)
-        self.allocation.accelerator = self.accelerator
+        self.allocation.trainer = self
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Trainer's loss, in training with the regularisation, once a step."""

@@ -130,7 +130,10 @@ def add_bottlenecks(
         task_type: PEFT's name of the task, for readers of the file.
     Returns:
         The model.
+    Raises:
+        ValueError: if the model has bottlenecks already, or is none whose blocks are known.
     """
+    refuse_second(model)
     names = find_outputs(model) if names is None else list(names)
     modules = dict(model.named_modules())
     for name in names:
@@ -153,6 +156,15 @@ def add_bottlenecks(
 
 def is_bottleneck(model: nn.Module) -> bool:
     return hasattr(model, "bottleneck_config")
+
+
+def refuse_second(model: nn.Module) -> None:
+    """Raise `ValueError` for a model that has bottlenecks: two hooks would find one and the same module."""
+    if is_bottleneck(model):
+        raise ValueError(
+            f"{type(model).__name__} has a bottleneck adapter already, and room for one. Load its base model anew "
+            "with from_pretrained, and put the adapter into that."
+        )
 
 
 def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -191,17 +203,20 @@ def load_bottleneck_adapter(model: nn.Module, folder: str) -> nn.Module:
     Returns:
         The model; its adapter can be trained on.
     Raises:
-        ValueError: if the folder holds no such adapter, or one of another model.
+        ValueError: if the folder holds no such adapter, or one of another model, or the model has an adapter.
     """
+    refuse_second(model)
     config = _read_config(folder)
-    present = {name for name, module in model.named_modules() if hasattr(module, "weight")}
-    missing = [name for name in config["modules"] if name not in present]
+    modules = dict(model.named_modules())
+    linear = {name for name, module in modules.items() if hasattr(module, "nf") or hasattr(module, "out_features")}
+    missing = [name for name in config["modules"] if name not in linear]
+    missing += [name for name in config["fresh_modules"] if name not in modules]
     if missing:
         raise ValueError(
-            f"The adapter in {folder} follows {missing[0]!r}, which {type(model).__name__} lacks. Give the model it "
+            f"The adapter in {folder} names {missing[0]!r}, which {type(model).__name__} lacks. Give the model it "
             f"was trained on ({config.get('base_model')})."
         )
-    model.fresh_modules = config.get("fresh_modules", [])
+    model.fresh_modules = config["fresh_modules"]
     add_bottlenecks(model, config["size"], config["layer_norm"], config["modules"], config.get("task_type"))
     load_weights(model, folder)
     return model
@@ -250,7 +265,8 @@ def _read_config(folder: str) -> dict:
         and type(config.get("layer_norm")) is bool
         and isinstance(config.get("modules"), list)
         and 0 < len(config["modules"]) == len(set(map(str, config["modules"])))
-        and all(isinstance(name, str) for name in config["modules"])
+        and isinstance(config.setdefault("fresh_modules", []), list)
+        and all(isinstance(name, str) for name in [*config["modules"], *config["fresh_modules"]])
     )
     if not valid:
         raise ValueError(f"{path} is no valid description of a bottleneck adapter (format {FORMAT_VERSION}).")

@@ -13,10 +13,10 @@ from autolora_trainer.cost import CostMeter
 from autolora_trainer.cut import CutCallback
 from autolora_trainer.fused import adapt
 from autolora_trainer.hub_client import save_without_asking
-from autolora_trainer.methods.common import Built, shrink
+from autolora_trainer.methods.common import Built, check_first_component, shrink, skeleton_adapter
 from autolora_trainer.ranks import LearnedRanks, is_other_model
 from autolora_trainer.retrain import build_adapter, kept_components, load_kept_components
-from autolora_trainer.rules import EVIDENCE
+from autolora_trainer.rules import EVIDENCE, parse_budget
 from autolora_trainer.termination import TerminationCallback
 from autolora_trainer.trainer import AutoLoraTrainer
 
@@ -32,6 +32,25 @@ SHARED_ARGUMENTS = """
     dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters ddp_backend ddp_timeout
 """.split()
 KEPT_COMPONENTS = "kept_components.safetensors"
+
+
+def check(run) -> None:
+    """Raise `ValueError` for modules, a size or given ranks that would fail after a search or a retrain."""
+    if not run.training.do_train:
+        return
+    costs, ranks = list(run.costs.values()), run.given_ranks
+    if run.searches:
+        skeleton_adapter(run)
+        if run.method.rank_budget:
+            check_first_component(run, parse_budget(run.method.rank_budget, costs), costs)
+    elif run.method.retrain_cut:
+        ranks.check_names(run.costs, exactly=True)
+        largest = max(ranks.ranks, key=ranks.ranks.get)
+        if ranks.ranks[largest] > ranks.initial_rank:
+            raise ValueError(
+                f"--retrain_cut begins with initial_rank {ranks.initial_rank} of --ranks in every module, and "
+                f"{largest!r} has rank {ranks.ranks[largest]}. Drop --retrain_cut, or correct the file."
+            )
 
 
 def search_arguments(run) -> AutoLoraTrainingArguments:

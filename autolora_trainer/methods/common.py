@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.utils import parse_flag_from_env
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import TrainerCallback
+from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer.cut import copy_cut
 from autolora_trainer.fused import adapt, lora_parts
@@ -74,6 +76,33 @@ def probe_adapter(run) -> PeftModel:
     return adapt(run.base_model(), run.lora_config(r=1))
 
 
+def skeleton_adapter(run) -> PeftModel:
+    """The same on a model without weights: tells shapes before anything is written.
+
+    Raises:
+        ValueError: for a layer that is not linear: LoRA adapts it, and it has no rank here.
+    """
+    base = run.load_ahead()
+    with torch.device("meta"):
+        probe = adapt(type(base)(base.config), run.lora_config(r=1))
+    for name, layer in probe.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer) and not isinstance(layer.get_base_layer(), (torch.nn.Linear, Conv1D)):
+            raise ValueError(
+                f"--method {run.method.method} finds ranks of linear layers, and --lora_target_modules has {name!r} "
+                f"({type(layer.get_base_layer()).__name__}). Leave it out, or type --method lora."
+            )
+    return probe
+
+
+def check_first_component(run, size: int, costs: list[int]) -> None:
+    """Raise `ValueError` where the best component may cost more than the size, and no module would get one."""
+    if run.method.min_rank == 0 and size < max(costs):
+        raise ValueError(
+            f"rank_budget {size} has no room for a component of the largest module, {max(costs):,} adapter "
+            "parameters, which may be the best. Raise rank_budget."
+        )
+
+
 def component_costs(model: PeftModel) -> dict[str, int]:
     """{module: parameters of one rank-1 component, m_l + n_l}."""
     return {name: part.cost for name, part in lora_parts(model).items()}
@@ -108,6 +137,7 @@ def pattern(run, rule: str, ranks: dict[str, int], model: PeftModel) -> LearnedR
 def check_pattern(run, share_out: Callable[[dict[str, int], int], dict[str, int]]) -> None:
     """Raise `ValueError` for a size that a pattern cannot have, before anything is written; see `build_pattern`."""
     if run.training.do_train:
+        skeleton_adapter(run)
         size = pattern_size(run, run.costs)
         if not any(share_out(run.costs, size).values()):
             raise ValueError(

@@ -12,6 +12,7 @@ and a warning says so. It works on whole modules, so a fused `c_attn` has one ra
 """
 
 import json
+import math
 import os
 import re
 
@@ -23,7 +24,15 @@ from torch.utils.data import DataLoader, Subset
 from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.cost import CostMeter
 from autolora_trainer.fused import lora_layers
-from autolora_trainer.methods.common import Built, adapter_of, component_costs, pattern, pattern_size, probe_adapter
+from autolora_trainer.methods.common import (
+    Built,
+    adapter_of,
+    component_costs,
+    pattern,
+    pattern_size,
+    probe_adapter,
+    skeleton_adapter,
+)
 from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import LearnedRanks
 
@@ -114,13 +123,26 @@ def _start(run, costs: dict[str, int], whole: dict[str, int]) -> dict[str, int]:
 
 
 def check(run) -> None:
-    """Raise `ValueError` for a size that leaves a module without a component to start from."""
-    if run.training.do_train and pattern_size(run, run.costs) < sum(run.costs.values()):
+    """Raise `ValueError` for a size that leaves a module without a component to start from, or has more than there
+    are."""
+    if not run.training.do_train:
+        return
+    probe = skeleton_adapter(run)
+    whole, size = layer_costs(probe), pattern_size(run, run.costs)
+    least = sum(whole.values())
+    if size < least:
         raise ValueError(
-            f"--method eva hands out uniform ranks anew, and a size of {pattern_size(run, run.costs):,} adapter "
-            f"parameters has none: rank 1 everywhere has {sum(run.costs.values()):,}. Raise --rank_budget, e.g. "
-            "lora:1."
+            f"--method eva hands out uniform ranks anew, and a size of {size:,} adapter parameters has none: rank 1 "
+            f"in every whole module has {least:,}. Raise --rank_budget, e.g. "
+            f"lora:{math.ceil(least / sum(run.costs.values()))}."
         )
+    layers = lora_layers(probe)
+    for name, rank in _start(run, run.costs, whole).items():
+        if round(RHO * rank) > layers[name].in_features:
+            raise ValueError(
+                f"--method eva looks for {round(RHO * rank)} directions in the inputs of {name!r}, twice its uniform "
+                f"rank, and they have {layers[name].in_features}. Lower --rank_budget."
+            )
 
 
 def calibrate(run) -> tuple[LearnedRanks, dict[str, torch.Tensor], dict]:

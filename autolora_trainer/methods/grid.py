@@ -29,7 +29,15 @@ from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.cost import CostMeter, sum_costs
 from autolora_trainer.errors import one_line
 from autolora_trainer.finite import NonFiniteError
-from autolora_trainer.methods.common import Built, adapter_of, component_costs, pattern, probe_adapter, sharding
+from autolora_trainer.methods.common import (
+    Built,
+    adapter_of,
+    component_costs,
+    pattern,
+    probe_adapter,
+    sharding,
+    skeleton_adapter,
+)
 from autolora_trainer.methods.linear import depths, split_block
 from autolora_trainer.ranks import LearnedRanks, ModuleRank
 from autolora_trainer.rules import parse_budget
@@ -150,6 +158,7 @@ def check(run) -> None:
             "without torchrun or accelerate launch, --fsdp and --deepspeed."
         )
     run.split(run.method.val_fraction)
+    skeleton_adapter(run)
     space = Space.of(run, run.costs)
     least = sum(space.sizes.values()) * min(space.levels)
     if space.budget is not None and least > space.budget:
@@ -377,6 +386,12 @@ def build(run) -> Built:
     else:
         probe = probe_adapter(run)
         space = Space.of(run, component_costs(probe))
+        if space.budget is None:
+            run.warn(
+                "without --rank_budget the configurations are of different sizes, up to rank "
+                f"{max(space.levels)} everywhere, and so is the best of them. To compare with AutoLoRA at its default "
+                f"size, add --rank_budget lora:{max(1, run.method.initial_rank // 2)}."
+            )
         best, cost = search(run, space)
         run.say(f"grid: {described(best)} had the least held-out loss")
         ranks = pattern(run, "grid", space.ranks(best), probe)

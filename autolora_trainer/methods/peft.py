@@ -21,6 +21,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from safetensors.torch import load_file, save_file
 
 from autolora_trainer.errors import one_line
+from autolora_trainer.fused import lora_layers
 from autolora_trainer.heads import head_parameters
 from autolora_trainer.methods.common import Built, refuse_sharding
 from autolora_trainer.trainer_utils import RetrainTrainer
@@ -134,9 +135,18 @@ def peft_config(run, model: torch.nn.Module) -> PeftConfig:
             "does not hold it. Type --method lora, or give another --model_name_or_path."
         )
     targets = run.method.lora_target_modules or default_targets(name, model)
-    if targets and "target_modules" in fields:
-        settings["target_modules"] = "all-linear" if targets == ["all-linear"] else targets
+    if targets == ["all-linear"] and "exclude_modules" in fields:
+        settings |= {"target_modules": "all-linear", "exclude_modules": run.lora_config().exclude_modules}
+    elif targets and "target_modules" in fields:
+        settings["target_modules"] = all_linear(run, model) if targets == ["all-linear"] else targets
     return config(task_type=run.application.task_type, **{**settings, **given})
+
+
+def all_linear(run, model: torch.nn.Module) -> list[str]:
+    """What `all-linear` means to LoRA, heads left out, for types that can exclude no modules."""
+    with torch.device("meta"):
+        skeleton = get_peft_model(type(model)(model.config), run.lora_config(r=1))
+    return list(lora_layers(skeleton))
 
 
 def default_targets(name: str, model: torch.nn.Module) -> list[str] | None:
@@ -248,6 +258,8 @@ def _try(run, model: PeftModel) -> None:
     columns = inspect.signature(model.get_base_model().forward).parameters
     rows = [run.train_dataset[index] for index in range(min(2, len(run.train_dataset)))]
     batch = run.data_collator([{key: value for key, value in row.items() if key in columns} for row in rows])
+    device = next(model.parameters()).device  # bitsandbytes loads onto an accelerator where there is one
+    batch = {key: value.to(device) for key, value in batch.items()}
     model.eval()
     with torch.no_grad():
         loss = model(**batch).loss

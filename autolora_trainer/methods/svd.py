@@ -14,7 +14,16 @@ from peft import PeftModel
 from autolora_trainer import report
 from autolora_trainer.cut import cut_to_ranks
 from autolora_trainer.fused import adapt, lora_parts
-from autolora_trainer.methods.common import Built, check_pattern, component_costs, pattern, pattern_size, shrink
+from autolora_trainer.methods.common import (
+    Built,
+    check_first_component,
+    check_pattern,
+    component_costs,
+    pattern,
+    pattern_size,
+    shrink,
+    skeleton_adapter,
+)
 from autolora_trainer.rules import fill_budget, thin_svd
 
 
@@ -37,10 +46,14 @@ def ranks_by_singular_values(model: PeftModel, parameters: int | str, min_rank: 
 
 def check(run) -> None:
     """Raise `ValueError` for a size that k components in every module cannot fill, before they are trained."""
+    if not run.training.do_train:
+        return
     k, min_rank = run.method.initial_rank, run.method.min_rank
+    most = [min(k, *part.shape) for part in lora_parts(skeleton_adapter(run)).values()]
 
     def share_out(costs, size):
-        return dict(zip(costs, fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank)))
+        check_first_component(run, size, list(costs.values()))
+        return dict(zip(costs, fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank, most)))
 
     check_pattern(run, share_out)
 

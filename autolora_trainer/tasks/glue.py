@@ -56,6 +56,7 @@ _MNLI_SPLITS = (
     ("validation", "validation_matched"),
     ("validation_mm", "validation_mismatched"),
     ("test", "test_matched"),
+    ("test_mm", "test_mismatched"),
 )
 
 GLUE_TASKS = {
@@ -109,7 +110,7 @@ def load_task(
         cache_dir, token: as in `datasets.load_dataset`.
         loader: function without arguments that gives the `DatasetDict` of a task that is not on the hub.
     Returns:
-        The splits train, validation and test, where there are such; of mnli also validation_mm (hub only).
+        The splits train, validation and test, where there are such; of mnli also validation_mm and test_mm (hub only).
     Raises:
         DataError: If a file is malformed, or the hub cannot be reached and the data is not in its cache.
     """

@@ -75,6 +75,19 @@ class Glue(evaluate.Metric):
         return scores
 
 
+def all_rows(outputs) -> np.ndarray:
+    """The outputs or labels of all rows, (rows, …), of what `Trainer` gives: an array, a tuple whose first it is, or a
+    list of these, one a batch (`eval_do_concat_batches=False`).
+
+    Example:
+        >>> all_rows([(np.zeros((2, 3)), "hidden"), (np.ones((1, 3)), "hidden")]).shape
+        (3, 3)
+    """
+    if isinstance(outputs, list):
+        return np.concatenate([all_rows(batch) for batch in outputs])
+    return np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
+
+
 def compute_metrics(task, label2id: dict | None = None):
     """Make the `compute_metrics` of a `transformers.Trainer` for a task.
 
@@ -84,7 +97,7 @@ def compute_metrics(task, label2id: dict | None = None):
             which label is the positive one.
     Returns:
         A function of an `EvalPrediction` that gives a dict of floats. It takes the largest logit, or the one number of
-        a regression; of a tuple of outputs it reads the first.
+        a regression; see `all_rows`.
     Example:
         >>> from transformers import EvalPrediction
         >>> logits = np.array([[0.1, 0.9], [0.8, 0.2]])
@@ -98,8 +111,7 @@ def compute_metrics(task, label2id: dict | None = None):
         to_task = np.argsort([label2id[name] for name in task.label_names])  # the model's id -> the task's id
 
     def compute(prediction) -> dict[str, float]:
-        outputs = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        references = np.asarray(prediction.label_ids).reshape(-1)
+        outputs, references = all_rows(prediction.predictions), all_rows(prediction.label_ids).reshape(-1)
         if task.is_regression:
             predictions = np.asarray(outputs, dtype=np.float64).reshape(-1)
         else:

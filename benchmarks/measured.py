@@ -1,0 +1,94 @@
+"""The two tables of the README's section Measured, from the committed rows; for report.py.
+
+They stand between the lines `BEGIN` and `END` of README.md.
+"""
+
+import statistics
+
+import numpy as np
+
+from benchmarks.committed import plan_of, reported, rows_of
+from benchmarks.significance import ENOUGH, interval, markdown, paired_differences
+
+README = "README.md"
+BEGIN, END = "<!-- written by benchmarks/report.py -->", "<!-- end -->"
+FILES = ("core", "ner", "e2e", "webnlg")
+METHODS = {  # columns of the first table
+    "autolora": "AutoLoRA",
+    "uniform": "uniform LoRA",
+    "random": "random ranks",
+    "adalora": "AdaLoRA",
+    "adapter": "adapters",
+    "full": "all weights",
+}
+NAMES = {
+    "sst2": "SST-2, accuracy",
+    "qnli": "QNLI, accuracy",
+    "mnli": "MNLI, accuracy",
+    "mrpc": "MRPC, accuracy",
+    "cola": "CoLA, Matthews",
+    "stsb": "STS-B, Spearman",
+    "jnlpba": "JNLPBA, entity F1",
+    "e2e": "E2E, BLEU",
+    "webnlg": "WebNLG, BLEU",
+}
+CAUSES = (
+    "What the gain is made of: SST-2, QNLI and MNLI, both sides of rank 2 on average (18,432 parameters) where nothing "
+    "else is said, one learning rate, the first 1,000 dev rows, 8 seeds (from scratch: 3):"
+)
+RANK = 2  # of the second table: the one with the most seeds and the controls
+WITHIN = {  # (method, its rival, the rival's rank)
+    "AutoLoRA less uniform LoRA": ("autolora", "uniform", RANK),
+    "AutoLoRA less uniform LoRA of **as many passes**": ("autolora", "uniform for as long", RANK),
+    "its ranks **from scratch**, as in the paper, less uniform LoRA": ("autolora from scratch", "uniform", RANK),
+    "**uniform ranks** from a search's weights, less uniform LoRA": ("autolora, uniform ranks", "uniform", RANK),
+    "AutoLoRA less such uniform ranks": ("autolora", "autolora, uniform ranks", RANK),
+    "AutoLoRA less random ranks": ("autolora", "random", RANK),
+    "AutoLoRA less uniform LoRA of rank 8, cut to this size by SVD": ("autolora", "svd_cut", RANK),
+    "AutoLoRA less uniform LoRA of rank 8, four times the size": ("autolora", "uniform", 8),
+}
+
+
+def difference(values) -> str:
+    """Mean and interval to a tenth of a point; bold where the interval leaves out zero."""
+    if len(values) < ENOUGH:
+        return "-"
+    low, high = interval(values)
+    mean = f"{np.mean(values):+.1f}"
+    return f"{f'**{mean}**' if low > 0 or high < 0 else mean} ({low:+.1f} to {high:+.1f})"
+
+
+def by_task() -> str:
+    """A line a task: means over its seeds, and AutoLoRA less uniform LoRA of its size, paired by seed."""
+    body = []
+    for name in FILES:
+        rows = reported(rows_of(name))
+        for task in plan_of(f"plans/{name}")["tasks"]:
+            own = [row for row in rows if row["task"] == task]
+            scores = {m: [row["score"] for row in own if row["method"] == m] for m in METHODS}
+            if scores["autolora"]:
+                cells = [f"{statistics.mean(v):.1f}" if v else "" for v in scores.values()]
+                gain = difference(paired_differences(own, "autolora", "uniform", None))
+                body.append([NAMES[task], len(scores["autolora"]), *cells, gain])
+        if name == "core" and body:
+            gains = paired_differences(rows, "autolora", "uniform", None)
+            body.append(["the six together", len(gains), *([""] * len(METHODS)), difference(gains)])
+    return markdown(["", "seeds", *METHODS.values(), "AutoLoRA less uniform"], body)
+
+
+def by_cause() -> str:
+    """Differences at one size, of the front's runs: which part of the method gives what."""
+    rows, body = rows_of("front"), []
+    for label, (method, rival, rank) in WITHIN.items():
+        values = paired_differences(rows, method, rival, RANK, rank)
+        if len(values) >= ENOUGH:
+            ahead = f"{int((values > 0).sum())} of {int((values != 0).sum())}"
+            body.append([label, difference(values), f"{np.median(values):+.1f}", ahead])
+    return markdown(["", "mean (95 % interval)", "median", "ahead in"], body)
+
+
+def written(text: str) -> str:
+    """README's text with the tables of these rows in their place."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{by_task()}\n\n{CAUSES}\n\n{by_cause()}\n{END}{after}"
