@@ -448,6 +448,17 @@ def transfer_section() -> str:
     return join("## Rank transfer", text, *shown, progress(rows, plan, command))
 
 
+def all_linear_section() -> str:
+    rows, plan = reported(rows_of("all_linear")), plan_of("plans/all_linear")
+    command = command_of("plans/all_linear", "all_linear")
+    shown = [compare.report(rows, plan), provenance(rows, command)] if rows else []
+    text = (
+        "All 36 linear layers of MiniLM, rank 2 on average, ranks of zero allowed, one rate, everything trained from "
+        "the pre-trained model: what differs is the ranks alone. The time counts the search."
+    )
+    return join("## All linear layers: the ranks alone", text, *shown, progress(rows, plan, command))
+
+
 SMALL = "MiniLM (6 layers, 22 million parameters) in place of RoBERTa-base"
 TABLES = {  # of the paper: {plan: its rows}, the plan at the paper's scale, and what differs here
     1: (
@@ -495,10 +506,7 @@ def page() -> str:
     tables = {number: paper_table(number, *table) for number, table in TABLES.items()}
     figure2 = at_scale("paper/table1_roberta_large", "figure2")
     figure2 = join("## Figure 2: RoBERTa-large", "The paper has a bar chart without numbers.", figure2)
-    text = join(
-        "# Results",
-        what_holds(),
-        INTRODUCTION,
+    sections = [
         tables.pop(1),
         by_task(),
         extras_section(),
@@ -510,13 +518,23 @@ def page() -> str:
         planted_section(),
         agreement_section(),
         transfer_section(),
+        all_linear_section(),
         llama_section(),
         hypergradient_section(),
         cost_section(),
         reliability_section(),
         join("## Every method, once", "On few rows: does each run? [methods.md](benchmarks/results/methods.md)."),
+    ]
+    return join("# Results", contents(sections), what_holds(), INTRODUCTION, *sections) + "\n"
+
+
+def contents(sections: list[str]) -> str:
+    """Links to the sections, as GitHub names them."""
+    titles = re.findall(r"^## (.*)$", "\n".join(sections), re.MULTILINE)
+    anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+    return (
+        "On this page: " + ", ".join(f"[{title.partition(':')[0]}](#{a})" for title, a in zip(titles, anchors)) + "."
     )
-    return text + "\n"
 
 
 # ---- files
