@@ -453,7 +453,7 @@ def all_linear_section() -> str:
     command = command_of("plans/all_linear", "all_linear")
     shown = [compare.report(rows, plan), provenance(rows, command)] if rows else []
     text = (
-        "All 36 linear layers of MiniLM, rank 2 on average, ranks of zero allowed, one rate, everything trained from "
+        "All 37 linear layers of MiniLM, rank 2 on average, ranks of zero allowed, one rate, everything trained from "
         "the pre-trained model: what differs is the ranks alone. The time counts the search."
     )
     return join("## All linear layers: the ranks alone", text, *shown, progress(rows, plan, command))
