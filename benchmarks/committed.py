@@ -7,6 +7,8 @@ import yaml
 from benchmarks import compare, trials
 from benchmarks.trials import reported
 
+COMPARED = {"core": "core table", "ner": "jnlpba", "e2e": "e2e", "webnlg": "webnlg"}  # files of rows, and their names
+
 
 def rows_of(*names: str) -> list[dict]:
     """Rows of `benchmarks/results/<name>.jsonl`; none where there is no such file."""

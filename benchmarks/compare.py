@@ -311,8 +311,7 @@ def report(rows: list[dict], plan: dict) -> str:
     text = (
         "Score on the dev split in points: mean (95 % interval over seeds, number of seeds). Differences are paired "
         "by task and seed and pooled; `detectable` is the true difference that a test of so many pairs would find "
-        "four "
-        f"times in five. Passes: median ratio over the pairs. {timed_on(trials.reported(rows))}\n\n"
+        f"four times in five. Passes: median ratio over the pairs. {timed_on(trials.reported(rows))}\n\n"
     )
     return text + markdown(*table(rows, plan)) + "\n"
 

@@ -7,12 +7,11 @@ import statistics
 
 import numpy as np
 
-from benchmarks.committed import plan_of, reported, rows_of
-from benchmarks.significance import ENOUGH, interval, markdown, paired_differences
+from benchmarks.committed import COMPARED, plan_of, reported, rows_of
+from benchmarks.significance import ENOUGH, interval, markdown, middle_cells, paired_differences
 
 README = "README.md"
 BEGIN, END = "<!-- written by benchmarks/report.py -->", "<!-- end -->"
-FILES = ("core", "ner", "e2e", "webnlg")
 METHODS = {  # columns of the first table
     "autolora": "AutoLoRA",
     "uniform": "uniform LoRA",
@@ -61,7 +60,7 @@ def difference(values) -> str:
 def by_task() -> str:
     """A line a task: means over its seeds, and AutoLoRA less uniform LoRA of its size, paired by seed."""
     body = []
-    for name in FILES:
+    for name in COMPARED:
         rows = reported(rows_of(name))
         for task in plan_of(f"plans/{name}")["tasks"]:
             own = [row for row in rows if row["task"] == task]
@@ -82,8 +81,7 @@ def by_cause() -> str:
     for label, (method, rival, rank) in WITHIN.items():
         values = paired_differences(rows, method, rival, RANK, rank)
         if len(values) >= ENOUGH:
-            ahead = f"{int((values > 0).sum())} of {int((values != 0).sum())}"
-            body.append([label, difference(values), f"{np.median(values):+.1f}", ahead])
+            body.append([label, difference(values), *middle_cells(values, digits=1)])
     return markdown(["", "mean (95 % interval)", "median", "ahead in"], body)
 
 

@@ -80,8 +80,8 @@ def chosen_rates(plan: dict, rows: list[dict]) -> str:
         body.append([label, ", ".join(f"{rate:g}" for rate in rates), *shown])
     text = (
         "Learning rates chosen on held-out training rows, by one run each; in bold at an end of the range, where the "
+        "best rate may lie beyond.\n\n"
     )
-    text += "best rate may lie beyond.\n\n"
     return text + markdown(["method", "range", *plan["tasks"]], body)
 
 

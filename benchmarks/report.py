@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from functools import partial
 
 import matplotlib
-import numpy as np
 from scipy.stats import false_discovery_control
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from benchmarks import measured  # noqa: E402
 from benchmarks import compare, cost, front, hypergradient, patterns, pictures, planted, ranks, trials  # noqa: E402
 from benchmarks.committed import (  # noqa: E402
+    COMPARED,
     command_of,
     join,
     not_measured,
@@ -44,6 +44,7 @@ from benchmarks.significance import (  # noqa: E402
     interval,
     markdown,
     mean_cell,
+    middle_cells,
     p_value,
     paired_differences,
     rank_agreement,
@@ -63,9 +64,6 @@ def verdict(values: Sequence[float], who: str = "AutoLoRA") -> str:
     if low <= 0 <= high:
         return "no difference is shown"
     return f"{who} is ahead" if low > 0 else f"{who} is behind"
-
-
-COMPARED = {"core": "core table", "ner": "jnlpba", "e2e": "e2e", "webnlg": "webnlg"}  # files of rows, and their names
 
 
 def comparisons() -> dict[str, Sequence[float]]:
@@ -88,13 +86,6 @@ def comparisons() -> dict[str, Sequence[float]]:
         name = f"uniform of rank {wide}, AutoLoRA of rank {budget} (front)"
         found[name] = paired_differences(rows, "autolora", "uniform", budget, wide)
     return found
-
-
-def middle_cells(values: Sequence[float]) -> list[str]:
-    """Median of paired differences, and how many of them are above zero; equal scores count for neither side."""
-    if len(values) == 0:
-        return ["-", "-"]
-    return [f"{np.median(values):+.2f}", f"{int((values > 0).sum())} of {int((values != 0).sum())}"]
 
 
 def gain(name: str, values: Sequence[float], who: str = "AutoLoRA") -> str:
@@ -374,8 +365,7 @@ def cost_section() -> str:
 
 
 def with_places(row: dict) -> str:
-    """The command of a row of cost.py, which names files as the machine of its run had them, with everybody's "
-    "names."""
+    """The command of a row of cost.py with everybody's names: it has files as the machine of its run had them."""
     places = {
         "$DATA/cost.jsonl": "benchmarks/results/cost.jsonl",
         "$DATA/train": f"$DATA/{row['task']}/train",
@@ -407,15 +397,20 @@ def _public(fault: str) -> str:
     return re.sub(r"/tmp/[^/\s'\"]+", "FOLDER", " ".join(fault.split()))
 
 
+def plan_section(title: str, text: str, name: str) -> str:
+    """A section of one plan and its rows: the table, where it comes from, and what is missing."""
+    rows, plan, command = reported(rows_of(name)), plan_of(f"plans/{name}"), command_of(f"plans/{name}", name)
+    shown = [compare.report(rows, plan), provenance(rows, command)] if rows else []
+    return join(f"## {title}", text, *shown, progress(rows, plan, command))
+
+
 def extras_section() -> str:
     """What does not count: scored on too few rows, or on others than the official ones."""
-    rows, plan, command = reported(rows_of("extras")), plan_of("plans/extras"), command_of("plans/extras", "extras")
-    shown = [compare.report(rows, plan), provenance(rows, command)] if rows else []
     text = (
         "Not in the core table: RTE's development split has 277 rows, too few to tell methods apart, and of QQP there "
         "is a sample alone, 750 of whose training rows stand in for the development split."
     )
-    return join("## Extras: RTE and a sample of QQP", text, *shown, progress(rows, plan, command))
+    return plan_section("Extras: RTE and a sample of QQP", text, "extras")
 
 
 def llama_section() -> str:
@@ -438,25 +433,19 @@ def llama_section() -> str:
 
 
 def transfer_section() -> str:
-    rows, plan = reported(rows_of("transfer")), plan_of("plans/transfer")
-    command = command_of("plans/transfer", "transfer")
-    shown = [compare.report(rows, plan), provenance(rows, command)] if rows else []
     text = (
         "Ranks that were searched elsewhere, for the full retrain; the time counts the search that gave the ranks. "
         "Only a model's own search leaves weights to start from; all others, `own ranks from scratch` too, train anew."
     )
-    return join("## Rank transfer", text, *shown, progress(rows, plan, command))
+    return plan_section("Rank transfer", text, "transfer")
 
 
 def all_linear_section() -> str:
-    rows, plan = reported(rows_of("all_linear")), plan_of("plans/all_linear")
-    command = command_of("plans/all_linear", "all_linear")
-    shown = [compare.report(rows, plan), provenance(rows, command)] if rows else []
     text = (
         "All 37 linear layers of MiniLM, rank 2 on average, ranks of zero allowed, one rate, everything trained from "
         "the pre-trained model: what differs is the ranks alone. The time counts the search."
     )
-    return join("## All linear layers: the ranks alone", text, *shown, progress(rows, plan, command))
+    return plan_section("All linear layers: the ranks alone", text, "all_linear")
 
 
 SMALL = "MiniLM (6 layers, 22 million parameters) in place of RoBERTa-base"

@@ -44,9 +44,8 @@ def smallest_detectable(values, power: float = 0.8, level: float = 0.05) -> floa
 @functools.cache
 def _standard_errors(count: int, power: float, level: float) -> float:
     critical = t.ppf(1 - level / 2, count - 1)
-    return brentq(
-        lambda shift: nct.sf(critical, count - 1, shift) - power, 0, 2 * critical + 2
-    )  # the far tail: < 1e-5
+    excess = lambda shift: nct.sf(critical, count - 1, shift) - power  # the other tail is below 1e-5
+    return brentq(excess, 0, 2 * critical + 2)
 
 
 def rank_agreement(patterns, columns=None) -> float:
@@ -88,6 +87,13 @@ def difference_cells(pairs) -> list[str]:
     low, high = interval(pairs)
     shown = f"{np.mean(pairs):+.2f} ({low:+.2f} to {high:+.2f}, n={len(pairs)})"
     return [shown, f"{smallest_detectable(pairs):.2f}"]
+
+
+def middle_cells(values, digits: int = 2) -> list[str]:
+    """Median of paired differences, and how many of them are above zero; equal scores count for neither side."""
+    if len(values) == 0:
+        return ["-", "-"]
+    return [f"{np.median(values):+.{digits}f}", f"{int((values > 0).sum())} of {int((values != 0).sum())}"]
 
 
 def markdown(header: list[str], body: list[list]) -> str:
