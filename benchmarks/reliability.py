@@ -51,7 +51,7 @@ from autolora_trainer.checkpoints import MANIFEST, newest_checkpoint  # noqa: E4
 from autolora_trainer.errors import run_guarded  # noqa: E402
 from benchmarks import trials  # noqa: E402
 from benchmarks.significance import markdown  # noqa: E402
-from tests.conftest import as_argv, sentences, tiny_checkpoint, write_rows  # noqa: E402
+from tests.tiny import as_argv, sentences, tiny_checkpoint, write_rows  # noqa: E402
 
 RESULTS = ("ranks.json", "adapter_model.safetensors")  # compared byte for byte; ranks.json holds α
 TESTS = {
@@ -369,10 +369,9 @@ PLAIN = {  # no dropout; an epsilon above the rounding of sums in another order
 def _launch(bench: Bench, launcher: str, count: int, argv: list[str]) -> None:
     from tests.test_distributed import launch_command
 
-    typed, environment = launch_command(launcher, count)
-    script = os.path.join(trials.ROOT, "run_glue.py")
-    environment = {**os.environ, "PYTHONPATH": trials.ROOT, **environment}
-    done = subprocess.run([*typed, script, *argv], env=environment, capture_output=True, text=True)
+    command = [*launch_command(launcher, count), os.path.join(trials.ROOT, "run_glue.py"), *argv]
+    environment = {**os.environ, "PYTHONPATH": trials.ROOT}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
 

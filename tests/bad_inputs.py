@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
 from autolora_trainer.ranks import ModuleRank
-from tests.conftest import lora, tiny_roberta
+from tests.tiny import lora, tiny_roberta
 
 MODULES = [f"roberta.encoder.layer.{i}.attention.self.{p}" for i in range(2) for p in ("query", "value")]
 C_ATTN = "transformer.h.0.attn.c_attn"

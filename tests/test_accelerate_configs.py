@@ -2,8 +2,6 @@
 
 import glob
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -21,7 +19,7 @@ from autolora_trainer.pipeline import execute
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.script_arguments import parse_arguments
-from tests.conftest import lora, rows, short_training, sst2_command, tiny_gpt2, tiny_roberta
+from tests.tiny import lora, rows, short_training, sst2_command, tiny_gpt2, tiny_roberta
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDER = os.path.join(ROOT, "examples", "accelerate")
@@ -94,26 +92,6 @@ def test_two_machines_share_the_processes():
     prepare_multi_gpu_env(arguments)
     assert (arguments.nnodes, arguments.nproc_per_node, arguments.node_rank) == ("2", "8", 1)
     assert (arguments.rdzv_backend, arguments.rdzv_endpoint) == ("static", "10.0.0.5:29500")
-
-
-# ---- two processes on CPUs, as typed
-
-
-def test_two_processes_search_and_retrain_on_cpus(place):
-    output = place / "cpu"
-    argv = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", os.path.join(FOLDER, "cpu.yaml")]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT}
-    done = subprocess.run(
-        [*argv, os.path.join(ROOT, "run_glue.py"), *command(place, output, use_cpu=None)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("search: 20 rows in D_tr, 20 in D_val") == 1  # one process speaks
-    assert len(LearnedRanks.load(output / "ranks.json").modules) == 4
-    assert (output / "adapter_model.safetensors").is_file()
 
 
 # ---- the search is not sharded, and says what to do; the retrain may be

@@ -20,9 +20,9 @@ import run_glue
 from autolora_trainer.errors import UsageError
 from autolora_trainer.methods import adalora
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import rows, tiny_roberta
 from tests.test_finite import spoil
 from tests.test_scripts import accuracy, command
+from tests.tiny import rows, tiny_roberta
 
 MODULES = 4  # query and value of two blocks
 

@@ -20,8 +20,8 @@ import run_nlg
 from autolora_trainer import cli
 from autolora_trainer.errors import run_guarded
 from tests.bad_inputs import ENTITY, TABLE, TEXT, File, Finished, Folder, Model, Ranks
-from tests.conftest import as_argv, sentences, tiny_checkpoint, tiny_gpt2, write_rows
 from tests.test_nlg import byte_tokenizer
+from tests.tiny import as_argv, sentences, tiny_checkpoint, tiny_gpt2, write_rows
 
 SCRIPTS = {"glue": run_glue.main, "nlg": run_nlg.main, "ner": run_ner.main, "cli": cli.main}
 PROGRAMS = {"glue": "run_glue.py", "nlg": "run_nlg.py", "ner": "run_ner.py", "cli": "autolora"}
@@ -151,10 +151,15 @@ def test_bad_input_gets_one_line_and_status_2_and_changes_no_file(place, tmp_pat
     if has_place:
         check_one_line(said, bad, argv, tmp_path)
         return
-    argv += ["--output_dir", str(tmp_path / "out")]
-    check_one_line(said, bad, argv, tmp_path)
     shutil.copytree(place / "finished", tmp_path / "out")  # an earlier run, and a file of the user's own
-    check_one_line(said, bad, [*argv, "--overwrite"], tmp_path)
+    check_one_line(said, bad, [*argv, "--output_dir", str(tmp_path / "out"), "--overwrite"], tmp_path)
+
+
+@pytest.mark.parametrize("bad", TYPED[::10], ids=[bad.what for bad in TYPED[::10]])
+def test_bad_input_makes_no_folder(place, tmp_path, monkeypatch, said, bad):
+    monkeypatch.chdir(tmp_path)
+    argv, has_place = typed(bad, place, tmp_path)
+    check_one_line(said, bad, argv if has_place else [*argv, "--output_dir", str(tmp_path / "out")], tmp_path)
 
 
 @pytest.mark.parametrize("bad", IN_PYTHON, ids=[bad.what for bad in IN_PYTHON])

@@ -12,7 +12,7 @@ from autolora_trainer.cut import CutCallback, copy_cut, cut_to_ranks
 from autolora_trainer.fused import adapt, lora_parts
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.retrain import build_adapter
-from tests.conftest import lora, rows, short_training, tiny_gpt2, tiny_roberta
+from tests.tiny import lora, rows, short_training, tiny_gpt2, tiny_roberta
 
 LEARNED = [1, 3, 0, 2]
 

@@ -2,37 +2,28 @@
 
 import json
 import os
-import socket
+import shutil
 import subprocess
 import sys
 
 import pytest
 from safetensors.torch import load_file
 
+import run_glue
 from autolora_trainer import LearnedRanks
-from tests.conftest import WORDS, as_argv, sentences, tiny_checkpoint, write_rows
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
+from tests.tiny import WORDS, as_argv, sentences, tiny_checkpoint, write_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LAUNCHERS = ("torchrun", "accelerate")
+LAUNCHERS = {
+    "torchrun": "-m torch.distributed.run --standalone --nproc_per_node {processes}",
+    "accelerate": "-m accelerate.commands.launch --config_file {root}/examples/accelerate/cpu.yaml "
+    "--num_processes {processes}",
+}
 
 
-def launch_command(launcher: str, processes: int) -> tuple[list[str], dict[str, str]]:
-    """(command, environment) that start a script in several processes on CPUs."""
-    if launcher == "torchrun":
-        typed = f"-m torch.distributed.run --standalone --nproc_per_node {processes}"
-        return [sys.executable, *typed.split()], {}
-    # `accelerate launch --cpu` starts a single process; this is how it starts several on CPUs
-    several = "--multi_gpu" if processes > 1 else ""
-    typed = f"-m accelerate.commands.launch {several} --num_processes {processes} --num_machines 1"
-    typed += f" --mixed_precision no --dynamo_backend no --main_process_port {free_port()}"
-    return [sys.executable, *typed.split()], {"ACCELERATE_USE_CPU": "1"}
+def launch_command(launcher: str, processes: int) -> list[str]:
+    """What starts a script in several processes on CPUs."""
+    return [sys.executable, *(word.format(root=ROOT, processes=processes) for word in LAUNCHERS[launcher].split())]
 
 
 @pytest.fixture(scope="module")
@@ -67,29 +58,32 @@ def search_argv(place, output, batch):
 
 
 def launch(launcher, script, argv):
-    """Run a script, in two processes if there is a launcher."""
-    prefix, environment = launch_command(launcher, 2) if launcher else ([sys.executable], {})
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT, **environment}
-    done = subprocess.run([*prefix, str(script), *argv], env=environment, capture_output=True, text=True, timeout=300)
+    """Run a script in two processes."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT}
+    command = [*launch_command(launcher, 2), str(script), *argv]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 
 
-def search(place, output, launcher, batch):
-    done = launch(launcher, os.path.join(ROOT, "run_glue.py"), search_argv(place, output, batch))
-    return LearnedRanks.load(output / "ranks.json"), load_file(output / "adapter_model.safetensors"), done.stdout
+def learned(output):
+    return LearnedRanks.load(output / "ranks.json"), load_file(output / "adapter_model.safetensors")
 
 
 def test_two_processes_learn_the_ranks_of_one(place):
-    ranks, adapter, _ = search(place, place / "one", None, batch=8)
+    run_glue.main(search_argv(place, place / "one", 8))
+    ranks, adapter = learned(place / "one")
     for launcher in LAUNCHERS:
-        same, same_adapter, output = search(place, place / launcher, launcher, batch=4)
+        done = launch(launcher, os.path.join(ROOT, "run_glue.py"), search_argv(place, place / launcher, 4))
+        same, same_adapter = learned(place / launcher)
         assert same.ranks == ranks.ranks
         for name, module in ranks.modules.items():
             assert module.selection == pytest.approx(same.modules[name].selection, abs=1e-5)
         for name, tensor in adapter.items():
             assert (tensor - same_adapter[name]).abs().max() < 1e-4
-        assert output.count("total rank") == 1  # one process speaks
+        assert (
+            done.stdout.count("search: 32 rows in D_tr, 32 in D_val") == done.stdout.count("total rank") == 1
+        )  # one process speaks
 
 
 SPOILT = """
@@ -140,17 +134,40 @@ with open(f"{sys.argv[0]}.{os.environ['RANK']}", "w") as file:
 """
 
 
-def test_every_epoch_is_shared_out_when_rows_are_grouped_by_length(place, tmp_path):
-    """Dropout's numbers differ between processes, so on a CPU the generator that Trainer draws the order from does."""
+@pytest.fixture(scope="module")
+def recorded(place, tmp_path_factory):
+    """(folder, command) of a run in two processes with dropout, rows grouped by length and a checkpoint every step."""
+    folder = tmp_path_factory.mktemp("recorded")
     texts = [" ".join([WORDS[i // 8], WORDS[i % 8], *WORDS[: i % 7]]) for i in range(64)]  # all different
-    write_rows(tmp_path / "train.jsonl", [{"sentence": text, "label": i % 2} for i, text in enumerate(texts)])
-    (tmp_path / "recorded.py").write_text(RECORDED)
-    argv = search_argv(place, tmp_path / "o", 4)
-    changes = {"train_file": tmp_path / "train.jsonl", "train_sampling_strategy": "group_by_length"}
+    write_rows(folder / "train.jsonl", [{"sentence": text, "label": i % 2} for i, text in enumerate(texts)])
+    (folder / "recorded.py").write_text(RECORDED)
+    argv = search_argv(place, folder / "o", 4)
+    changes = {"train_file": folder / "train.jsonl", "train_sampling_strategy": "group_by_length", "save_steps": 1}
     changes |= {"lora_dropout": 0.5, "max_steps": -1, "num_train_epochs": 2, "search_patience": 0}
-    launch("torchrun", tmp_path / "recorded.py", [*argv, *as_argv(changes)])
-    one, two = (json.loads((tmp_path / f"recorded.py.{rank}").read_text()) for rank in (0, 1))
+    argv += as_argv(changes)
+    launch("torchrun", folder / "recorded.py", argv)
+    return folder, argv
+
+
+def test_every_epoch_is_shared_out_when_rows_are_grouped_by_length(recorded):
+    """Dropout's numbers differ between processes, so on a CPU the generator that Trainer draws the order from does."""
+    folder, _ = recorded
+    one, two = (json.loads((folder / f"recorded.py.{rank}").read_text()) for rank in (0, 1))
     assert set(one) == set(two) == {f"{name} {i}" for name in ("AutoLoraTrainer", "RetrainTrainer") for i in (0, 1)}
     for epoch, rows in one.items():
         assert len({tuple(row) for row in rows + two[epoch]}) == (64 if "Retrain" in epoch else 32)  # each row once
     assert one["RetrainTrainer 0"] != one["RetrainTrainer 1"]
+
+
+def test_two_processes_go_on_to_the_same_bits(recorded, tmp_path):
+    """From the middle of the search's second epoch: every process has its own dropout and its share of the order."""
+    folder, argv = recorded
+    part = tmp_path / "o"
+    for step in (1, 2, 3):  # of 4: as a kill leaves it
+        shutil.copytree(folder / "o" / "search" / f"checkpoint-{step}", part / "search" / f"checkpoint-{step}")
+    shutil.copy(folder / "o" / "run.json", part)
+    more = ["--output_dir", str(part), "--resume_from_checkpoint"]
+    launch("torchrun", os.path.join(ROOT, "run_glue.py"), [*argv, *more])
+    assert json.loads((part / "all_results.json").read_text())["resumed_from"] == {"phase": "search", "step": 3}
+    for name in ("ranks.json", "adapter_model.safetensors"):
+        assert (part / name).read_bytes() == (folder / "o" / name).read_bytes()

@@ -13,9 +13,9 @@ from autolora_trainer import AutoLoraTrainer
 from autolora_trainer.errors import run_guarded
 from autolora_trainer.finite import STEPS_IN_A_ROW, NonFiniteError
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import lora, rows, short_training, tiny_roberta
 from tests.test_scripts import command
 from tests.test_trainer import searcher, trained_state
+from tests.tiny import lora, rows, short_training, tiny_roberta
 
 BAD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 

@@ -17,20 +17,31 @@ from transformers import (
     GPTBigCodeConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GPTNeoXJapaneseConfig,
+    GPTNeoXJapaneseForCausalLM,
+    ImageGPTConfig,
+    ImageGPTForCausalImageModeling,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    MptConfig,
+    MptForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
     Phi3Config,
     Phi3ForCausalLM,
     Trainer,
 )
+from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
-from autolora_trainer.fused import adapt, lora_layers, lora_parts, part_rows, resolve_targets
+from autolora_trainer.fused import adapt, lora_layers, lora_parts, out_features, part_rows, resolve_targets
 from autolora_trainer.gates import attach_gates
 from autolora_trainer.pipeline import count_parameters
 from autolora_trainer.probe import GradientProbe
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.report import lora_rank_for_servers, rank_grid
 from autolora_trainer.retrain import build_adapter, start_from
-from tests.conftest import rows, short_training, tiny_gpt2, tiny_roberta
+from tests.tiny import rows, short_training, tiny_gpt2, tiny_roberta
 
 CONFIG = LoraConfig(task_type="CAUSAL_LM", lora_alpha=8)
 FUSED = ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
@@ -101,25 +112,43 @@ def tiny(kind):
         "phi3": lambda: Phi3ForCausalLM(
             Phi3Config(**size, num_key_value_heads=2, num_hidden_layers=1, intermediate_size=32, pad_token_id=0)
         ),
+        "gpt_neox_japanese": lambda: GPTNeoXJapaneseForCausalLM(
+            GPTNeoXJapaneseConfig(**size, num_hidden_layers=1, intermediate_multiple_size=2)
+        ),
+        "mpt": lambda: MptForCausalLM(MptConfig(vocab_size=64, d_model=16, n_heads=4, n_layers=1)),
+        "openai-gpt": lambda: OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=64, n_embd=16, n_head=4, n_layer=1)),
+        "imagegpt": lambda: ImageGPTForCausalImageModeling(
+            ImageGPTConfig(vocab_size=64, n_embd=16, n_head=4, n_layer=1)
+        ),
+        "modernbert": lambda: ModernBertForMaskedLM(
+            ModernBertConfig(**size, num_hidden_layers=1, intermediate_size=32, pad_token_id=0)
+        ),
         "falcon": lambda: FalconForCausalLM(FalconConfig(**size, num_hidden_layers=1)),
     }[kind]()
 
 
 @pytest.mark.parametrize(
-    "kind, target", [("gpt_neox", "query_key_value"), ("bloom", "query_key_value"), ("phi3", "qkv_proj")]
+    "kind, target",
+    [
+        *((kind, "query_key_value") for kind in ("gpt_neox", "gpt_neox_japanese", "bloom")),
+        ("phi3", "qkv_proj"),
+        *((kind, "Wqkv") for kind in ("mpt", "modernbert")),
+        *((kind, "c_attn") for kind in ("openai-gpt", "imagegpt")),
+    ],
 )
 def test_rows_of_the_value_reach_the_output_without_the_scores(kind, target):
     """On a sequence of one token attention is the value itself: rows of q and k change nothing, rows of v do."""
     model = tiny(kind).eval()
     name, module = next((n, m) for n, m in model.named_modules() if n.endswith(target))
-    found = part_rows(name, module.out_features, model.config)
-    assert sorted(torch.cat(list(found.values())).tolist()) == list(range(module.out_features))
+    found = part_rows(name, out_features(module), model.config)
+    assert sorted(torch.cat(list(found.values())).tolist()) == list(range(out_features(module)))
     inputs = {"input_ids": torch.tensor([[5]])}
     with torch.no_grad():
         before = model(**inputs).logits
         for part in "qkv":
             changed = copy.deepcopy(model)
             weight = changed.get_submodule(name).weight
+            weight = weight.T if isinstance(module, Conv1D) else weight
             weight[found[part]] += torch.randn(len(found[part]), weight.shape[1])
             same = torch.allclose(changed(**inputs).logits, before, atol=1e-6)
             assert same == (part != "v")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from autolora_trainer.fused import lora_layers
 from autolora_trainer.gates import CONSTRAINTS, attach_gates, selection
-from tests.conftest import lora, tiny_gpt2, tiny_roberta
+from tests.tiny import lora, tiny_gpt2, tiny_roberta
 
 IDS = torch.arange(3, 15).view(1, 12)
 

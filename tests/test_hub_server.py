@@ -25,8 +25,8 @@ from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.ranks import ModuleRank, fingerprint
 from autolora_trainer.script_arguments import ModelArguments
 from autolora_trainer.tasks import hub_data
-from tests.conftest import sentences, sst2_command, tiny_checkpoint
 from tests.hub_server import HubServer, use
+from tests.tiny import sentences, sst2_command, tiny_checkpoint
 
 TOKEN = "hf_tokenofthetests123456"
 RANKS = LearnedRanks(

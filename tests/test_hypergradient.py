@@ -16,7 +16,7 @@ from autolora_trainer.gates import attach_gates
 from autolora_trainer.sample import encoder_path
 from autolora_trainer.sample.data import generate
 from autolora_trainer.trainer_utils import RandomState, full_precision, is_full_precision
-from tests.conftest import lora, rows, tiny_roberta
+from tests.tiny import lora, rows, tiny_roberta
 
 
 class TwoLayers(nn.Module):

@@ -35,7 +35,7 @@ from autolora_trainer.methods.common import component_costs
 from autolora_trainer.ranks import QUANTIZED, ModuleRank, fingerprint, is_other_model
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.trainer_utils import RetrainTrainer, fix_loss_scale
-from tests.conftest import as_argv, rows, short_training, tiny_gpt2, write_rows, write_sst2
+from tests.tiny import as_argv, rows, short_training, tiny_gpt2, write_rows, write_sst2
 
 SIZES = dict(
     vocab_size=64,

@@ -48,8 +48,8 @@ from autolora_trainer.ranks import LearnedRanks, ModuleRank
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import rows, tiny_gpt2, tiny_roberta
 from tests.test_scripts import accuracy, command, interrupt
+from tests.tiny import rows, tiny_gpt2, tiny_roberta
 
 HEAD = 16 * 17 + 16 * 2 + 2  # of the tiny RoBERTa: dense and out_proj
 NORMS = 2 * 16 * 5

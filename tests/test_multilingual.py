@@ -28,7 +28,7 @@ import run_ner
 from autolora_trainer import LearnedRanks
 from autolora_trainer.fused import lora_layers
 from autolora_trainer.tasks import ner
-from tests.conftest import as_argv, write_rows
+from tests.tiny import as_argv, write_rows
 
 # A sentence with a gap, and what makes it bad or good there.
 OPINIONS = {

@@ -29,7 +29,7 @@ from autolora_trainer import LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.tasks import ner
-from tests.conftest import as_argv, data_error, tiny_checkpoint, write_rows
+from tests.tiny import as_argv, data_error, tiny_checkpoint, write_rows
 
 LABELS = ("O", "B-blame", "B-praise", "I-blame", "I-praise")
 IDS = {name: index for index, name in enumerate(LABELS)}

@@ -14,10 +14,10 @@ from autolora_trainer.methods import grid
 from autolora_trainer.tasks import nlg_metrics
 from autolora_trainer.tasks.glue import GLUE_TASKS
 from benchmarks import compare, trials
-from tests.conftest import tiny_checkpoint, write_rows
 from tests.test_methods import Trials
 from tests.test_ner import reviews
 from tests.test_nlg import byte_tokenizer, gpt2, restaurants
+from tests.tiny import tiny_checkpoint, write_rows
 
 FOLDER = os.path.join(trials.ROOT, "benchmarks")
 PAPER = sorted(name.removesuffix(".yaml") for name in os.listdir(os.path.join(FOLDER, "paper")) if "table" in name)
@@ -99,8 +99,8 @@ def test_every_configuration_runs_a_few_steps(place, tmp_path, name):
     assert [(row["task"], row["method"]) for row in rows] == pairs(plan)
     typed = {word.split("=")[0] for row in rows for word in row["settings"]}
     assert {f"--{setting}" for setting in plan["settings"]} <= typed
-    # AdaLoRA drops every value here: rates that are still warming up have moved none
-    assert all(row["adapter_params"] > 0 or row["method"] == "adalora" for row in rows)
+    # AdaLoRA may drop every value here: rates that are still warming up have moved none
+    assert all(row["adapter_params"] > 0 for row in rows if row["method"] != "adalora")
     assert all(row["date"] and row["machine"] and row["versions"]["torch"] for row in rows)
 
 

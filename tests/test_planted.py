@@ -3,14 +3,9 @@
 
 import pytest
 
-from autolora_trainer import AutoLoraTrainingArguments
 from benchmarks.planted import PROBLEMS, preference_p, search, spearman, summarize
 
-DEFAULT_RULE = AutoLoraTrainingArguments.__dataclass_fields__["rank_rule"].default
 
-
-# `strength` counts components of the factors, which mix the planted directions: a quarter of its ranks are exact.
-@pytest.mark.xfail(DEFAULT_RULE == "strength", reason="strength orders modules but does not count", strict=True)
 @pytest.mark.parametrize("name, seed", [("linear", 0), ("transformer", 0)])
 def test_default_rule_recovers_planted_ranks(name, seed):
     row = search(name, seed)

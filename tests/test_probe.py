@@ -5,7 +5,7 @@ import torch
 
 from autolora_trainer.gates import attach_gates
 from autolora_trainer.probe import DIRECTIONS, GradientProbe
-from tests.conftest import lora, tiny_gpt2, tiny_roberta
+from tests.tiny import lora, tiny_gpt2, tiny_roberta
 
 
 def batch(model, seed=0):

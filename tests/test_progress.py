@@ -9,7 +9,7 @@ from transformers import ProgressCallback, Trainer
 import run_glue
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
 from autolora_trainer.progress import PhaseProgress, show_phase
-from tests.conftest import as_argv, lora, rows, short_training, tiny_roberta
+from tests.tiny import as_argv, lora, rows, short_training, tiny_roberta
 
 
 class Terminal(io.StringIO):

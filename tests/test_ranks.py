@@ -26,7 +26,7 @@ from autolora_trainer.rules import (
     select_ranks,
     spectral_cut,
 )
-from tests.conftest import lora, tiny_roberta
+from tests.tiny import lora, tiny_roberta
 
 
 def state(alpha, norms=None, sensitivity=None, shape=(6, 5)):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import compare, front, rerun, trials
-from tests.conftest import sentences, tiny_checkpoint, write_rows
+from tests.tiny import sentences, tiny_checkpoint, write_rows
 
 SETTINGS = {"max_steps": 6, "learning_rate": 0.02, "save_strategy": "no", "use_cpu": True}
 

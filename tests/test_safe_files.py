@@ -23,9 +23,9 @@ from autolora_trainer.errors import run_guarded
 from autolora_trainer.methods.autolora import KEPT_COMPONENTS
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import as_argv, sst2_command, write_rows, write_sst2
 from tests.test_ner import reviews
 from tests.test_scripts import interrupt
+from tests.tiny import as_argv, sst2_command, write_rows, write_sst2
 
 
 def command(place, output, **changes):
@@ -398,6 +398,17 @@ def code_folder(place, tmp_path):
     return folder
 
 
+@pytest.fixture
+def tokenizer_folder(place, tmp_path):
+    """A checkpoint whose tokenizer is a file of Python."""
+    folder = shutil.copytree(place / "tiny-roberta", tmp_path / "model")
+    (folder / "evil.py").write_text(EVIL_CODE.format(marker=str(tmp_path / "marker")))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": [None, "evil.EvilTokenizer"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
 def test_code_of_a_model_does_not_run_untyped(place, code_folder, tmp_path, capsys):
     argv = command(place, tmp_path / "o", model_name_or_path=code_folder)
     assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 2
@@ -406,22 +417,20 @@ def test_code_of_a_model_does_not_run_untyped(place, code_folder, tmp_path, caps
     assert not (tmp_path / "marker").exists() and not (tmp_path / "o").exists()
 
 
-def test_code_of_a_tokenizer_does_not_run_untyped(place, tmp_path, capsys):
-    folder = shutil.copytree(place / "tiny-roberta", tmp_path / "model")
-    (folder / "evil.py").write_text(EVIL_CODE.format(marker=str(tmp_path / "marker")))
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config |= {"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": [None, "evil.EvilTokenizer"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    argv = command(place, tmp_path / "o", model_name_or_path=folder, max_steps=1, search_max_steps=1)
+def test_code_of_a_tokenizer_does_not_run_untyped(place, tokenizer_folder, tmp_path, capsys):
+    given = {"model_name_or_path": tokenizer_folder}
+    argv = command(place, tmp_path / "o", **given, max_steps=1, search_max_steps=1)
     status = run_guarded(lambda: run_glue.main(argv), "run_glue.py")
     assert not (tmp_path / "marker").exists()
     assert status == 0 or len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_code_of_a_model_runs_if_typed(place, code_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("of", ["code_folder", "tokenizer_folder"])
+def test_code_of_a_model_or_tokenizer_runs_if_typed(place, request, of, tmp_path, monkeypatch):
     """So the two tests above would see it."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    argv = [*command(place, tmp_path / "o", model_name_or_path=code_folder), "--trust_remote_code"]
+    given = {"model_name_or_path": request.getfixturevalue(of)}
+    argv = [*command(place, tmp_path / "o", **given), "--trust_remote_code"]
     run_guarded(lambda: run_glue.main(argv), "run_glue.py")  # it is no model; its code has run
     assert (tmp_path / "marker").exists()
 

@@ -40,7 +40,7 @@ from autolora_trainer.methods.uniform import uniform_ranks
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.script_arguments import PRESETS, hide_secrets, parse_arguments
 from autolora_trainer.trainer_utils import RetrainTrainer
-from tests.conftest import WORDS, sst2_command, tiny_checkpoint, tiny_roberta, write_rows
+from tests.tiny import WORDS, sst2_command, tiny_checkpoint, tiny_roberta, write_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -266,8 +266,14 @@ def test_retrain_settings_have_an_effect(place, finished, tmp_path, setting):
 def test_regression_reports_both_correlations(place, tmp_path):
     rows = [{"sentence1": "the film", "sentence2": "the plot", "label": i / 4, "idx": i} for i in range(20)]
     files = {f"{name}_file": write_rows(tmp_path / f"{name}.jsonl", rows) for name in ("train", "validation")}
-    results = run_glue.main(command(place, tmp_path / "o", task_name="stsb", max_steps=2, **files))
+    unlabelled = [{name: row[name] for name in ("sentence1", "sentence2")} for row in rows[:3]]
+    files["test_file"] = write_rows(tmp_path / "test.jsonl", unlabelled)
+    phases = ["--do_train", "--do_eval", "--do_predict"]
+    results = run_glue.main([*command(place, tmp_path / "o", task_name="stsb", max_steps=2, **files), *phases])
     assert {"eval_pearsonr", "eval_spearmanr"} <= results.keys() and results["head_params"] == 16 * 17 + 17
+    lines = (tmp_path / "o" / "predict_results_stsb.txt").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 4
+    assert all(re.fullmatch(rf"{i}\t-?\d+\.\d{{3}}", line) for i, line in enumerate(lines[1:]))
 
 
 def test_both_halves_of_mnli_are_scored_and_predicted(place, tmp_path, monkeypatch):
@@ -559,26 +565,43 @@ def interrupt(monkeypatch, trainer_class, after):
     ],
 )
 @pytest.mark.parametrize("init", [{"retrain_init": "search"}, {"retrain_init": "scratch"}, {"retrain_cut": 0.5}])
-def test_interrupted_run_goes_on_to_the_same_bits(place, tmp_path, monkeypatch, phase, after, expected, init):
+def test_interrupted_run_goes_on_to_the_same_bits(
+    place, tmp_path, whole_run, monkeypatch, phase, after, expected, init
+):
     settings = {"save_strategy": "steps", "save_steps": 2, **init}
-    resumes_to_the_same_bits(place, tmp_path, monkeypatch, phase, [after], expected, settings)
+    resumes_to_the_same_bits(place, tmp_path, whole_run, monkeypatch, phase, [after], expected, settings)
 
 
 @pytest.mark.parametrize("phase, steps", [("search", 5), ("retrain", 10)])  # of an epoch
 @pytest.mark.parametrize("kills", [(3,), (0, 3)])  # steps into the second epoch
 def test_resume_goes_on_with_the_rows_of_its_epoch_when_they_are_grouped_by_length(
-    place, tmp_path, monkeypatch, phase, steps, kills
+    place, tmp_path, whole_run, monkeypatch, phase, steps, kills
 ):
     """An epoch's order depends on what the ones before it have drawn for dropout."""
     settings = {"save_strategy": "steps", "save_steps": 1, "train_sampling_strategy": "group_by_length"}
     settings |= {"search_epochs": 2, "search_patience": 0}
     expected = {"phase": phase, "step": steps + kills[-1]}
     afters = [steps + kills[0], *(late - early for early, late in zip(kills, kills[1:]))]
-    resumes_to_the_same_bits(place, tmp_path, monkeypatch, phase, afters, expected, settings)
+    resumes_to_the_same_bits(place, tmp_path, whole_run, monkeypatch, phase, afters, expected, settings)
 
 
-def resumes_to_the_same_bits(place, tmp_path, monkeypatch, phase, afters, expected, settings):
-    whole = run_glue.main(command(place, tmp_path / "whole", **settings))
+@pytest.fixture(scope="module")
+def whole_run(place, tmp_path_factory):
+    """A function of settings: (output_dir, results) of the run of them that nobody stops, made once."""
+    made = {}
+
+    def run(settings):
+        key = json.dumps(settings)
+        if key not in made:
+            output = tmp_path_factory.mktemp("whole") / "o"
+            made[key] = output, run_glue.main(command(place, output, **settings))
+        return made[key]
+
+    return run
+
+
+def resumes_to_the_same_bits(place, tmp_path, whole_run, monkeypatch, phase, afters, expected, settings):
+    output, whole = whole_run(settings)
     for after in afters:
         with monkeypatch.context() as patch:
             interrupt(patch, AutoLoraTrainer if phase == "search" else RetrainTrainer, after)
@@ -588,14 +611,16 @@ def resumes_to_the_same_bits(place, tmp_path, monkeypatch, phase, afters, expect
     resumed = run_glue.main([*command(place, tmp_path / "part", **settings), "--resume_from_checkpoint"])
     assert resumed["resumed_from"] == expected
     for name in ("adapter_model.safetensors", "ranks.json"):
-        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "part" / name).read_bytes() == (output / name).read_bytes()
     assert resumed["eval_loss"] == whole["eval_loss"]
-    costs = [json.loads((tmp_path / name / "cost.json").read_text()) for name in ("whole", "part")]
+    costs = [json.loads((folder / "cost.json").read_text()) for folder in (output, tmp_path / "part")]
     assert all(costs[0][p]["passes"] == costs[1][p]["passes"] for p in ("search", "retrain"))
 
 
 @pytest.mark.parametrize("phase", ["search", "retrain"])
-def test_resume_from_the_last_checkpoint_of_a_phase_trains_nothing_more(place, tmp_path, monkeypatch, phase):
+def test_resume_from_the_last_checkpoint_of_a_phase_trains_nothing_more(
+    place, tmp_path, whole_run, monkeypatch, phase
+):
     """Killed after the last checkpoint, with a length that is no whole number of epochs and a constant rate."""
     settings = {
         "save_strategy": "steps",
@@ -604,7 +629,7 @@ def test_resume_from_the_last_checkpoint_of_a_phase_trains_nothing_more(place, t
         "search_max_steps": 6,
         "max_steps": 13,
     }
-    whole = run_glue.main(command(place, tmp_path / "whole", **settings))
+    output, whole = whole_run(settings)
     with monkeypatch.context() as patch:
         cls = AutoLoraTrainer if phase == "search" else RetrainTrainer
         patch.setattr(cls, "_finalize_training", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -614,7 +639,21 @@ def test_resume_from_the_last_checkpoint_of_a_phase_trains_nothing_more(place, t
     assert resumed["resumed_from"] == {"phase": phase, "step": 6 if phase == "search" else 13}
     assert resumed["eval_loss"] == whole["eval_loss"]
     for name in ("ranks.json", "adapter_model.safetensors"):
-        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "part" / name).read_bytes() == (output / name).read_bytes()
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(place, tmp_path, monkeypatch, capsys):
+    interrupt(monkeypatch, AutoLoraTrainer, 1)
+    assert run_guarded(lambda: run_glue.main(command(place, tmp_path / "o")), "run_glue.py") == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == "run_glue.py: interrupted; type the same command with --resume_from_checkpoint to go on."
+
+
+def test_debugging_shows_where_it_failed(monkeypatch, capsys):
+    monkeypatch.setenv("AUTOLORA_DEBUG", "1")
+    assert run_guarded(lambda: 1 / 0, "run_glue.py") == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[0].startswith("Traceback") and said[-1] == "run_glue.py: error: ZeroDivisionError: division by zero"
 
 
 def test_nothing_to_resume_starts_over_and_says_so(place, tmp_path, capsys):

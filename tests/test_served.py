@@ -16,8 +16,8 @@ from autolora_trainer.fused import lora_layers, lora_parts
 from autolora_trainer.ranks import ModuleRank
 from autolora_trainer.report import lora_rank_for_servers
 from autolora_trainer.retrain import build_adapter
-from tests.conftest import tiny_gpt2
 from tests.test_nlg import tiny_llama
+from tests.tiny import tiny_gpt2
 
 # What vLLM lets LoRA adapt of a Llama and of a GPT-2, by the last part of the name.
 SERVED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "c_attn", "c_proj", "c_fc"}

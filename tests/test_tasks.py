@@ -31,7 +31,7 @@ from autolora_trainer.tasks import (
     tokenize,
 )
 from autolora_trainer.tasks.metrics import Glue, compute_metrics
-from tests.conftest import data_error
+from tests.tiny import data_error
 
 
 def tiny_tokenizer():

@@ -16,62 +16,60 @@ from autolora_trainer.errors import run_guarded
 from autolora_trainer.termination import TerminationCallback
 from tests.test_scripts import ROOT, command
 
+TWO_PHASES = {"search_epochs": 2, "num_train_epochs": 4, "search_patience": 0}
+
+
+@pytest.fixture(scope="module")
+def whole(place, tmp_path_factory):
+    """The files of runs that nobody stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_glue.main(command(place, folder / "autolora", **TWO_PHASES))
+    run_glue.main(command(place, folder / "adalora", method="adalora"))
+    return folder
+
+
+def stopped(monkeypatch, argv, phase, step):
+    """Run until the run sends itself SIGTERM at the end of a step, so that it comes at a known one."""
+    original = TerminationCallback.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == step and args.output_dir.endswith("search") == (phase == "search"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TerminationCallback, "on_step_end", on_step_end)
+        return run_guarded(lambda: run_glue.main(argv), "run_glue.py")
+
 
 @pytest.mark.parametrize(
     "phase, step", [("search", 3), ("search", 10), ("retrain", 3), ("retrain", 40)]
 )  # or the last
-def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, phase, step):
-    settings = {"search_epochs": 2, "num_train_epochs": 4, "search_patience": 0}
-    run_glue.main(command(place, tmp_path / "whole", **settings))
-    # the signal comes from the run itself, so that it comes at a known step
-    program = (
-        "import os, signal, sys, run_glue\n"
-        "from autolora_trainer.errors import run_guarded\n"
-        "from autolora_trainer.termination import TerminationCallback as T\n"
-        "original = T.on_step_end\n"
-        "def on_step_end(self, args, state, control, **kwargs):\n"
-        f"    if state.global_step == {step} and args.output_dir.endswith('search') == {phase == 'search'}:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    return original(self, args, state, control, **kwargs)\n"
-        "T.on_step_end = on_step_end\n"
-        "sys.exit(run_guarded(lambda: run_glue.main(sys.argv[1:]), 'run_glue.py'))\n"
-    )
+def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, whole, monkeypatch, capsys, phase, step):
     part = tmp_path / "part"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])}
-    typed = [sys.executable, "-c", program, *command(place, part, **settings)]
-    done = subprocess.run(typed, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert done.returncode == 143, done.stderr
-    line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith(f"run_glue.py: stopped by SIGTERM after step {step} of ") and "Traceback" not in done.stderr
+    argv = command(place, part, **TWO_PHASES)
+    assert stopped(monkeypatch, argv, phase, step) == 143
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"run_glue.py: stopped by SIGTERM after step {step} of ")
     assert not (part / "all_results.json").exists()
-    resumed = run_glue.main([*command(place, part, **settings), "--resume_from_checkpoint"])
+    resumed = run_glue.main([*argv, "--resume_from_checkpoint"])
     done = (phase, step) == ("search", 10)  # all of it: what goes on is the retrain, from its beginning
     assert resumed["resumed_from"] == ({"phase": "retrain", "step": 0} if done else {"phase": phase, "step": step})
     for name in ("ranks.json", "adapter_model.safetensors"):
-        assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (part / name).read_bytes() == (whole / "autolora" / name).read_bytes()
 
 
 @pytest.mark.parametrize("step", [1, 6, 20])  # in AdaLoRA's free phase, while its budget falls, and the last
-def test_adalora_is_stopped_in_every_phase(place, tmp_path, monkeypatch, capsys, step):
+def test_adalora_is_stopped_in_every_phase(place, tmp_path, whole, monkeypatch, capsys, step):
     """On the way to its budget it has no adapter to give, and that is no failure."""
-    original = TerminationCallback.on_step_end
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, args, state, control, **kwargs)
-
-    run_glue.main(command(place, tmp_path / "whole", method="adalora"))
     argv = command(place, tmp_path / "part", method="adalora")
-    with monkeypatch.context() as patch:
-        patch.setattr(TerminationCallback, "on_step_end", on_step_end)
-        assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 143
+    assert stopped(monkeypatch, argv, "retrain", step) == 143
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith(f"run_glue.py: stopped by SIGTERM after step {step} of 20, and saved it")
     resumed = run_glue.main([*argv, "--resume_from_checkpoint"])
     assert resumed["resumed_from"] == {"phase": "retrain", "step": step}
-    whole, part = (tmp_path / name / "adapter_model.safetensors" for name in ("whole", "part"))
-    assert whole.read_bytes() == part.read_bytes()
+    paths = [folder / "adapter_model.safetensors" for folder in (whole / "adalora", tmp_path / "part")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_a_signal_from_outside_is_obeyed_within_a_step(place, tmp_path):
@@ -111,3 +109,17 @@ def test_a_training_that_begins_again_gives_sigterm_back(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == callback._ask
     callback.on_train_end(None, None, None)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_after_the_last_step_is_sent_again(monkeypatch):
+    """It means what it meant before the training."""
+    heard = []
+    monkeypatch.setattr("os.kill", lambda process, number: heard.append((process, number)))
+    callback = TerminationCallback()
+    callback.on_train_begin(None, None, None)
+    callback._ask(signal.SIGTERM, None)
+    assert heard == []
+    callback.on_train_end(None, None, None)
+    assert heard == [(os.getpid(), signal.SIGTERM)]
+    callback.restore()
+    assert len(heard) == 1

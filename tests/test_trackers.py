@@ -15,7 +15,7 @@ from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
 from autolora_trainer.report import rank_heatmap_pixels
 from autolora_trainer.script_arguments import parse_arguments
 from autolora_trainer.trackers import HISTOGRAMS, RankTracking
-from tests.conftest import as_argv, lora, rows, short_training, tiny_roberta, write_sst2
+from tests.tiny import as_argv, lora, rows, short_training, tiny_roberta, write_sst2
 
 SECRET = "hf_notToBeSeenAnywhere"
 

@@ -57,7 +57,7 @@ from autolora_trainer.trainer_utils import (
     fix_loss_scale,
     full_precision,
 )
-from tests.conftest import rows, short_training, tiny_gpt2, tiny_roberta
+from tests.tiny import rows, short_training, tiny_gpt2, tiny_roberta
 
 LORA = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], lora_alpha=16, lora_dropout=0.1)
 

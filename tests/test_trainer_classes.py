@@ -20,8 +20,8 @@ from autolora_trainer.fused import lora_layers
 from autolora_trainer.retrain import build_adapter
 from autolora_trainer.trainer_utils import fix_loss_scale
 from examples import library, seq2seq
-from tests.conftest import short_training, write_rows
 from tests.test_nlg import byte_tokenizer, padded
+from tests.tiny import short_training, write_rows
 
 LORA = LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q", "v"], lora_alpha=8)
 PAIRS = [{"source": word, "target": word[::-1]} for word in "one two three four five six seven eight".split()]

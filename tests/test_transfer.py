@@ -9,7 +9,7 @@ import yaml
 from autolora_trainer import report
 from autolora_trainer.ranks import LearnedRanks, ModuleRank
 from benchmarks import compare, transfer, trials
-from tests.conftest import sentences, tiny_checkpoint, write_rows
+from tests.tiny import sentences, tiny_checkpoint, write_rows
 
 
 def pattern(ranks, form="encoder.layer.{}.attention.self.query"):

@@ -9,8 +9,8 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from autolora_trainer.trainer_utils import unrecorded
-from tests.conftest import short_training, write_rows
 from tests.test_nlg import byte_tokenizer, padded, tiny_llama
+from tests.tiny import short_training, write_rows
 
 pytest.importorskip("trl")
 
