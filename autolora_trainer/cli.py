@@ -19,6 +19,7 @@ from peft import LoraConfig
 from scipy.stats import spearmanr
 
 from autolora_trainer import report
+from autolora_trainer.checks import RUN_FILE
 from autolora_trainer.errors import UsageError, run_guarded, usage_errors
 from autolora_trainer.ranks import LearnedRanks
 from autolora_trainer.script_arguments import hide_secrets
@@ -71,42 +72,45 @@ def _neighbour(source: str, name: str) -> dict | None:
     return content
 
 
-def export(ranks: LearnedRanks, form: str, lora_alpha: int = 16) -> str:
+def export(ranks: LearnedRanks, form: str, **lora) -> str:
     """The ranks in the words of another tool.
 
     Args:
         ranks: of a search.
         form: `peft`: the JSON of a `LoraConfig`, for `LoraConfig(**json.load(file))`; `axolotl`: lines for its YAML
             (`lora_rank_pattern`, `lora_alpha_pattern`).
-        lora_alpha: the scale of every update is lora_alpha / mean rank.
+        lora: `lora_alpha`, `use_rslora`, `scaling`, as of `LearnedRanks.to_lora_config`. By default the scale of every
+            update is 16 / mean rank.
     Raises:
         ValueError: for ranks of parts of fused projections, which a pattern of whole modules cannot say.
     """
-    config = _pattern(ranks, form, lora_alpha)
+    config = _pattern(ranks, form, lora)
     targets = sorted(config.target_modules)
     if form == "peft":
         settings = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": targets}
         settings |= {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
+        settings |= {"use_rslora": True} if config.use_rslora else {}
         return json.dumps(settings, indent=2)
     settings = {"adapter": "lora", "lora_r": config.r, "lora_alpha": config.lora_alpha, "lora_target_modules": targets}
     settings |= {"lora_rank_pattern": config.rank_pattern, "lora_alpha_pattern": config.alpha_pattern}
+    settings |= {"peft_use_rslora": True} if config.use_rslora else {}
     return yaml.safe_dump(settings, sort_keys=False).rstrip()
 
 
-def export_experiment(ranks: LearnedRanks, output: str, lora_alpha: int = 16) -> str:
+def export_experiment(ranks: LearnedRanks, output: str, **lora) -> str:
     """An experiment folder of PEFT's `method_comparison/MetaMathQA`: `adapter_config.json` with the learned pattern,
     and `training_params.json` with what differs from the benchmark's own defaults, which is the model.
 
     Args:
         ranks: of a search on a causal language model.
         output: the folder; the benchmark reads `experiments/lora/NAME`.
-        lora_alpha: as in `export`.
+        lora: as in `export`.
     Returns:
         What was written, in one line.
     Raises:
         ValueError: as `export`, and if the folder holds something already.
     """
-    config = _pattern(ranks, "method_comparison", lora_alpha)
+    config = _pattern(ranks, "method_comparison", lora)
     config.task_type = "CAUSAL_LM"
     if os.path.isdir(output) and os.listdir(output):
         raise ValueError(f"--output {output} is not empty. Give a new folder.")
@@ -117,14 +121,14 @@ def export_experiment(ranks: LearnedRanks, output: str, lora_alpha: int = 16) ->
     return f"adapter_config.json and training_params.json in {output}"
 
 
-def _pattern(ranks: LearnedRanks, form: str, lora_alpha: int) -> LoraConfig:
+def _pattern(ranks: LearnedRanks, form: str, lora: dict) -> LoraConfig:
     parts = [name for name, rank in ranks.ranks.items() if "#" in name and rank]
     if parts:
         raise ValueError(
             f"{parts[0]!r} is a part of a fused module, and {form} takes whole modules: their sum would train more "
             "than was searched. Use the adapter itself, or --ranks of this package's scripts."
         )
-    return ranks.to_lora_config(LoraConfig(lora_alpha=lora_alpha))
+    return ranks.to_lora_config(**lora)
 
 
 def diff(first: LearnedRanks, second: LearnedRanks) -> str:
@@ -165,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("source", metavar="DIR|REPO", help="an output directory, a ranks.json or a repository")
         if name == "export":
             command.add_argument("--format", default="peft", choices=FORMATS)
-            command.add_argument("--lora_alpha", type=int, default=16, help="as in the search")
+            command.add_argument("--lora_alpha", type=int, help="default: that of the run, else 16")
             command.add_argument("--output", metavar="DIR", help="of method_comparison: the folder to write")
     compare = commands.add_parser("diff", help="where two patterns differ")
     compare.add_argument("first", metavar="A")
@@ -195,15 +199,26 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _export(options) -> str:
-    if options.lora_alpha < 1:
+    if options.lora_alpha is not None and options.lora_alpha < 1:
         raise ValueError(f"lora_alpha must be at least 1, got {options.lora_alpha}. LoRA's usual is 16.")
     if (options.format == "method_comparison") != (options.output is not None):
         given = f"--format {options.format}" + (" and --output" if options.output else " without it")
         raise ValueError(f"--output DIR belongs to --format method_comparison, got {given}.")
     ranks = LearnedRanks.from_pretrained(options.source)
+    lora = _scale_of(options.source)
+    if options.lora_alpha is not None:
+        lora["lora_alpha"] = options.lora_alpha
     if options.output is None:
-        return export(ranks, options.format, options.lora_alpha)
-    return export_experiment(ranks, options.output, options.lora_alpha)
+        return export(ranks, options.format, **lora)
+    return export_experiment(ranks, options.output, **lora)
+
+
+def _scale_of(source: str) -> dict:
+    """What decides the scale of the updates, as far as a run says beside its ranks."""
+    settings = (_neighbour(source, RUN_FILE) or {}).get("settings")
+    known = {"lora_alpha": int, "use_rslora": bool, "scaling": str}
+    settings = settings if isinstance(settings, dict) else {}
+    return {name: settings[name] for name, kind in known.items() if isinstance(settings.get(name), kind)}
 
 
 def entry_point() -> None:

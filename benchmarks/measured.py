@@ -33,7 +33,7 @@ NAMES = {
 }
 CAUSES = (
     "What the gain is made of: SST-2, QNLI and MNLI, both sides of rank 2 on average (18,432 parameters) unless "
-    "said otherwise, one learning rate, the first 1,000 dev rows, 8 seeds (from scratch: 3):"
+    "said otherwise, one learning rate, at most 1,000 dev rows, 8 seeds (from scratch: 3):"
 )
 RANK = 2  # of the second table: the one with the most seeds and the controls
 WITHIN = {  # (method, its rival, the rival's rank)

@@ -1,6 +1,6 @@
 """Learned ranks for supervised fine-tuning with TRL: search, ranks, and an ordinary SFT run with them.
 
-    pip install "autolora_trainer[trl]"
+    pip install ".[trl]"
     python examples/sft.py --model Qwen/Qwen3-0.6B --data prompts.jsonl --output outputs/sft
 
 The rows have the columns `prompt` and `completion` (the loss is on the completion alone), or `text`.
