@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import pytest
 from safetensors.torch import load_file
 
 import run_glue
+import run_ner
+import run_nlg
 from autolora_trainer import LearnedRanks
+from tests.test_ner import reviews
+from tests.test_nlg import byte_tokenizer, gpt2, restaurants
 from tests.tiny import WORDS, as_argv, sentences, tiny_checkpoint, write_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -171,3 +176,50 @@ def test_two_processes_go_on_to_the_same_bits(recorded, tmp_path):
     assert json.loads((part / "all_results.json").read_text())["resumed_from"] == {"phase": "search", "step": 3}
     for name in ("ranks.json", "adapter_model.safetensors"):
         assert (part / name).read_bytes() == (folder / "o" / name).read_bytes()
+
+
+SCORED = """
+import json, shutil, sys
+import run_ner, run_nlg
+
+which = shutil.which
+shutil.which = lambda name, *args, **kwargs: None if name == "java" else which(name, *args, **kwargs)
+for script, argv in json.load(open(sys.argv[1])):
+    {"ner": run_ner, "nlg": run_nlg}[script].main(argv)
+"""
+PREDICTED = {"ner": ["predict_results_ner.txt"], "nlg": ["predict_results_e2e.txt", "predictions_validation.jsonl"]}
+
+
+def test_two_processes_score_and_predict_entities_and_texts_as_one_does(place, tmp_path, monkeypatch):
+    """Seven rows in batches of two: some are padded and sent around twice, and each counts once, in its place."""
+    gpt2(initializer_range=0.1).save_pretrained(tmp_path / "gpt2")
+    byte_tokenizer().save_pretrained(tmp_path / "gpt2")
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name, *a, **k: None if name == "java" else which(name, *a, **k))
+    commands = []
+    for script, main, model, rows in (
+        ("ner", run_ner.main, place / "model", reviews(7)),
+        ("nlg", run_nlg.main, tmp_path / "gpt2", restaurants(7)),
+    ):
+        files = {f"{name}_file": write_rows(tmp_path / f"{script}.jsonl", rows) for name in ("train", "validation")}
+        files |= {"test_file": tmp_path / f"{script}.jsonl", "model_name_or_path": model, "method": "lora"}
+        short = {"max_steps": 60, "learning_rate": 3e-2, "per_device_eval_batch_size": 2, "save_strategy": "no"}
+        more = {"task_name": "e2e", "max_new_tokens": 6, "num_beams": 1} if script == "nlg" else {"task_name": "ner"}
+        argv = as_argv({**files, **short, **more, "output_dir": tmp_path / script})
+        main([*argv, "--do_train"])
+        commands.append((script, [*argv, "--do_eval", "--do_predict"]))
+        main(commands[-1][1])
+        shutil.copytree(tmp_path / script, tmp_path / f"{script}-one")
+    (tmp_path / "scored.py").write_text(SCORED)
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    launch("torchrun", tmp_path / "scored.py", [str(tmp_path / "commands.json")])
+    for script, names in PREDICTED.items():
+        one, two = (
+            json.loads((tmp_path / name / "all_results.json").read_text()) for name in (f"{script}-one", script)
+        )
+        # Trainer's loss is a mean of batches, of other batches there
+        scores = [name for name in one if re.match("(eval|predict)_(?!loss|.*per_second|.*time)", name)]
+        assert len(scores) >= 4 and (script == "nlg" or one["eval_f1"] > 0)
+        assert {name: two[name] for name in scores} == pytest.approx({name: one[name] for name in scores})
+        for name in names:
+            assert (tmp_path / script / name).read_bytes() == (tmp_path / f"{script}-one" / name).read_bytes()

@@ -822,18 +822,19 @@ def test_methods_with_virtual_tokens_train_without_label_smoothing_and_say_so(pl
     assert noted["prompt_format"] == "lora" and noted["base_dropout"] == 0.0
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [{"num_beams": 1}, {"max_new_tokens": 3}, {"no_repeat_ngram_size": 1}, {"prompt_format": "plain"}],
-    ids=lambda setting: next(iter(setting)),
-)
-def test_settings_of_decoding_have_an_effect(place, tmp_path, setting):
-    texts = []
-    for changes in ({}, setting):
-        output = tmp_path / str(len(texts))
-        run_nlg.main(command(place, output, method="lora", max_steps=1, **changes))
-        texts.append([row["prediction"] for row in lines(output / "predictions_validation.jsonl")])
-    assert texts[0] != texts[1]
+def test_settings_of_decoding_have_an_effect(place, tmp_path):
+    """When a run trains and decodes, and when it decodes with what was trained."""
+    settings = ({"num_beams": 1}, {"max_new_tokens": 3}, {"no_repeat_ngram_size": 1}, {"prompt_format": "plain"})
+
+    def texts(output, *flags, **changes):
+        run_nlg.main([*command(place, output, method="lora", max_steps=1, **changes), *flags])
+        return [row["prediction"] for row in lines(output / "predictions_validation.jsonl")]
+
+    first = texts(tmp_path / "o")
+    assert texts(tmp_path / "o", "--do_eval") == first
+    for setting in settings:
+        assert texts(tmp_path / "o", "--do_eval", **setting) != first, setting
+    assert texts(tmp_path / "another", num_beams=1) != first
 
 
 def test_base_dropout_replaces_that_of_the_checkpoint(place, tmp_path):
