@@ -191,6 +191,8 @@ def execute(application, model, data, method, training) -> dict:
         run.say("bf16 without an accelerator: running on the CPU (use_cpu=True)")
     if not training.do_train:
         return _evaluate_only(run)
+    if run.method.ranks and run.method.rank_budget:
+        run.warn(f"--rank_budget {run.method.rank_budget} has no effect: the size is that of --ranks")
     _clear_output(run, settings)
     built = METHODS[run.method.method](run)
     cost = CostMeter(

@@ -180,6 +180,16 @@ def test_random_ranks_match_the_size_and_differ_between_seeds(place, finished, t
     assert any(pattern != patterns[0] for pattern in patterns)
 
 
+@pytest.mark.parametrize("method", ["autolora", "uniform"])
+def test_a_budget_beside_given_ranks_is_said_to_have_no_effect(place, finished, tmp_path, caplog, method):
+    ranks = finished[0] / "ranks.json"
+    results = run_glue.main(
+        command(place, tmp_path / "o", method=method, ranks=ranks, rank_budget="lora:1", max_steps=1)
+    )
+    assert "--rank_budget lora:1 has no effect: the size is that of --ranks" in caplog.text
+    assert results["adapter_params"] == finished[1]["adapter_params"]
+
+
 def test_uniform_without_a_size_has_rank_4_and_takes_a_budget(place, tmp_path):
     plain = run_glue.main(command(place, tmp_path / "a", method="uniform", max_steps=1))
     assert plain["adapter_params"] == 4 * 4 * 32
