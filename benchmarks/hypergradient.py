@@ -11,7 +11,7 @@ taken in fp32, the measured ones in bf16, so that a CPU without bf16 units gets 
 Section `ranks` runs whole searches that differ in nothing but the hypergradient, and says how much α and the ranks
 differ, beside how much they differ between seeds.
 
-Writes OUT/<section>.json and OUT/<section>.md; without --model, the built-in encoder (and without --train_file, the
+Writes OUT/<section>.jsonl and OUT/<section>.md; without --model, the built-in encoder (and without --train_file, the
 built-in sample).
 """
 
@@ -39,7 +39,10 @@ from autolora_trainer.rules import select_ranks  # noqa: E402
 from autolora_trainer.sample import encoder_path, load_sample  # noqa: E402
 from autolora_trainer.tasks import glue  # noqa: E402
 from autolora_trainer.trainer_utils import RandomState, full_precision  # noqa: E402
+from benchmarks import trials  # noqa: E402
 
+COMMAND = "python benchmarks/hypergradient.py"
+RESULTS = "benchmarks/results/hypergradient"
 INTERVAL = 4  # weight steps between selection steps
 
 
@@ -250,9 +253,12 @@ def accuracy(options):
             bf16=True,
         )
         trainer.states, trainer.rows = tuple(options.states), rows
-        trainer.labels = {"dropout": dropout, "accumulation": accumulation}
+        trainer.labels = {"seed": trainer.args.seed, "dropout": dropout, "accumulation": accumulation}
+        start, before = time.perf_counter(), len(rows)
         trainer.train()
-    return rows, accuracy_table(rows)
+        for row in rows[before:]:  # one training measures them all
+            row["seconds"] = round(time.perf_counter() - start, 1)
+    return rows
 
 
 def accuracy_table(rows):
@@ -298,20 +304,22 @@ RULES = ("strength", "threshold", "sensitivity")
 
 def ranks(options):
     data = load_data(options, AutoTokenizer.from_pretrained(options.model))
-    found = {}
+    rows = []
     for seed, (name, settings) in itertools.product(options.seeds, SEARCHES.items()):
         start = time.perf_counter()
         trainer = make(options, seed=seed, data=data, max_steps=options.steps, **settings)
         trainer.train()
         learned = {rule: select_ranks(trainer.search_state(), rule, None, 1) for rule in RULES}
-        found[name, seed] = {"alpha": trainer.gates.selection.flatten().tolist(), **learned}
-        print(f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s, {learned['strength']}", flush=True)
-    rows = [{"name": name, "seed": seed, **values} for (name, seed), values in found.items()]
-    return rows, ranks_table(rows, options.steps)
+        alpha, seconds = trainer.gates.selection.flatten().tolist(), round(time.perf_counter() - start, 1)
+        rows.append(
+            {"name": name, "seed": seed, "steps": options.steps, "seconds": seconds, "alpha": alpha, **learned}
+        )
+        print(f"{name}, seed {seed}: {seconds:.0f} s, {learned['strength']}", flush=True)
+    return rows
 
 
-def ranks_table(rows, steps):
-    """Markdown of the rows of `ranks`, searches of `steps` weight steps."""
+def ranks_table(rows):
+    """Markdown of the rows of `ranks`."""
     found = {(row["name"], row["seed"]): row for row in rows}
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     pairs = {f"{name} / first order, same seed": [] for name in SEARCHES if name != "first order"}
@@ -321,7 +329,7 @@ def ranks_table(rows, steps):
     for name in SEARCHES:
         pairs[f"{name}, between seeds"] = [((name, a), (name, b)) for a, b in itertools.combinations(seeds, 2)]
     text = (
-        f"{steps} weight steps, seeds {seeds}. Spearman correlation of α; modules whose rank differs "
+        f"{rows[0]['steps']} weight steps, seeds {seeds}. Spearman correlation of α; modules whose rank differs "
         "(of all), and Spearman correlation of the ranks, by rank rule.\n\n"
         "| compared | α | " + " | ".join(f"{rule}: modules | correlation" for rule in RULES) + " |\n"
         "| --- | ---: |" + " ---: | ---: |" * len(RULES) + "\n"
@@ -347,6 +355,21 @@ def mean(values):
     return sum(values) / len(values) if values else float("nan")
 
 
+TABLES = {"accuracy": accuracy_table, "ranks": ranks_table}
+
+
+def shown_command(options):
+    """The command of a run, with names in place of this machine's folders."""
+    shown = {"model": "MODEL", "train_file": f"$DATA/{options.task_name}/train.jsonl", "output": RESULTS}
+    words = [COMMAND]
+    defaults = vars(parse(["--output", ""]))
+    for name, value in vars(options).items():
+        if value != defaults[name]:
+            value = shown.get(name, value)
+            words.append(f"--{name} {' '.join(map(str, value)) if isinstance(value, list) else value}")
+    return " ".join(words)
+
+
 def main(argv=None):
     options = parse(argv)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -354,14 +377,12 @@ def main(argv=None):
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     os.makedirs(options.output, exist_ok=True)
-    start = time.perf_counter()
-    rows, text = {"accuracy": accuracy, "ranks": ranks}[options.section](options)
+    rows = {"accuracy": accuracy, "ranks": ranks}[options.section](options)
+    origin = {**trials.origin(), "command": shown_command(options)}
+    text = TABLES[options.section](rows)
     path = os.path.join(options.output, options.section)
-    with open(path + ".json", "w", encoding="utf-8") as file:
-        named = {**vars(options), "output": "OUT"}  # folders of this machine mean nothing elsewhere
-        for name in ("model", "train_file"):
-            named[name] = os.path.basename(os.path.normpath(named[name])) if named[name] else named[name]
-        json.dump({"options": named, "seconds": time.perf_counter() - start, "rows": rows}, file, indent=1)
+    with open(path + ".jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps({**row, **origin}) + "\n" for row in rows)
     with open(path + ".md", "w", encoding="utf-8") as file:
         file.write(text)
     print(text)

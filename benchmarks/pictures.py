@@ -52,16 +52,16 @@ NAMES = {
 
 
 def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:
-    """The rank grids of several tasks, one beside another, with the rank in each cell and one scale for all."""
+    """The rank grids of several tasks, one beside another: the rank in each cell, its share of the search's k as shade."""
     grids = {label: rank_grid(ranks) for label, ranks in tasks.items()}
-    largest = max(rank or 0 for _, _, grid in grids.values() for row in grid for rank in row) or 1
     widths = [len(columns) for _, columns, _ in grids.values()]
     rows = max(len(names) for names, _, _ in grids.values())
     figure = Figure(figsize=(1.3 + 0.36 * sum(widths) + 0.35 * len(widths), 1.1 + 0.36 * rows), layout="constrained")
     axes = figure.subplots(1, len(grids), width_ratios=widths, squeeze=False)[0]
     for axis, (label, (names, columns, grid)) in zip(axes, grids.items()):
         values = [[float("nan") if rank is None else rank for rank in row] for row in grid]
-        axis.imshow(values, cmap="Greys", vmin=0, vmax=1.6 * largest, aspect="equal")  # the darkest still shows ink
+        darkest = 1.6 * max(tasks[label].initial_rank, *tasks[label].ranks.values())  # which still shows ink
+        axis.imshow(values, cmap="Greys", vmin=0, vmax=darkest, aspect="equal")
         for y, row in enumerate(grid):
             for x, rank in enumerate(row):
                 if rank is not None:

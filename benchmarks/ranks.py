@@ -115,7 +115,7 @@ def report(rows: list[dict]) -> str:
     texts = []
     for field, title in (("ranks", "Ranks without a budget"), ("ranks_at_lora:2", "Rank 2 on average, 0 allowed")):
         body = []
-        for rule in rows[0][field]:
+        for rule in (rule for rule in rows[0][field] if rule != "uniform"):  # which has no order
             real = {t: [r[field][rule] for r in rows if r["task"] == t and not r["shuffled"]] for t in tasks}
             noise = {t: [r[field][rule] for r in rows if r["task"] == t and r["shuffled"]] for t in tasks}
             line = [f"**{rule}**" if rule == DEFAULT_RULE else rule]

@@ -319,25 +319,21 @@ def agreement_section() -> str:
     return join("## Agreement between seeds, and its controls", *shown)
 
 
+HYPERGRADIENT = {
+    "accuracy": "--model MODEL --train_file $DATA/mrpc/train.jsonl --task_name mrpc --states 16 64 --dropout 0.1 "
+    f"--accumulation 1 --max_seq_length 48 --output {hypergradient.RESULTS}",
+    "ranks": f"--section ranks --steps 80 --seeds 1 2 3 4 5 --output {hypergradient.RESULTS}",
+}
+
+
 def hypergradient_section() -> str:
     texts = []
-    data = "--model MODEL --train_file $DATA/mrpc/train.jsonl --task_name mrpc"
-    fine = "--states 16 --dropout 0.1 --accumulation 1 --max_seq_length 48"
-    short = "--section ranks --steps 80 --seeds 1 2 --batch_size 8"
-    for name, arguments in (("accuracy", f"{data} {fine}"), ("ranks", short)):
-        path = os.path.join(trials.ROOT, "benchmarks", "results", "hypergradient", f"{name}.json")
-        command = f"python benchmarks/hypergradient.py {arguments} --output benchmarks/results/hypergradient"
-        if not os.path.exists(path):
-            texts.append(not_measured(command))
-            continue
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file)
-        rows, steps = document["rows"], document["options"]["steps"]
-        accuracy = name == "accuracy"
-        table = hypergradient.accuracy_table(rows) if accuracy else hypergradient.ranks_table(rows, steps)
-        texts += [table, provenance(rows, command)]
+    for name, arguments in HYPERGRADIENT.items():
+        rows = rows_of(f"hypergradient/{name}")
+        commands = [row["command"] for row in rows] or [f"{hypergradient.COMMAND} {arguments}"]
+        texts += [hypergradient.TABLES[name](rows), provenance(rows, *commands)] if rows else [not_measured(*commands)]
     text = (
-        "One trained state and one seed for accuracy, two seeds for the ranks: there are no intervals here. The "
+        "One seed and two trained states for accuracy, five seeds for the ranks: there are no intervals here. The "
         "steps between are in fp32, the measured passes in bf16 where it says so."
     )
     return join("## Hypergradient", text, *texts)
