@@ -17,7 +17,7 @@ demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/python run_glue.py --method autolora --task_name sample --overwrite
 
 test: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 10
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 
 style: install
 	$(BIN)/isort $(CODE)

@@ -52,7 +52,7 @@ NAMES = {
 
 
 def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:
-    """The rank grids of several tasks, one beside another: ranks in the cells, shaded by their share of the search's k."""
+    """The rank grids of several tasks side by side, with the rank in each cell; darkest is the k of its search."""
     grids = {label: rank_grid(ranks) for label, ranks in tasks.items()}
     widths = [len(columns) for _, columns, _ in grids.values()]
     rows = max(len(names) for names, _, _ in grids.values())

@@ -37,6 +37,15 @@ def no_network(monkeypatch):
 HERE = ("127.0.0.1", "localhost", "::1")
 
 
+# Files that take longest, in this order: a worker that gets one of them last lets the others wait.
+LONGEST = "scripts bad_input distributed methods paper_plans trainer nlg llms termination safe_files hub_server".split()
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}.py": index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     import torch
