@@ -37,8 +37,8 @@ def no_network(monkeypatch):
 HERE = ("127.0.0.1", "localhost", "::1")
 
 
-# Files that take longest, in this order: a worker that gets one of them last lets the others wait.
-LONGEST = "scripts bad_input distributed methods paper_plans trainer nlg llms termination safe_files hub_server".split()
+# Files that take longest first: a worker that gets one of them last lets the others wait.
+LONGEST = "scripts bad_input distributed methods paper_plans trainer nlg llms termination safe_files".split()
 
 
 def pytest_collection_modifyitems(items):
