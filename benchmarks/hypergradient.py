@@ -335,6 +335,8 @@ def ranks_table(rows):
         "| --- | ---: |" + " ---: | ---: |" * len(RULES) + "\n"
     )
     for label, members in pairs.items():
+        if not members:  # one seed has no other
+            continue
         cells = [f"{mean(correlation(found[a]['alpha'], found[b]['alpha']) for a, b in members):.3f}"]
         for rule in RULES:
             values = [(found[a][rule], found[b][rule]) for a, b in members]
@@ -379,10 +381,10 @@ def main(argv=None):
     os.makedirs(options.output, exist_ok=True)
     rows = {"accuracy": accuracy, "ranks": ranks}[options.section](options)
     origin = {**trials.origin(), "command": shown_command(options)}
-    text = TABLES[options.section](rows)
     path = os.path.join(options.output, options.section)
     with open(path + ".jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps({**row, **origin}) + "\n" for row in rows)
+    text = TABLES[options.section](rows)
     with open(path + ".md", "w", encoding="utf-8") as file:
         file.write(text)
     print(text)

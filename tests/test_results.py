@@ -8,7 +8,7 @@ import shutil
 import pytest
 import yaml
 
-from benchmarks import compare, paper_tables, patterns, report, trials
+from benchmarks import committed, compare, hypergradient, paper_tables, patterns, report, trials
 
 ROOT = trials.ROOT
 PAGE = os.path.join(ROOT, "RESULTS.md")
@@ -247,3 +247,16 @@ def test_the_papers_numbers_are_as_many_as_its_columns():
             "scores": numbers["table4"]["methods"]["autolora paper"]["scores"],
         }
     )
+
+
+def test_hypergradient_ranks_of_one_seed_have_no_agreement_between_seeds():
+    rows = [row for row in committed.rows_of("hypergradient/ranks") if row["seed"] == 1]
+    assert "first order, between seeds" not in hypergradient.ranks_table(rows)
+    assert "adamw / first order, same seed" in hypergradient.ranks_table(rows)
+
+
+def test_every_row_without_a_score_says_how_it_came_about():
+    for name in ("hypergradient/accuracy", "hypergradient/ranks", "planted/planted", "ranks"):
+        rows = committed.rows_of(name)
+        assert rows and all(row["command"] and row["versions"] and row["machine"] and row["date"] for row in rows)
+        assert all(row["seconds"] > 0 and "seed" in row for row in rows)
