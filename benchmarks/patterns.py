@@ -48,8 +48,7 @@ def first_runs(found: dict[str, dict[int, list[int]]]) -> dict[str, LearnedRanks
         layers = layers_of(task)
         names = (f"layer.{i // len(layers)}.{layers[i % len(layers)]}" for i in range(len(ranks)))
         modules = {name: ModuleRank(rank) for name, rank in zip(names, ranks)}
-        most = max(rank.rank for rank in modules.values())  # of E2E and WebNLG k, in every run
-        named[task] = LearnedRanks(modules, initial_rank=max(LearnedRanks().initial_rank, most))
+        named[task] = LearnedRanks(modules)
     return named
 
 

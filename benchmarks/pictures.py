@@ -52,7 +52,7 @@ NAMES = {
 
 
 def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:
-    """The rank grids of several tasks side by side, with the rank in each cell; darkest is the k of its search."""
+    """The rank grids of several tasks side by side, the rank in each cell; darkest is k, or the largest rank."""
     grids = {label: rank_grid(ranks) for label, ranks in tasks.items()}
     widths = [len(columns) for _, columns, _ in grids.values()]
     rows = max(len(names) for names, _, _ in grids.values())

@@ -12,6 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads would only wait for each other
 
+HERE = ("127.0.0.1", "localhost", "::1")
+
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
@@ -20,8 +22,7 @@ def no_network(monkeypatch):
 
     def closed(original):
         def connect(self, address, *args):
-            inside = self.family not in (socket.AF_INET, socket.AF_INET6) or address[0] in HERE
-            if inside:
+            if self.family not in (socket.AF_INET, socket.AF_INET6) or address[0] in HERE:
                 return original(self, address, *args)
             tried.append(address)
             raise OSError(f"a test tried to reach {address}")
@@ -32,9 +33,6 @@ def no_network(monkeypatch):
         monkeypatch.setattr(socket.socket, name, closed(getattr(socket.socket, name)))
     yield
     assert not tried, f"the test tried to reach {tried}"
-
-
-HERE = ("127.0.0.1", "localhost", "::1")
 
 
 # Files that take longest first: a worker that gets one of them last lets the others wait.

@@ -16,7 +16,7 @@ import run_nlg
 from autolora_trainer import LearnedRanks
 from tests.test_ner import reviews
 from tests.test_nlg import byte_tokenizer, gpt2, restaurants
-from tests.tiny import WORDS, as_argv, sentences, tiny_checkpoint, write_rows
+from tests.tiny import WORDS, as_argv, hide_java, sentences, tiny_checkpoint, write_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LAUNCHERS = {
@@ -179,11 +179,11 @@ def test_two_processes_go_on_to_the_same_bits(recorded, tmp_path):
 
 
 SCORED = """
-import json, shutil, sys
-import run_ner, run_nlg
+import json, sys
+import pytest, run_ner, run_nlg
+from tests.tiny import hide_java
 
-which = shutil.which
-shutil.which = lambda name, *args, **kwargs: None if name == "java" else which(name, *args, **kwargs)
+hide_java(pytest.MonkeyPatch())
 for script, argv in json.load(open(sys.argv[1])):
     {"ner": run_ner, "nlg": run_nlg}[script].main(argv)
 """
@@ -194,8 +194,7 @@ def test_two_processes_score_and_predict_entities_and_texts_as_one_does(place, t
     """Seven rows in batches of two: some are padded and sent around twice, and each counts once, in its place."""
     gpt2(initializer_range=0.1).save_pretrained(tmp_path / "gpt2")
     byte_tokenizer().save_pretrained(tmp_path / "gpt2")
-    which = shutil.which
-    monkeypatch.setattr(shutil, "which", lambda name, *a, **k: None if name == "java" else which(name, *a, **k))
+    hide_java(monkeypatch)
     commands = []
     for script, main, model, rows in (
         ("ner", run_ner.main, place / "model", reviews(7)),

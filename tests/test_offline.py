@@ -5,7 +5,6 @@ Without HF_HUB_OFFLINE: with it the client of the Hub refuses by itself, and a m
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import run_ner
 import run_nlg
 from tests.test_ner import reviews
 from tests.test_nlg import byte_tokenizer, gpt2, restaurants
-from tests.tiny import as_argv, write_rows, write_sst2
+from tests.tiny import as_argv, hide_java, write_rows, write_sst2
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHORT = {
@@ -103,8 +102,7 @@ def test_entities_need_no_network(place, tmp_path, attempts):
 
 
 def test_texts_and_their_metrics_need_no_network(place, tmp_path, attempts, monkeypatch):
-    which = shutil.which
-    monkeypatch.setattr(shutil, "which", lambda name, *a, **k: None if name == "java" else which(name, *a, **k))
+    hide_java(monkeypatch)
     settings = {
         "task_name": "e2e",
         "model_name_or_path": place / "gpt2",

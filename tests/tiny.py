@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
@@ -164,6 +165,12 @@ def as_argv(settings):
         if value is not None:
             argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return argv
+
+
+def hide_java(monkeypatch):
+    """From now on there is no `java`, and the metrics that need it are left out."""
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name, *a, **k: None if name == "java" else which(name, *a, **k))
 
 
 def data_error(call, *args, **kwargs):
