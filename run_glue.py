@@ -4,54 +4,56 @@
     python run_glue.py --task_name sst2 --model_name_or_path FOLDER --train_file train.jsonl --validation_file dev.csv
     accelerate launch run_glue.py --task_name qnli --bf16
 
-Search, ranks, retrain, evaluation and files are `autolora_trainer.pipeline`; here stands what is particular to
+Search, ranks, retrain, evaluation and files are `autolora_trainer.scripts.pipeline`; here stands what is particular to
 sequence classification. `--help` lists every argument; what a run writes is described in README.md.
 """
 
-import os
 import sys
 import time
 
 import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from autolora_trainer import demo
-from autolora_trainer.application import Application
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.pipeline import Run, execute
 from autolora_trainer.sample import encoder_path, load_sample
-from autolora_trainer.script_arguments import parse_arguments
+from autolora_trainer.scripts import demo
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.scripts.job import Job
+from autolora_trainer.scripts.pipeline import execute
+from autolora_trainer.scripts.request import Request
+from autolora_trainer.scripts.task_kind import TaskKind
 from autolora_trainer.tasks import glue
 from autolora_trainer.tasks.metrics import all_rows, compute_metrics
 
 
-class GlueApplication(Application):
+class Glue(TaskKind):
     """Sequence classification and regression as in GLUE (§5.2)."""
 
     task_type = "SEQ_CLS"
     task_names = list(glue.GLUE_TASKS)
     auto_class = AutoModelForSequenceClassification
 
-    def load_rows(self, run: Run):
-        self.task = glue.GLUE_TASKS[run.data.task_name]
-        files = {f"{split}_file": getattr(run.data, f"{split}_file") for split in ("train", "validation", "test")}
-        if run.data.task_name == "sample" and not any(files.values()):
+    def load_rows(self, request: Request):
+        data, model = request.data, request.model
+        self.task = glue.GLUE_TASKS[data.task_name]
+        files = {f"{split}_file": getattr(data, f"{split}_file") for split in ("train", "validation", "test")}
+        if data.task_name == "sample" and not any(files.values()):
             return load_sample()
-        return glue.load_task(self.task, **files, cache_dir=run.model.cache_dir, token=run.model.token)
+        return glue.load_task(self.task, **files, cache_dir=model.cache_dir, token=model.token)
 
     def check_rows(self, dataset, split: str, path: str | None) -> None:
         glue.check_split(dataset, self.task, split, path)
 
-    def tokenize(self, run: Run, dataset, split: str):
-        length, pad = run.data.max_seq_length, run.data.pad_to_max_length
-        return glue.tokenize(dataset, run.tokenizer, self.task, length, pad, label2id=self.label2id)
+    def tokenize(self, request: Request, dataset, split: str):
+        length, pad = request.data.max_seq_length, request.data.pad_to_max_length
+        return glue.tokenize(dataset, self.tokenizer, self.task, length, pad, label2id=self.label2id)
 
-    def make_collator(self, run: Run):
-        return DataCollatorWithPadding(run.tokenizer, pad_to_multiple_of=self.padding_multiple(run))
+    def make_collator(self, request: Request):
+        return DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.padding_multiple(request))
 
-    def load_config(self, run: Run):
+    def load_config(self, request: Request):
         """The model's config with this task's labels, in the order that a base model trained on the task has them."""
-        config = super().load_config(run)
+        config = super().load_config(request)
         self.label2id = None
         if self.task.is_regression:
             config.num_labels, config.problem_type = 1, "regression"
@@ -62,26 +64,26 @@ class GlueApplication(Application):
             config.problem_type = "single_label_classification"  # a base model may say another
         return config
 
-    def metric_names(self, run: Run) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         several = ("combined_score",) if len(self.task.metrics) > 1 else ()
         return (*self.task.metrics, *several)
 
-    def compute_metrics(self, run: Run):
+    def compute_metrics(self):
         return compute_metrics(self.task, self.label2id)
 
-    def predict(self, run: Run, trainer) -> dict[str, float]:
+    def predict(self, job: Job, trainer) -> dict[str, float]:
         """Write predict_results_<task>.txt as transformers' run_glue does: index and label name, or score; of MNLI's
         mismatched rows predict_results_mnli-mm.txt."""
         for suffix, split in (("", "test"), ("-mm", "test_mm")):
-            if split in run.datasets:
-                self._write_predictions(run, trainer, split, f"{run.data.task_name}{suffix}")
+            if split in job.rows.datasets:
+                self._write_predictions(job, trainer, split, f"{job.request.data.task_name}{suffix}")
         return {}
 
-    def _write_predictions(self, run: Run, trainer, split: str, name: str) -> None:
-        dataset = run.datasets[split].remove_columns("labels")  # unlabelled rows carry -1
+    def _write_predictions(self, job: Job, trainer, split: str, name: str) -> None:
+        dataset = job.rows.datasets[split].remove_columns("labels")  # unlabelled rows carry -1
         predictions = all_rows(trainer.predict(dataset, metric_key_prefix="predict").predictions)
         if trainer.is_world_process_zero():
-            path = os.path.join(run.output_dir, f"predict_results_{name}.txt")
+            path = job.folder.file(f"predict_results_{name}.txt")
             with open(path, "w", encoding="utf-8") as file:
                 file.write("index\tprediction\n")
                 for index, scores in enumerate(predictions):
@@ -90,9 +92,10 @@ class GlueApplication(Application):
                     else:
                         file.write(f"{index}\t{trainer.model.config.id2label[int(scores.argmax())]}\n")
 
-    def card_details(self, run: Run) -> dict:
-        name = "the built-in sample" if run.data.task_name == "sample" else f"GLUE {run.data.task_name.upper()}"
-        return self.data_details(run, name, self.task.hub_id)
+    def card_details(self, request: Request) -> dict:
+        name = request.data.task_name
+        shown = "the built-in sample" if name == "sample" else f"GLUE {name.upper()}"
+        return self.data_details(request, shown, self.task.hub_id)
 
 
 # The built-in sample: its own small encoder, and rates for 2.5 million parameters instead of 125.
@@ -112,10 +115,9 @@ SAMPLE_DEFAULTS = {
 
 def main(argv: list[str] | None = None) -> dict:
     started = time.perf_counter()
-    model, data, method, training = parse_arguments(argv, {"sample": SAMPLE_DEFAULTS})
-    results = execute(GlueApplication(), model, data, method, training)
-    if data.task_name == "sample" and method.method == "autolora" and training.do_train and not method.ranks:
-        demo.compare_with_uniform(GlueApplication(), results, model, data, method, training, started)
+    arguments = parse_arguments(argv, {"sample": SAMPLE_DEFAULTS})
+    results = execute(Glue(), *arguments)
+    demo.compare_with_uniform(Glue(), results, *arguments, started)
     return results
 
 

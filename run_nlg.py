@@ -5,7 +5,7 @@
     dev.jsonl --test_file test.jsonl
     python run_nlg.py --task_name nlg --train_file rows.csv --validation_file dev.csv   (columns: input, reference)
 
-Search, ranks, retrain, evaluation and files are `autolora_trainer.pipeline`; here stands what is particular to
+Search, ranks, retrain, evaluation and files are `autolora_trainer.scripts.pipeline`; here stands what is particular to
 generation. The defaults are LoRA's published ones (Hu et al. 2022, `examples/NLG` of their code). Texts are decoded
 for the validation inputs, written to predictions_validation.jsonl and scored. `--help` lists every argument.
 """
@@ -13,23 +13,25 @@ for the validation inputs, written to predictions_validation.jsonl and scored. `
 import importlib.util
 import json
 import math
-import os
 import sys
 from dataclasses import dataclass, field
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from autolora_trainer.application import Application
-from autolora_trainer.arguments import check_choice
-from autolora_trainer.checkpoints import write_atomically
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.generation import generate_texts
-from autolora_trainer.methods import peft as peft_types
-from autolora_trainer.methods.common import refuse_sharding
-from autolora_trainer.pipeline import Run, execute
-from autolora_trainer.script_arguments import DataArguments, check_numbers, parse_arguments
+from autolora_trainer.files import write_atomically
+from autolora_trainer.scripts.arguments import DataArguments
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.scripts.job import Job
+from autolora_trainer.scripts.pipeline import execute
+from autolora_trainer.scripts.request import Request
+from autolora_trainer.scripts.task_kind import TaskKind
 from autolora_trainer.tasks import nlg
+from autolora_trainer.tasks.files import shown_path
+from autolora_trainer.tasks.generation import generate_texts
+from autolora_trainer.training.processes import refuse_sharding
+from autolora_trainer.values import check_choice, check_numbers
 
 
 @dataclass
@@ -80,6 +82,7 @@ class NlgArguments(DataArguments):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice("prompt_format", self.prompt_format, ("lora", "words", "plain"))
         check_numbers(
             self,
@@ -97,7 +100,7 @@ DROPOUTS = """
 """.split()
 
 
-class NlgApplication(Application):
+class Nlg(TaskKind):
     """Generation with a causal language model: the loss is on the text, and texts are decoded to be scored."""
 
     task_type = "CAUSAL_LM"
@@ -105,49 +108,45 @@ class NlgApplication(Application):
     own_task = "nlg"
     auto_class = AutoModelForCausalLM
 
-    def load_rows(self, run: Run):
-        self.task = nlg.NLG_TASKS[run.data.task_name]
+    def load_rows(self, request: Request):
+        data, model, training = request.data, request.model, request.training
+        self.task = nlg.NLG_TASKS[data.task_name]
         self.examples, self.prompts = {}, {}
-        if run.training.do_predict and not run.data.decode:
+        if training.do_predict and not data.decode:
             raise ValueError("Test rows are there to be decoded, got --decode false. Drop it, or the test rows.")
-        if run.data.decode and (run.training.do_eval or run.training.do_predict):
-            refuse_sharded_decoding(run)
+        if data.decode and (training.do_eval or training.do_predict):
+            refuse_sharded_decoding(training)
             check_libraries()
-        if run.training.label_smoothing_factor and peft_types.learns_prompts(run.method):
-            run.training.label_smoothing_factor = 0.0  # Trainer 5.23 fails: it looks for the model inside an adapter
-            run.warn(
-                "no label smoothing: Trainer has none for virtual tokens. Other methods have it; compare with care."
-            )
         return nlg.load_examples(
             self.task,
-            {split: getattr(run.data, f"{split}_file") for split in ("train", "validation", "test")},
-            prompt_format=run.data.prompt_format,
-            one_line=run.data.one_line,
-            cache_dir=run.model.cache_dir,
-            token=run.model.token,
+            {split: getattr(data, f"{split}_file") for split in ("train", "validation", "test")},
+            prompt_format=data.prompt_format,
+            one_line=data.one_line,
+            cache_dir=model.cache_dir,
+            token=model.token,
         )
 
     def check_rows(self, dataset, split: str, path: str | None) -> None:
         """Nothing: `load_examples` has checked every row."""
 
-    def load_tokenizer(self, run: Run):
-        tokenizer = super().load_tokenizer(run)
+    def load_tokenizer(self, request: Request):
+        tokenizer = super().load_tokenizer(request)
         if tokenizer.eos_token_id is None:
             raise ValueError(
-                f"The tokenizer of {run.model.model_name_or_path} has no end token, and a text has to end. Give "
+                f"The tokenizer of {request.model.model_name_or_path} has no end token, and a text has to end. Give "
                 "another with --tokenizer_name."
             )
         return tokenizer
 
-    def load_config(self, run: Run):
+    def load_config(self, request: Request):
         """The model's config with the dropout of `--base_dropout`, by whatever name it has it."""
-        config = super().load_config(run)
+        config = super().load_config(request)
         for name in DROPOUTS:
             if hasattr(config, name):
-                setattr(config, name, run.data.base_dropout)
+                setattr(config, name, request.data.base_dropout)
         return config
 
-    def check_model(self, run: Run, model) -> None:
+    def check_model(self, request: Request, model) -> None:
         """A model for masked words (BERT, RoBERTa) loads as a causal one too, and would read what it is to write."""
         words = torch.zeros(2, 8, dtype=torch.long)
         words[1, -1] = 1  # the two texts differ in their last token alone
@@ -157,83 +156,85 @@ class NlgApplication(Application):
         tolerance = math.sqrt(torch.finfo(model.dtype).eps) * first.abs().max()
         if (first - second).abs().max() > tolerance:
             raise ValueError(
-                f"{run.model.model_name_or_path} is a {type(model).__name__} that sees the words after a word, and "
-                "texts are written one word after the other. Give a causal model with --model_name_or_path."
+                f"{request.model.model_name_or_path} is a {type(model).__name__} that sees the words after a word, "
+                "and texts are written one word after the other. Give a causal model with --model_name_or_path."
             )
 
-    def longest(self, run: Run) -> int:
+    def longest(self, request: Request) -> int:
         """Tokens that a row may have: `--max_seq_length`, or fewer where the model has fewer positions."""
-        return min(run.data.max_seq_length, getattr(self.config, "max_position_embeddings", None) or math.inf)
+        return min(request.data.max_seq_length, getattr(self.config, "max_position_embeddings", None) or math.inf)
 
-    def tokenize(self, run: Run, dataset, split: str):
+    def tokenize(self, request: Request, dataset, split: str):
         """Every pair of an input and a reference; inputs and references stay in `examples` for decoding."""
-        limit = self.longest(run)
-        prompts = nlg.encode_prompts(dataset["prompt"][:], run.tokenizer)
-        path = getattr(run.data, f"{split}_file")
-        name = nlg.shown_path(path) if path else f"The {split} split"
-        advice = "Raise --max_seq_length" if limit == run.data.max_seq_length else "Give a model with more positions"
+        limit = self.longest(request)
+        prompts = nlg.encode_prompts(dataset["prompt"][:], self.tokenizer)
+        path = getattr(request.data, f"{split}_file")
+        name = shown_path(path) if path else f"The {split} split"
+        advice = (
+            "Raise --max_seq_length" if limit == request.data.max_seq_length else "Give a model with more positions"
+        )
         nlg.check_lengths(prompts, dataset["row"][:], limit, name, f"{advice}, or leave the row out.")
         if split != "train":
             self.examples[split], self.prompts[split] = dataset, prompts
         references = [texts or [""] for texts in dataset["references"][:]]  # test inputs without one have a row, too
-        pairs, cut = nlg.encode_pairs(prompts, references, run.tokenizer, limit)
+        pairs, cut = nlg.encode_pairs(prompts, references, self.tokenizer, limit)
         if split == "train":
             self.groups = [text for text, own in zip(dataset["prompt"][:], references) for _ in own]
         if cut:
-            run.warn(f"{name}: {cut} of {len(pairs)} texts were cut, as prompt and text exceed {limit} tokens")
+            request.warn(f"{name}: {cut} of {len(pairs)} texts were cut, as prompt and text exceed {limit} tokens")
         return pairs
 
-    def make_collator(self, run: Run):
-        multiple = self.padding_multiple(run) or 1
+    def make_collator(self, request: Request):
+        multiple = self.padding_multiple(request) or 1
         return nlg.PairCollator(
-            run.tokenizer.pad_token_id, multiple, self.longest(run), pad_to_longest=run.data.pad_to_max_length
+            self.tokenizer.pad_token_id, multiple, self.longest(request), pad_to_longest=request.data.pad_to_max_length
         )
 
-    def extra_scores(self, run: Run, trainer, split: str) -> dict[str, float]:
+    def extra_scores(self, job: Job, trainer, split: str) -> dict[str, float]:
         """Decode the inputs of the split, write the texts beside them, score them."""
-        if not run.data.decode:
+        if not job.request.data.decode:
             return {}
-        texts = self._decode(run, trainer, split)
-        return self._score(run, split, texts)
+        texts = self._decode(job, trainer, split)
+        return self._score(job, split, texts)
 
-    def predict(self, run: Run, trainer) -> dict[str, float]:
+    def predict(self, job: Job, trainer) -> dict[str, float]:
         """The texts of the test inputs, one a line in predict_results_<task>.txt, and beside their inputs."""
-        texts = self._decode(run, trainer, "test")
-        if run.is_main_process:
+        texts = self._decode(job, trainer, "test")
+        if job.request.is_main_process:
             lines = [" ".join(text.splitlines()) for text in texts]
-            write_atomically(
-                os.path.join(run.output_dir, f"predict_results_{run.data.task_name}.txt"), "\n".join([*lines, ""])
-            )
+            name = f"predict_results_{job.request.data.task_name}.txt"
+            write_atomically(job.folder.file(name), "\n".join([*lines, ""]))
         if not self.examples["test"][0]["references"]:
             return {}
-        return self._score(run, "test", texts)
+        return self._score(job, "test", texts)
 
-    def _decode(self, run: Run, trainer, split: str) -> list[str]:
+    def _decode(self, job: Job, trainer, split: str) -> list[str]:
+        data = job.request.data
         texts = generate_texts(
             trainer.model,
-            run.tokenizer,
+            self.tokenizer,
             self.prompts[split],
-            num_beams=run.data.num_beams,
-            length_penalty=run.data.length_penalty,
-            no_repeat_ngram_size=run.data.no_repeat_ngram_size,
-            max_new_tokens=run.data.max_new_tokens,
-            batch_size=run.data.generation_batch_size,
-            one_line=run.data.one_line,
-            progress=not run.training.disable_tqdm,
+            num_beams=data.num_beams,
+            length_penalty=data.length_penalty,
+            no_repeat_ngram_size=data.no_repeat_ngram_size,
+            max_new_tokens=data.max_new_tokens,
+            batch_size=data.generation_batch_size,
+            one_line=data.one_line,
+            progress=not job.request.training.disable_tqdm,
         )
-        if run.is_main_process:
+        if job.request.is_main_process:
             rows = (
                 {"input": example["source"], "prediction": text, "references": example["references"]}
                 for example, text in zip(self.examples[split], texts)
             )
             lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-            write_atomically(os.path.join(run.output_dir, f"predictions_{split}.jsonl"), "\n".join([*lines, ""]))
+            write_atomically(job.folder.file(f"predictions_{split}.jsonl"), "\n".join([*lines, ""]))
         return texts
 
-    def _score(self, run: Run, split: str, texts: list[str]) -> dict[str, float]:
+    def _score(self, job: Job, split: str, texts: list[str]) -> dict[str, float]:
         """The task's metrics. One process computes them (METEOR starts a Java program), all return them."""
         outcome: list = [None, None]  # scores, error
-        if run.is_main_process:
+        if job.request.is_main_process:
             from autolora_trainer.tasks import nlg_metrics  # its libraries are an extra of the package
 
             examples = self.examples[split]
@@ -250,17 +251,17 @@ class NlgApplication(Application):
             raise outcome[1]
         return outcome[0]
 
-    def card_details(self, run: Run) -> dict:
-        return self.data_details(run, self.task.title, self.task.dataset_id)
+    def card_details(self, request: Request) -> dict:
+        return self.data_details(request, self.task.title, self.task.dataset_id)
 
 
-def refuse_sharded_decoding(run: Run) -> None:
+def refuse_sharded_decoding(training) -> None:
     """Raise `ValueError` where the weights are sharded: a forward pass then waits for all processes, and they have
     different numbers of them to make."""
-    plugin = getattr(run.training, "deepspeed_plugin", None)
+    plugin = getattr(training, "deepspeed_plugin", None)
     if plugin is None or plugin.zero_stage == 3:  # the stages below it leave the weights whole
         refuse_sharding(
-            run,
+            training,
             "Every process decodes texts of its own with whole weights",
             "or add --decode false, and decode afterwards with --do_eval",
         )
@@ -301,7 +302,7 @@ def main(argv: list[str] | None = None) -> dict:
     model, data, method, training = parse_arguments(
         argv, TASK_DEFAULTS, data_arguments=NlgArguments, preset_changes=PRESET_CHANGES, **DEFAULTS
     )
-    return execute(NlgApplication(), model, data, method, training)
+    return execute(Nlg(), model, data, method, training)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The Hub's client as this package calls it: every wait has an end, and a failure is one line without a token."""
 
-import functools
 import re
 import threading
 from collections.abc import Callable
@@ -8,9 +7,8 @@ from contextlib import contextmanager
 
 import huggingface_hub
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.utils import _http
-from peft import PeftModel
 
+from autolora_trainer.compat import client_factory
 from autolora_trainer.errors import without_secrets
 
 SILENCE_SECONDS = 30.0  # how long the Hub may say nothing
@@ -21,7 +19,7 @@ DOWNLOAD_SECONDS = 120.0  # for a small file, altogether
 def bounded_waits():
     """Inside, no request waits longer than `SILENCE_SECONDS` for the next byte, an upload's neither: those have no
     time limit (huggingface_hub 2.4), and a Hub that accepts a connection and is silent would hold a run for ever."""
-    factory = _http._GLOBAL_CLIENT_FACTORY  # there is a public way to set it, none to read it; it may be the user's
+    factory = client_factory()
 
     def bounded():
         client = factory()
@@ -33,16 +31,6 @@ def bounded_waits():
         yield
     finally:
         huggingface_hub.set_client_factory(factory)
-
-
-def save_without_asking(model) -> None:
-    """Let a PEFT model save itself without a request to the Hub.
-
-    PEFT asks at every save, checkpoints included, whether the base model's vocabulary has grown since (0.21), and a
-    Hub that is silent then holds up each of them. For models whose vocabulary stays as it is, as the scripts' do.
-    """
-    if isinstance(model, PeftModel):
-        model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
 
 
 def within(seconds: float, call: Callable, *arguments, **keywords):
@@ -110,3 +98,21 @@ def reason(error: BaseException, token: str | None = None) -> str:
     root = root_cause(error)
     text = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", str(root)).split()) or type(root).__name__
     return without_secrets(text.replace(token, "***") if token else text)[:300].rstrip(".")
+
+
+HUB_TIMEOUT = 10.0  # seconds in which the hub must answer at all; a download may then take as long as it takes
+
+
+def hub_answers() -> bool:
+    """Whether the hub answers one request (any status) in time."""
+
+    def ask():
+        from huggingface_hub import constants, get_session  # its session knows the user's proxies and certificates
+
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+
+    try:
+        within(HUB_TIMEOUT + 2.0, ask)
+    except Exception:  # offline mode, no route, no such host, refused, timed out
+        return False
+    return True

@@ -1,282 +1,45 @@
-"""Bottleneck adapters (Houlsby et al. 2019), by forward hooks: no library that has them runs with transformers 5.
+"""The method `adapter`: bottleneck adapters (Houlsby et al. 2019) beside a frozen base model; see `bottleneck.py`.
 
-    h  ->  h + W_up gelu(W_down h + b_down) + b_up,      W_down (s, d), W_up (d, s)
-
-after the attention and after the feed-forward part of every block, on the output of the projection back to width d,
-before dropout, skip connection and layer norm. The base model is frozen, the head that a task adds is trained, and so
-are, as in the paper, the scales and shifts of all layer norms (`--adapter_layer_norm false` freezes them too).
-
-Where we differ: W_up starts at zero and W_down at N(0, 0.01²) cut at two deviations, the paper has both so; its start
-is near the identity, ours is exactly there. And the paper has dropout before the adapter, which is the same in
-evaluation.
-
-Saved are `bottleneck_adapter.safetensors` and `bottleneck_adapter.json`, which `load_bottleneck_adapter` reads.
+model = load_bottleneck_adapter(base_model, folder)         what it leaves is not PEFT's, and loads like this
 """
 
-import json
 import os
-import re
+from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from autolora_trainer.callbacks import public_model_name
-from autolora_trainer.checkpoints import write_atomically
-from autolora_trainer.fused import out_features
-from autolora_trainer.heads import head_parameters
-from autolora_trainer.methods.common import Built, refuse_sharding
-from autolora_trainer.trainer_utils import RetrainTrainer
-
-CONFIG, WEIGHTS = "bottleneck_adapter.json", "bottleneck_adapter.safetensors"
-FORMAT_VERSION = 1
-# Houlsby et al. §3.3: 64 everywhere costs 0.4 points of GLUE against the best of {8, 64, 256} for each task. 24 has
-# the 0.9M parameters of Tables 1 and 3 in RoBERTa-base.
-DEFAULT_SIZE = 64
-DEVIATION = 1e-2  # their §3.6: any up to this one works
-# Ends of the names of the projections back to the width of the model, of the attention and of the feed-forward part.
-ATTENTION_OUTPUTS = (
-    "attention.output.dense",  # BERT, RoBERTa, ELECTRA, DeBERTa
-    "attention.out_lin",  # DistilBERT
-    "attn.c_proj",  # GPT-2
-    "self_attn.o_proj",  # Llama, Mistral, Qwen, Gemma, Phi-3
-    "self_attn.out_proj",  # OPT
-    "attention.dense",  # GPT-NeoX
-    "attn.Wo",  # ModernBERT
+from autolora_trainer.hub.card import Card
+from autolora_trainer.methods.base import Built, Job, Method, Plan
+from autolora_trainer.methods.bottleneck import (
+    DEFAULT_SIZE,
+    add_bottlenecks,
+    find_outputs,
+    is_saved_in,
+    load_bottleneck_adapter,
+    load_weights,
+    save_bottleneck_adapter,
 )
-FEED_FORWARD_OUTPUTS = (
-    "output.dense",
-    "ffn.lin2",
-    "mlp.c_proj",
-    "mlp.down_proj",
-    "fc2",
-    "mlp.dense_4h_to_h",
-    "mlp.Wo",
-)
+from autolora_trainer.methods.forms import SavedForm
+from autolora_trainer.training.processes import refuse_sharding
+from autolora_trainer.training.trainer import FinalTrainer
 
 
-class Bottleneck(nn.Module):
-    """h -> h + W_up gelu(W_down h + b_down) + b_up: (…, d) -> (…, d), the identity at first.
+@dataclass
+class AdapterArguments:
+    """The settings of `--method adapter`."""
 
-    Args:
-        width: d.
-        size: s.
-    """
-
-    def __init__(self, width: int, size: int):
-        super().__init__()
-        self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
-        nn.init.trunc_normal_(self.down.weight, std=DEVIATION, a=-2 * DEVIATION, b=2 * DEVIATION)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden + self.up(nn.functional.gelu(self.down(hidden)))
-
-
-def _through_bottleneck(module, inputs, output):
-    """The forward hook. It finds the adapter in the module, so a copy of the model has its own."""
-    return module.bottleneck(output)
-
-
-def find_outputs(model: nn.Module) -> list[str]:
-    """Names of the modules that an adapter follows: of every block the output of attention and of feed-forward.
-
-    Raises:
-        ValueError: in a model whose blocks do not have both.
-    Example:
-        >>> from transformers import GPT2Config, GPT2Model
-        >>> find_outputs(GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2)))
-        ['h.0.attn.c_proj', 'h.0.mlp.c_proj']
-    """
-    attention, feed_forward = [], []
-    for name, module in model.named_modules():
-        if not hasattr(module, "weight") or not re.search(r"(^|\.)\d+\.", name):
-            continue  # the last word excludes what is in no block: poolers and heads
-        if _ends_with(name, ATTENTION_OUTPUTS):
-            attention.append(name)
-        elif _ends_with(name, FEED_FORWARD_OUTPUTS):
-            feed_forward.append(name)
-    if not attention or len(attention) != len(feed_forward):
-        raise ValueError(
-            f"--method adapter found {len(attention)} attention outputs and {len(feed_forward)} feed-forward outputs "
-            f"in {type(model).__name__}, and a block has one of each. It knows names that end in "
-            f"{ATTENTION_OUTPUTS[0]}, attn.c_proj, self_attn.o_proj and the like. Give another model or --method lora."
-        )
-    return [name for name, _ in model.named_modules() if name in {*attention, *feed_forward}]
-
-
-def _ends_with(name: str, ends) -> bool:
-    return any(name.endswith("." + end) for end in ends)
-
-
-def add_bottlenecks(
-    model: nn.Module,
-    size: int = DEFAULT_SIZE,
-    layer_norm: bool = True,
-    names: list[str] | None = None,
-    task_type: str | None = None,
-) -> nn.Module:
-    """Put an adapter after every attention and feed-forward part, in place, and leave only what belongs to the method
-    trainable.
-
-    Args:
-        model: the pre-trained model.
-        size: s, the width of the bottleneck.
-        layer_norm: train the layer norms too.
-        names: modules to follow; default: `find_outputs`.
-        task_type: PEFT's name of the task, for readers of the file.
-    Returns:
-        The model.
-    Raises:
-        ValueError: if the model has bottlenecks already, or is none whose blocks are known.
-    """
-    refuse_second(model)
-    names = find_outputs(model) if names is None else list(names)
-    modules = dict(model.named_modules())
-    for name in names:
-        module = modules[name]
-        module.bottleneck = Bottleneck(out_features(module), size).to(module.weight.device, module.weight.dtype)
-        module.register_forward_hook(_through_bottleneck)
-    model.bottleneck_config = {
-        "base_model": public_model_name(model),
-        "task_type": task_type,
-        "size": size,
-        "layer_norm": layer_norm,
-        "modules": names,
-        "fresh_modules": list(getattr(model, "fresh_modules", ())),
-    }
-    model.requires_grad_(False)
-    for parameter in own_parameters(model).values():
-        parameter.requires_grad_(True)
-    return model
-
-
-def is_bottleneck(model: nn.Module) -> bool:
-    return hasattr(model, "bottleneck_config")
-
-
-def refuse_second(model: nn.Module) -> None:
-    """Raise `ValueError` for a model that has bottlenecks: two hooks would find one and the same module."""
-    if is_bottleneck(model):
-        raise ValueError(
-            f"{type(model).__name__} has a bottleneck adapter already, and room for one. Load its base model anew "
-            "with from_pretrained, and put the adapter into that."
-        )
-
-
-def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """{name: parameter} of what the method trains: adapters, layer norms if they are, and the head."""
-    config, parameters = model.bottleneck_config, dict(model.named_parameters())
-    own = {f"{name}.bottleneck.{part}.{kind}" for name in config["modules"] for part in ("down", "up")
-           for kind in ("weight", "bias")}  # fmt: skip
-    if config["layer_norm"]:
-        norms = [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
-        own |= {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
-    own |= set(head_parameters(model))
-    return {name: parameter for name, parameter in parameters.items() if name in own}
-
-
-# ---- files
-
-
-def save_bottleneck_adapter(model: nn.Module, folder: str) -> None:
-    """Write what the method has trained, and what is needed to put it back."""
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in own_parameters(model).items()}
-    save_file(tensors, os.path.join(folder, WEIGHTS), metadata={"format": "pt"})
-    document = {"format_version": FORMAT_VERSION, **model.bottleneck_config}
-    write_atomically(os.path.join(folder, CONFIG), json.dumps(document, indent=1) + "\n")
-
-
-def is_saved_in(folder: str) -> bool:
-    return os.path.isfile(os.path.join(folder, CONFIG))
-
-
-def load_bottleneck_adapter(model: nn.Module, folder: str) -> nn.Module:
-    """Put a saved adapter, with its layer norms and head, into its base model.
-
-    Args:
-        model: the base model, as `from_pretrained` gives it, for the same task; it is changed in place.
-        folder: an output directory of `--method adapter`.
-    Returns:
-        The model; its adapter can be trained on.
-    Raises:
-        ValueError: if the folder holds no such adapter, or one of another model, or the model has an adapter.
-    """
-    refuse_second(model)
-    config = _read_config(folder)
-    modules = dict(model.named_modules())
-    linear = {name for name, module in modules.items() if hasattr(module, "nf") or hasattr(module, "out_features")}
-    missing = [name for name in config["modules"] if name not in linear]
-    missing += [name for name in config["fresh_modules"] if name not in modules]
-    if missing:
-        raise ValueError(
-            f"The adapter in {folder} names {missing[0]!r}, which {type(model).__name__} lacks. Give the model it "
-            f"was trained on ({config.get('base_model')})."
-        )
-    model.fresh_modules = config["fresh_modules"]
-    add_bottlenecks(model, config["size"], config["layer_norm"], config["modules"], config.get("task_type"))
-    load_weights(model, folder)
-    return model
-
-
-@torch.no_grad()
-def load_weights(model: nn.Module, folder: str) -> None:
-    """The saved tensors into a model that has bottlenecks already.
-
-    Raises:
-        ValueError: if they are not those of this model.
-    """
-    path = os.path.join(folder, WEIGHTS)
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from None
-    parameters = own_parameters(model)
-    for name in [*parameters, *tensors]:
-        given, needed = tensors.get(name), parameters.get(name)
-        if given is None or needed is None or given.shape != needed.shape:
-            raise ValueError(
-                f"{path} has {'no' if given is None else tuple(given.shape)} {name!r}, and {type(model).__name__} "
-                f"{'has none' if needed is None else f'needs {tuple(needed.shape)}'}. Was it trained on another model "
-                "or task?"
-            )
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])
-
-
-def _read_config(folder: str) -> dict:
-    """bottleneck_adapter.json, checked: it may come from elsewhere."""
-    path = os.path.join(folder, CONFIG)
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-    except OSError as error:
-        raise ValueError(f"{folder} holds no bottleneck adapter: {error.strerror} ({CONFIG}).") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {str(error).splitlines()[0]}.") from None
-    valid = (
-        isinstance(config, dict)
-        and config.get("format_version") == FORMAT_VERSION
-        and type(config.get("size")) is int
-        and 1 <= config["size"] <= 65536
-        and type(config.get("layer_norm")) is bool
-        and isinstance(config.get("modules"), list)
-        and 0 < len(config["modules"]) == len(set(map(str, config["modules"])))
-        and isinstance(config.setdefault("fresh_modules", []), list)
-        and all(isinstance(name, str) for name in [*config["modules"], *config["fresh_modules"]])
+    adapter_size: int | None = field(
+        default=None,
+        metadata={"help": f"Width of the bottleneck of --method adapter. Default: {DEFAULT_SIZE} (Houlsby et al.)."},
     )
-    if not valid:
-        raise ValueError(f"{path} is no valid description of a bottleneck adapter (format {FORMAT_VERSION}).")
-    return config
+    adapter_layer_norm: bool | None = field(
+        default=None,
+        metadata={"help": "adapter: train the layer norms too. Default: true, as Houlsby et al. do."},
+    )
 
 
-# ---- the method
-
-
-class BottleneckTrainer(RetrainTrainer):
+class BottleneckTrainer(FinalTrainer):
     """The standard Trainer, whose checkpoints and result are the small files and not the whole model."""
 
     def _save(self, output_dir=None, state_dict=None):
@@ -296,14 +59,23 @@ class BottleneckTrainer(RetrainTrainer):
         load_weights(self.model, self.state.best_model_checkpoint)
 
 
-def check(run) -> None:
-    """Raise `ValueError` for what the method cannot do, before anything is written."""
-    find_outputs(run.load_ahead())
-    refuse_sharding(run, f"--method {run.method.method} saves whole tensors")
+class Adapter(Method):
+    name = "adapter"
+    arguments = AdapterArguments
+    form = SavedForm(is_saved_in, load_bottleneck_adapter)
+    base_stays_frozen = False
 
+    def prepare(self, job: Job) -> Plan:
+        find_outputs(job.source.loaded())
+        refuse_sharding(job.request.training, f"--method {self.name} saves whole tensors")
+        settings = job.request.settings
+        size = DEFAULT_SIZE if settings.adapter_size is None else settings.adapter_size
+        layer_norm = settings.adapter_layer_norm is not False
+        task_type = job.request.task.task_type
+        return lambda: Built(
+            add_bottlenecks(job.source.base_model(), size, layer_norm, task_type=task_type), trainer=BottleneckTrainer
+        )
 
-def build(run) -> Built:
-    settings = run.method
-    size = DEFAULT_SIZE if settings.adapter_size is None else settings.adapter_size
-    layer_norm = settings.adapter_layer_norm is not False
-    return Built(add_bottlenecks(run.base_model(), size, layer_norm, task_type=run.application.task_type))
+    def card(self, folder: str) -> Card:
+        sentence = "Bottleneck adapters (Houlsby et al. 2019){of_base}, trained on {data}."
+        return Card(self.name, sentence, library="autolora_trainer")

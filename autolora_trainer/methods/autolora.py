@@ -1,27 +1,47 @@
 """AutoLoRA: search (§4.2-4.3), ranks (§4.4), and the adapter that the final training retrains (§4.5)."""
 
-import json
 import os
+from dataclasses import dataclass, field
 
+import torch
 from accelerate.utils import release_memory
+from peft import PeftModel
 from safetensors.torch import save_file
 
-from autolora_trainer.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, SearchArguments
-from autolora_trainer.callbacks import RankSelectionCallback
-from autolora_trainer.checkpoints import CheckpointManifest, read_json, read_manifest, write_atomically
-from autolora_trainer.cost import CostMeter
-from autolora_trainer.cut import CutCallback
-from autolora_trainer.fused import adapt
-from autolora_trainer.hub_client import save_without_asking
-from autolora_trainer.methods.common import Built, check_first_component, shrink, skeleton_adapter
-from autolora_trainer.ranks import LearnedRanks, is_other_model
-from autolora_trainer.retrain import build_adapter, kept_components, load_kept_components
-from autolora_trainer.rules import EVIDENCE, parse_budget
-from autolora_trainer.termination import TerminationCallback
-from autolora_trainer.trainer import AutoLoraTrainer
+from autolora_trainer.compat import save_without_asking
+from autolora_trainer.errors import sentence
+from autolora_trainer.files import read_json, write_json
+from autolora_trainer.hub.card import PAPER_URL, Card
+from autolora_trainer.lora.cut import copy_cut
+from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.methods.base import Built, Job, Plan
+from autolora_trainer.methods.patterns import SizedMethod, check_first_component
+from autolora_trainer.ranks.adapter import build_adapter
+from autolora_trainer.ranks.budget import fill_budget, parse_budget
+from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
+from autolora_trainer.ranks.origin import is_other_model
+from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE
+from autolora_trainer.runs.resume import Progress
+from autolora_trainer.search.arguments import (
+    SEARCH_STEPS,
+    AutoLoraTrainingArguments,
+    SearchArguments,
+    check_schedule,
+)
+from autolora_trainer.search.callback import RankSelectionCallback
+from autolora_trainer.search.evidence import EVIDENCE
+from autolora_trainer.search.handover import handover_tensors, load_handover
+from autolora_trainer.search.trainer import AutoLoraTrainer
+from autolora_trainer.training.checkpoints import CheckpointManifest, read_manifest
+from autolora_trainer.training.cost import CostMeter
+from autolora_trainer.training.cut_callback import CutCallback
+from autolora_trainer.training.processes import refuse_sharding, wait_for_everyone
+from autolora_trainer.training.termination import TerminationCallback
 
-# Arguments of the final training that the search takes over (CONTRACT: rate, batch size, accumulation and schedule,
-# and everything about the machine).
+SEARCH = "search"  # the folder of the search's own files
+
+# Arguments of the final training that the search takes over: rate, batch size, accumulation and schedule, and
+# everything about the machine.
 SHARED_ARGUMENTS = """
     per_device_train_batch_size train_sampling_strategy gradient_accumulation_steps lr_scheduler_type
     lr_scheduler_kwargs warmup_steps
@@ -31,72 +51,216 @@ SHARED_ARGUMENTS = """
     activation_checkpointing activation_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
     dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters ddp_backend ddp_timeout
 """.split()
-KEPT_COMPONENTS = "kept_components.safetensors"
 
 
-def check(run) -> None:
-    """Raise `ValueError` for modules, a size or given ranks that would fail after a search or a retrain."""
-    if not run.training.do_train:
-        return
-    costs, ranks = list(run.costs.values()), run.given_ranks
-    if run.searches:
-        skeleton_adapter(run)
-        if run.method.rank_budget:
-            check_first_component(run, parse_budget(run.method.rank_budget, costs), costs)
-    elif run.method.retrain_cut:
-        ranks.check_names(run.costs, exactly=True)
-        largest = max(ranks.ranks, key=ranks.ranks.get)
-        if ranks.ranks[largest] > ranks.initial_rank:
+@dataclass
+class RetrainArguments:
+    """How the retrain begins, and for how long it trains."""
+
+    retrain_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of the retrain of autolora. Default: num_train_epochs."}
+    )
+    retrain_init: str | None = field(
+        default=None,
+        metadata={
+            "help": "search: from the search's kept components and head; scratch: from the pre-trained model (§4.5). "
+            "Default: search where this run searches, without --retrain_cut."
+        },
+    )
+    retrain_cut: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the retrain that trains all initial_rank components; then every update is cut to its "
+            "learned rank (truncated SVD) and trained on. 0: the learned ranks from the start (§4.5)."
+        },
+    )
+
+    @property
+    def warm_start(self) -> bool:
+        """Whether the retrain begins where the search ended; `ranks`, of `--ranks`, stands beside these fields."""
+        if self.retrain_init is None:
+            return self.ranks is None and not self.retrain_cut
+        return self.retrain_init == "search"
+
+
+class AutoLora(SizedMethod):
+    name = "autolora"
+    arguments = RetrainArguments
+    outputs = frozenset({SEARCH})
+    phase = "retrain"
+
+    def searches(self, request) -> bool:
+        return not request.settings.ranks
+
+    def check_request(self, request) -> None:
+        settings, training = request.settings, request.training
+        if self.searches(request):
+            if training.mixed_precision == "fp16":  # of --fp16, or of accelerate's configuration
+                raise ValueError(
+                    "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
+                )
+            check_schedule(training.lr_scheduler_type, "the search")
+            if training.auto_find_batch_size:
+                raise ValueError(
+                    "--auto_find_batch_size tries batch sizes until one fits, and the search has a batch of D_val "
+                    "beside each. Drop it, and lower --per_device_train_batch_size with --gradient_accumulation_steps."
+                )
+            ranks_path = os.path.join(training.output_dir, RANKS_FILE)
+            cure = f"then retrain sharded with --ranks {ranks_path}"
+            refuse_sharding(training, "The search moves whole LoRA weights", cure)
+        if settings.retrain_cut:
+            refuse_sharding(training, "A truncated SVD takes whole LoRA weights")
+            if training.load_best_model_at_end:
+                raise ValueError(
+                    "--load_best_model_at_end could bring back an adapter from before --retrain_cut cut it. Drop one "
+                    "of them."
+                )
+
+    def prepare(self, job: Job) -> Plan:
+        if self.searches(job.request):
+            self._check_search(job)
+        else:
+            self._check_given_ranks(job)
+        return lambda: self._learn(job)
+
+    def _check_search(self, job: Job) -> None:
+        """Raise `ValueError` for processes, rows, modules or a size that would fail in a search or after it."""
+        settings, source = job.request.settings, job.source
+        arguments = search_arguments(job.request)
+        if arguments.n_gpu > 1:
             raise ValueError(
-                f"--retrain_cut begins with initial_rank {ranks.initial_rank} of --ranks in every module, and "
-                f"{largest!r} has rank {ranks.ranks[largest]}. Drop --retrain_cut, or correct the file."
+                f"The search runs one process per GPU, got one process for {arguments.n_gpu} GPUs. Start it with "
+                "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
             )
+        job.split(arguments.val_fraction)
+        if settings.rank_budget:
+            k, costs = settings.initial_rank, list(source.costs.values())
+            most = [min(k, *shape) for shape in source.shapes.values()]
+            fill_budget(torch.zeros(len(costs), k), costs, settings.rank_budget, settings.min_rank, most)
+        source.refuse_nonlinear()
+        if settings.rank_budget:
+            check_first_component(job, parse_budget(settings.rank_budget, costs))
+
+    def _check_given_ranks(self, job: Job) -> None:
+        """Raise `ValueError` for `--ranks` that do not fit the model: names alone do not tell."""
+        settings, source, ranks = job.request.settings, job.source, job.ranks
+        skeleton = source.skeleton()
+        try:
+            build_adapter(skeleton, ranks, source.lora_config(), settings.scaling)
+        except ValueError as error:
+            raise ValueError(
+                f"--ranks {settings.ranks} does not fit {type(skeleton).__name__}: {sentence(error)} Give ranks that "
+                "were learned on this model, or search without --ranks."
+            ) from error
+        if settings.retrain_cut:
+            ranks.check_names(source.costs, exactly=True)
+            largest = max(ranks.ranks, key=ranks.ranks.get)
+            if ranks.ranks[largest] > ranks.initial_rank:
+                raise ValueError(
+                    f"--retrain_cut begins with initial_rank {ranks.initial_rank} of --ranks in every module, and "
+                    f"{largest!r} has rank {ranks.ranks[largest]}. Drop --retrain_cut, or correct the file."
+                )
+
+    def adapted(self, job: Job) -> list[str]:
+        return list(job.ranks.modules) if job.ranks else super().adapted(job)
+
+    def progress(self, request, trained: bool) -> Progress:
+        if not self.searches(request):
+            return Progress()
+        search = os.path.join(request.output_dir, SEARCH)
+        files = [os.path.join(request.output_dir, RANKS_FILE), os.path.join(search, COST_FILE)]
+        if request.settings.warm_start and not trained:
+            files.append(os.path.join(search, HANDOVER_FILE))  # what the retrain begins with
+        return Progress(done=all(map(os.path.exists, files)), checkpoints=search)
+
+    def _learn(self, job: Job) -> Built:
+        settings, resume = job.request.settings, job.folder.resume
+        search_folder, phases = job.folder.file(SEARCH), {}
+        if job.ranks is not None:
+            ranks = job.ranks
+            job.say(f"ranks from {os.path.basename(settings.ranks)}, no search")
+        elif resume.search_done:
+            ranks = LearnedRanks.load(job.folder.ranks_path)
+            phases["search"] = read_json(os.path.join(search_folder, COST_FILE))
+        else:
+            ranks, phases["search"] = search(job, search_folder)
+            release_memory()  # the search's model hangs in cycles, and on a GPU there may be no room for two
+        base = job.source.base_model()
+        ranks.check_names(name for name, _ in base.named_modules())
+        if is_other_model(ranks, base):
+            job.warn(f"the ranks were learned on {ranks.base_model}, and this base model has other weights")
+        epochs = settings.retrain_epochs
+        built = Built(base, ranks, phases, arguments={} if epochs is None else {"num_train_epochs": epochs})
+        if settings.retrain_cut:
+            built.model = add_lora(base, job.source.lora_config(r=ranks.initial_rank))
+            built.callbacks = [CutCallback(ranks, settings.retrain_cut)]
+            built.finish = lambda wide: _cut(job, wide.cpu(), ranks)
+            return built
+        built.model = job.build(ranks, base)
+        if settings.warm_start and not resume.train_checkpoint:
+            load_handover(os.path.join(search_folder, HANDOVER_FILE), built.model)
+        return built
+
+    def card(self, folder: str) -> Card:
+        how = f"with one rank for every module, learned by [AutoLoRA]({PAPER_URL})"
+        return Card(
+            self.name, "A LoRA adapter{of_base}, trained on {data}, " + how + ".", ("lora", "autolora"), cites=True
+        )
 
 
-def search_arguments(run) -> AutoLoraTrainingArguments:
+def _cut(job: Job, wide: PeftModel, ranks: LearnedRanks) -> PeftModel:
+    """The ordinary adapter of `ranks` that a wide one, cut to them, computes like."""
+    small = job.build(ranks)
+    copy_cut(wide, small)
+    return small
+
+
+def search_arguments(request) -> AutoLoraTrainingArguments:
     """The search's arguments: its own, and those it shares with the final training."""
-    shared = {name: getattr(run.training, name) for name in SHARED_ARGUMENTS}
+    settings, training = request.settings, request.training
+    shared = {name: getattr(training, name) for name in SHARED_ARGUMENTS}
     if shared["save_strategy"] == "best":
         shared["save_strategy"] = "steps"  # there is no best in a search
-    epochs, steps = run.method.search_epochs, run.method.search_max_steps
+    epochs, steps = settings.search_epochs, settings.search_max_steps
     if epochs is None and steps < 0:
         epochs, steps = 1.0, SEARCH_STEPS
-    own = {name: getattr(run.method, name) for name in SearchArguments.__dataclass_fields__}
+    own = {name: getattr(settings, name) for name in SearchArguments.__dataclass_fields__}
     return AutoLoraTrainingArguments(
-        output_dir=run.search_dir,
-        learning_rate=run.method.search_learning_rate or run.training.learning_rate,
+        output_dir=os.path.join(request.output_dir, SEARCH),
+        learning_rate=settings.search_learning_rate or training.learning_rate,
         num_train_epochs=epochs or 1.0,
         max_steps=steps,
-        remove_unused_columns=run.training.remove_unused_columns,
+        remove_unused_columns=training.remove_unused_columns,
         **shared,
         **own,
     )
 
 
-def search(run) -> tuple[LearnedRanks, dict]:
+def search(job: Job, folder: str) -> tuple[LearnedRanks, dict]:
     """Run the search, or go on with an interrupted one; `ranks.json` is written last.
 
     Returns:
         The ranks, and the cost of the phase.
     """
-    arguments = search_arguments(run)
-    checkpoint = run.resume.search_checkpoint
+    request = job.request
+    arguments, checkpoint = search_arguments(request), job.folder.resume.search_checkpoint
     cost = CostMeter(earlier=read_manifest(checkpoint)["cost"] if checkpoint else None)
     termination = TerminationCallback()
-    watching = [termination, cost, CheckpointManifest(cost, run.save_total_limit)]
-    model = adapt(run.base_model(), run.lora_config(r=run.method.initial_rank))
+    watching = [termination, cost, CheckpointManifest(cost, request.save_total_limit)]
+    model = add_lora(job.source.base_model(), job.source.lora_config(r=request.settings.initial_rank))
     save_without_asking(model)
-    train_rows, val_rows = run.split(arguments.val_fraction)
+    train_rows, val_rows = job.split(arguments.val_fraction)
     trainer = AutoLoraTrainer(
         model=model,
         args=arguments,
         train_dataset=train_rows,
         val_dataset=val_rows,
-        data_collator=run.data_collator,
-        processing_class=run.tokenizer,
-        callbacks=[RankSelectionCallback(run.base_model_name), *watching],
+        data_collator=job.rows.collator,
+        processing_class=job.rows.tokenizer,
+        callbacks=[RankSelectionCallback(job.source.name), *watching],
     )
-    run.say(
+    job.folder.clear()
+    job.say(
         f"search: {len(trainer.train_dataset)} rows in D_tr, {len(trainer.val_dataset)} in D_val, "
         f"{len(trainer.gates.names)} modules of rank {trainer.gates.initial_rank}"
     )
@@ -109,52 +273,25 @@ def search(run) -> tuple[LearnedRanks, dict]:
     ranks = trainer.learned_ranks
     _, trend = trainer.held_out_evidence()
     if trend < EVIDENCE:
-        run.warn(
+        job.warn(
             f"the held-out loss did not fall during the search (t = {trend:.1f}), so these ranks say more about the "
             "architecture than about the task. Raise --search_max_steps or --search_learning_rate to learn longer."
         )
     figures = cost.stop()
-    if run.is_main_process:
-        os.makedirs(run.search_dir, exist_ok=True)
-        kept = list(ranks.ranks.values())
-        path = os.path.join(run.search_dir, KEPT_COMPONENTS)
-        save_file(
-            kept_components(trainer.gates, trainer.search_state(), kept, run.method.rank_rule, trainer.model), path
+    if request.is_main_process:
+        os.makedirs(folder, exist_ok=True)
+        kept = handover_tensors(
+            trainer.gates,
+            trainer.search_state(),
+            list(ranks.ranks.values()),
+            request.settings.rank_rule,
+            trainer.model,
         )
-        trainer.state.save_to_json(os.path.join(run.search_dir, "trainer_state.json"))
-        write_atomically(os.path.join(run.search_dir, "cost.json"), json.dumps(figures) + "\n")
-        ranks.save(run.ranks_path)
+        save_file(kept, os.path.join(folder, HANDOVER_FILE))
+        trainer.state.save_to_json(os.path.join(folder, "trainer_state.json"))
+        write_json(os.path.join(folder, COST_FILE), figures)
+        ranks.save(job.folder.ranks_path)
     trainer.gates.remove()
-    run.wait_for_everyone()
+    wait_for_everyone()
     termination.check(trainer.state)  # a signal in the last step: the search is done and kept
     return ranks, figures
-
-
-def build(run) -> Built:
-    if run.method.ranks:
-        ranks, phases = run.given_ranks, {}
-        run.say(f"ranks from {os.path.basename(run.method.ranks)}, no search")
-    elif run.resume.search_done:
-        ranks = LearnedRanks.load(run.ranks_path)
-        phases = {"search": read_json(os.path.join(run.search_dir, "cost.json"))}
-    else:
-        ranks, cost = search(run)
-        phases = {"search": cost}
-        release_memory()  # the search's model hangs in cycles, and on a GPU there may be no room for two
-    base = run.base_model()
-    ranks.check_names(name for name, _ in base.named_modules())
-    if is_other_model(ranks, base):
-        run.warn(f"the ranks were learned on {ranks.base_model}, and this base model has other weights")
-    if run.method.retrain_cut:
-        wide = adapt(base, run.lora_config(r=ranks.initial_rank))
-        return Built(
-            wide,
-            ranks,
-            phases,
-            [CutCallback(ranks, run.method.retrain_cut)],
-            lambda wide: shrink(run, wide.cpu(), ranks),
-        )
-    model = build_adapter(base, ranks, run.lora_config(), run.method.scaling)
-    if run.method.warm_start and not run.resume.train_checkpoint:
-        load_kept_components(os.path.join(run.search_dir, KEPT_COMPONENTS), model)
-    return Built(model, ranks, phases)

@@ -11,30 +11,24 @@ EVA counts components, not parameters: where modules have unequal shapes, the si
 and a warning says so. It works on whole modules, so a fused `c_attn` has one rank.
 """
 
-import json
 import math
 import os
 import re
 
 import torch
 from peft import EvaConfig
+from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.eva import get_eva_state_dict
 from torch.utils.data import DataLoader, Subset
 
-from autolora_trainer.checkpoints import write_atomically
-from autolora_trainer.cost import CostMeter
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.methods.common import (
-    Built,
-    adapter_of,
-    component_costs,
-    pattern,
-    pattern_size,
-    probe_adapter,
-    skeleton_adapter,
-)
-from autolora_trainer.methods.uniform import uniform_ranks
-from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.files import read_json, write_json
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.methods.base import Built, Job, Plan, given_pattern
+from autolora_trainer.methods.patterns import SizedMethod, pattern_size
+from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.ranks.patterns import uniform_ranks
+from autolora_trainer.training.cost import CostMeter
+from autolora_trainer.training.processes import wait_for_everyone
 
 RHO = 2.0
 ROWS = 4096  # at most, drawn by the seed: the directions stand still after tens of batches
@@ -42,10 +36,10 @@ MOST_PASSES = 1000
 CALIBRATION = "calibration.json"  # what the calibration cost; written after ranks.json
 
 
-def layer_costs(model) -> dict[str, int]:
-    """{module: parameters of one component of the whole module}, of an adapter on `model`."""
+def layer_costs(layers: dict[str, LoraLayer]) -> dict[str, int]:
+    """{module: parameters of one component of the whole module}, of LoRA layers."""
     return {
-        name: layer.in_features + layer.out_features for name, layer in lora_layers(model).items()
+        name: layer.in_features + layer.out_features for name, layer in layers.items()
     }  # as PEFT reads them off, of `nn.Linear` and `Conv1D`
 
 
@@ -117,77 +111,79 @@ def _tokens(layer_input, positions, layer_name) -> torch.Tensor:
     return hidden[positions[:, 0], positions[:, 1]] if hidden.dim() == 3 else hidden.flatten(0, -2)
 
 
-def _start(run, costs: dict[str, int], whole: dict[str, int]) -> dict[str, int]:
-    """Uniform ranks of the asked size, for whole modules; see `common.pattern_size`."""
-    return uniform_ranks(whole, pattern_size(run, costs))
+class Eva(SizedMethod):
+    name = "eva"
+    outputs = frozenset({CALIBRATION})
 
-
-def check(run) -> None:
-    """Raise `ValueError` for a size that leaves a module without a component to start from, or has more than there
-    are."""
-    if not run.training.do_train:
-        return
-    probe = skeleton_adapter(run)
-    whole, size = layer_costs(probe), pattern_size(run, run.costs)
-    least = sum(whole.values())
-    if size < least:
-        raise ValueError(
-            f"--method eva hands out uniform ranks anew, and a size of {size:,} adapter parameters has none: rank 1 "
-            f"in every whole module has {least:,}. Raise --rank_budget, e.g. "
-            f"lora:{math.ceil(least / sum(run.costs.values()))}."
-        )
-    layers = lora_layers(probe)
-    for name, rank in _start(run, run.costs, whole).items():
-        if round(RHO * rank) > layers[name].in_features:
+    def prepare(self, job: Job) -> Plan:
+        """Raise `ValueError` for a size that leaves a module without a component to start from, or has more than there
+        are."""
+        job.source.refuse_nonlinear()
+        layers = lora_layers(job.source.rank_one_adapter)
+        whole, size = layer_costs(layers), pattern_size(job)
+        least = sum(whole.values())
+        if size < least:
             raise ValueError(
-                f"--method eva looks for {round(RHO * rank)} directions in the inputs of {name!r}, twice its uniform "
-                f"rank, and they have {layers[name].in_features}. Lower --rank_budget."
+                f"--method eva hands out uniform ranks anew, and a size of {size:,} adapter parameters has none: rank "
+                f"1 in every whole module has {least:,}. Raise --rank_budget, e.g. "
+                f"lora:{math.ceil(least / sum(job.source.costs.values()))}."
             )
+        start = uniform_ranks(whole, size)
+        for name, rank in start.items():
+            if round(RHO * rank) > layers[name].in_features:
+                raise ValueError(
+                    f"--method eva looks for {round(RHO * rank)} directions in the inputs of {name!r}, twice its "
+                    f"uniform rank, and they have {layers[name].in_features}. Lower --rank_budget."
+                )
+        return lambda: self._learn(job, whole, start)
+
+    def _learn(self, job: Job, whole: dict[str, int], start: dict[str, int]) -> Built:
+        kept = job.folder.file(CALIBRATION)
+        if job.folder.resume.train_checkpoint and os.path.exists(kept):
+            ranks, components = LearnedRanks.load(job.folder.ranks_path), {}  # the checkpoint has the weights
+            figures = read_json(kept)
+        else:
+            ranks, components, figures = calibrate(job, whole, start)
+        model = job.build(ranks)
+        with torch.no_grad():
+            for name, layer in lora_layers(model).items():
+                if name in components:
+                    layer.lora_A["default"].weight.copy_(components[name])
+        return Built(model, ranks, {"calibration": figures})
 
 
-def calibrate(run) -> tuple[LearnedRanks, dict[str, torch.Tensor], dict]:
-    """Ranks, components, and the cost of finding them; `ranks.json` and the cost are on disk after it."""
-    cost = CostMeter()
-    probe = probe_adapter(run)
-    whole = layer_costs(probe)
-    asked = pattern_size(run, component_costs(probe))
-    base = run.base_model().to(run.training.device)
+def calibrate(
+    job: Job, whole: dict[str, int], start: dict[str, int]
+) -> tuple[LearnedRanks, dict[str, torch.Tensor], dict]:
+    """Ranks, components, and the cost of finding them; `ranks.json` and the cost are on disk after it.
+
+    Args:
+        whole: {module: parameters of one component of the whole module}.
+        start: {module: rank} to hand out anew.
+    """
+    cost, training = CostMeter(), job.request.training
+    base = job.source.base_model().to(training.device)
     components, seen = eva_components(
         base,
-        run.train_dataset,
-        run.data_collator,
-        run.lora_config,
-        _start(run, component_costs(probe), whole),
-        batch_size=run.training.per_device_train_batch_size,
-        seed=run.training.seed,
-        progress=not run.training.disable_tqdm,
+        job.rows.datasets["train"],
+        job.rows.collator,
+        job.source.lora_config,
+        start,
+        batch_size=training.per_device_train_batch_size,
+        seed=training.seed,
+        progress=not training.disable_tqdm,
     )
-    ranks = pattern(run, "eva", {name: len(rows) for name, rows in components.items()}, probe)
-    size = sum(whole[name] * rank for name, rank in ranks.ranks.items())
+    ranks = given_pattern(job, "eva", {name: len(rows) for name, rows in components.items()}, base)
+    size, asked = sum(whole[name] * rank for name, rank in ranks.ranks.items()), pattern_size(job)
     if size > asked:
-        run.warn(
+        job.warn(
             f"EVA counts components, not parameters: it has {size:,} adapter parameters, {asked:,} were asked for"
         )
     # A pass is a forward and a backward one, and there is no backward one here
     figures = {**cost.stop(), **seen}
-    if run.is_main_process:
-        ranks.save(run.ranks_path)
-        write_atomically(os.path.join(run.output_dir, CALIBRATION), json.dumps(figures) + "\n")
-    run.wait_for_everyone()
+    job.folder.clear()
+    if job.request.is_main_process:
+        ranks.save(job.folder.ranks_path)
+        write_json(job.folder.file(CALIBRATION), figures)
+    wait_for_everyone()
     return ranks, components, figures
-
-
-def build(run) -> Built:
-    kept = os.path.join(run.output_dir, CALIBRATION)
-    if run.resume.train_checkpoint and os.path.exists(kept):
-        ranks, components = LearnedRanks.load(run.ranks_path), {}  # the checkpoint has the weights
-        with open(kept, encoding="utf-8") as file:
-            figures = json.load(file)
-    else:
-        ranks, components, figures = calibrate(run)
-    model = adapter_of(run, ranks)
-    with torch.no_grad():
-        for name, layer in lora_layers(model).items():
-            if name in components:
-                layer.lora_A["default"].weight.copy_(components[name])
-    return Built(model, ranks, {"calibration": figures})

@@ -6,16 +6,11 @@ What is left is an ordinary transformers checkpoint. The rate of 1e-4 that §5.1
 
 import os
 
-import torch
-
-from autolora_trainer.application import load_pretrained
-from autolora_trainer.methods.common import Built
+from autolora_trainer.hub.card import Card
+from autolora_trainer.methods.base import Built, Job, Method, Plan
+from autolora_trainer.methods.forms import SavedForm
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # the second: of weights in several files
-
-
-def build(run) -> Built:
-    return Built(run.base_model().requires_grad_(True))
 
 
 def is_saved_in(folder: str) -> bool:
@@ -25,12 +20,13 @@ def is_saved_in(folder: str) -> bool:
     )
 
 
-def load(run) -> torch.nn.Module:
-    """The trained model in output_dir, in fp32."""
-    return load_pretrained(
-        run.application.auto_class,
-        run.output_dir,
-        run.model,
-        dtype="float32",
-        attn_implementation=run.model.attn_implementation,
-    )
+class Full(Method):
+    name = "full"
+    form = SavedForm(is_saved_in, load=None, what="model", trained="base")
+    base_stays_frozen = False
+
+    def prepare(self, job: Job) -> Plan:
+        return lambda: Built(job.source.base_model().requires_grad_(True))
+
+    def card(self, folder: str) -> Card:
+        return Card(self.name, "{base}, fully fine-tuned on {data}.", library="transformers")

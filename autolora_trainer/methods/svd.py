@@ -11,20 +11,16 @@ rival of learned ranks.
 import torch
 from peft import PeftModel
 
-from autolora_trainer import report
-from autolora_trainer.cut import cut_to_ranks
-from autolora_trainer.fused import adapt, lora_parts
-from autolora_trainer.methods.common import (
-    Built,
-    check_first_component,
-    check_pattern,
-    component_costs,
-    pattern,
-    pattern_size,
-    shrink,
-    skeleton_adapter,
-)
-from autolora_trainer.rules import fill_budget, thin_svd
+from autolora_trainer.hub.card import CITED_PATTERN, Card
+from autolora_trainer.lora.cut import copy_cut, cut_to_ranks
+from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.lora.svd import thin_svd
+from autolora_trainer.methods.base import Built, Job, Plan, given_pattern
+from autolora_trainer.methods.patterns import SizedMethod, check_first_component, check_size, pattern_size
+from autolora_trainer.ranks.budget import fill_budget
+from autolora_trainer.ranks.grid import format_rank_table
+from autolora_trainer.training.processes import refuse_sharding
 
 
 @torch.no_grad()
@@ -34,40 +30,52 @@ def ranks_by_singular_values(model: PeftModel, parameters: int | str, min_rank: 
     Args:
         model: a trained adapter of k components in every module.
         parameters: adapter parameters to keep, at most, or `lora:R`.
-        min_rank: 0 or 1, as in `rules.select_ranks`.
+        min_rank: 0 or 1, as in `fill_budget`.
     """
     parts = lora_parts(model)
     values = [thin_svd(part.lora_B.float() * part.scaling, part.lora_A.float())[1].cpu() for part in parts.values()]
     most = [len(own) for own in values]  # min(k, m, n)
     padded = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
-    ranks = fill_budget(padded, list(component_costs(model).values()), parameters, min_rank, most)
+    ranks = fill_budget(padded, [part.cost for part in parts.values()], parameters, min_rank, most)
     return dict(zip(parts, ranks))
 
 
-def check(run) -> None:
-    """Raise `ValueError` for a size that k components in every module cannot fill, before they are trained."""
-    if not run.training.do_train:
-        return
-    k, min_rank = run.method.initial_rank, run.method.min_rank
-    most = [min(k, *part.shape) for part in lora_parts(skeleton_adapter(run)).values()]
+class Svd(SizedMethod):
+    name = "svd"
 
-    def share_out(costs, size):
-        check_first_component(run, size, list(costs.values()))
-        return dict(zip(costs, fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank, most)))
+    def check_request(self, request) -> None:
+        refuse_sharding(request.training, "A truncated SVD takes whole LoRA weights")
 
-    check_pattern(run, share_out)
+    def prepare(self, job: Job) -> Plan:
+        settings = job.request.settings
+        k, min_rank = settings.initial_rank, settings.min_rank
+        most = [min(k, *shape) for shape in job.source.shapes.values()]
 
+        def share_out(costs, size):
+            check_first_component(job, size)
+            return dict(
+                zip(costs, fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank, most))
+            )
 
-def build(run) -> Built:
-    built = Built(adapt(run.base_model(), run.lora_config(r=run.method.initial_rank)))
+        check_size(job, share_out)
+        return lambda: self._learn(job)
 
-    def finish(wide: PeftModel) -> PeftModel:
-        wide.cpu()
-        ranks = ranks_by_singular_values(wide, pattern_size(run, component_costs(wide)), run.method.min_rank)
-        built.ranks = pattern(run, "svd", ranks, wide)
-        run.say(report.format_rank_table(built.ranks))
-        cut_to_ranks(wide, ranks)
-        return shrink(run, wide, built.ranks)
+    def _learn(self, job: Job) -> Built:
+        settings = job.request.settings
+        built = Built(add_lora(job.source.base_model(), job.source.lora_config(r=settings.initial_rank)))
 
-    built.finish = finish
-    return built
+        def finish(wide: PeftModel) -> PeftModel:
+            wide.cpu()
+            ranks = ranks_by_singular_values(wide, pattern_size(job), settings.min_rank)
+            built.ranks = given_pattern(job, self.name, ranks, wide)
+            job.say(format_rank_table(ranks))
+            cut_to_ranks(wide, ranks)
+            small = job.build(built.ranks)
+            copy_cut(wide, small)
+            return small
+
+        built.finish = finish
+        return built
+
+    def card(self, folder: str) -> Card:
+        return Card(self.name, CITED_PATTERN, ("lora",), cites=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from autolora_trainer.tasks.files import DataError, read_rows, shown_columns, shown_path, shown_value
-from autolora_trainer.tasks.hub_data import load_from_hub
+from autolora_trainer.tasks.from_hub import load_from_hub
 
 logger = logging.getLogger(__name__)
 

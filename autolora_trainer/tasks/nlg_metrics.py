@@ -12,21 +12,16 @@
 These are the units of the papers' tables: BLEU 68.2, NIST 8.62, METEOR 46.2, ROUGE-L 71.0, CIDEr 2.49, TER 0.46.
 """
 
-import importlib
 import logging
 import math
 import re
-import shutil
-import subprocess
-import tempfile
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import contextmanager
 from itertools import zip_longest
-from pathlib import Path
 
+from autolora_trainer.tasks.coco import INSTALL, Unavailable, cider, meteor, ptb_tokens, rouge_l
 from autolora_trainer.tasks.files import DataError, shown_value
+from autolora_trainer.tasks.ter import _row_ter, mean
 
 logger = logging.getLogger("autolora_trainer")
 
@@ -37,9 +32,6 @@ METRICS = {
 NIST_ORDER = 5  # mteval-v13a's default
 NIST_BETA = -math.log(0.5) / math.log(1.5) ** 2  # a text of 2/3 of the references' length loses half its score
 WEBNLG_REFERENCES = 6  # `--ref_num 6` in LoRA's scripts: two of the 1862 test rows have more
-JAVA_TIMEOUT = 300.0  # seconds without an answer; METEOR's start takes 8 s of CPU, 100 s on a busy machine
-NUMBERS = re.compile(r"[-.\dE]+( [-.\dE]+)*")  # as Java writes them
-INSTALL = 'pip install "autolora_trainer[nlg]"'
 
 
 def score(task: str, predictions: Sequence[str], references: Sequence[Sequence[str]], seen=None) -> dict[str, float]:
@@ -146,25 +138,6 @@ def nist(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     return brevity * sum(information[n] / totals[n] for n in totals if totals[n])
 
 
-def ter(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Translation edit rate (Snover et al., 2006) of tokens that blanks separate: the least over a row's references,
-    the mean over rows.
-
-        TER = (shifts + insertions + deletions + substitutions) / (words in the reference)
-
-    The search for shifts is pyter's, the library of the WebNLG scripts, because it defines the published numbers
-    (sacrebleu's TER shifts by tercom's rules, and is of the whole corpus). pyter itself is not used: it is no longer
-    maintained and takes some twenty times as long (two to four minutes for WebNLG's test set) for the same numbers.
-
-    Args:
-        predictions, references: as in `score`, tokenized.
-    Example:
-        >>> ter(["b c d a"], [["a b c d", "x y"]])  # one shift, four words
-        0.25
-    """
-    return _mean(_row_ter(prediction, row) for prediction, row in zip(predictions, references))
-
-
 def copy_slots(meaning_representation: str | Sequence[str]) -> str:
     """The text that copies the input's values and adds nothing: what a model must beat to have learned anything.
 
@@ -224,78 +197,6 @@ def _ngrams(tokens) -> Counter:
     )
 
 
-def _row_ter(prediction: str, references: Sequence[str]) -> float:
-    words = prediction.split()
-    least = math.inf
-    for reference in references:
-        reference = reference.split()
-        if not reference:
-            least = min(least, 1.0)  # as in the WebNLG script
-        elif _least_edits(words, reference) / len(reference) < least:
-            least = min(least, _edits(words, reference) / len(reference))
-    return least
-
-
-def _least_edits(words, reference) -> int:
-    # No shift changes which words there are: what the two do not share must be inserted, deleted or substituted.
-    return max(len(words), len(reference)) - (Counter(words) & Counter(reference)).total()
-
-
-def _edits(words, reference) -> int:
-    """Shifts and edits that turn `words` into `reference`: the best shift is taken until none makes them fewer."""
-    words, reference = tuple(words), tuple(reference)
-    positions = {}
-    for position, word in enumerate(reference):
-        positions[word] = positions.get(word, 0) | 1 << position
-    shifts, distance, least = 0, _edit_distance(words, positions, len(reference)), _least_edits(words, reference)
-    while distance > least:
-        shifted = set(_shifts(words, reference))
-        # Of equal gains pyter takes the last in alphabetical order: an accident, and part of the published numbers.
-        gain, words = max(
-            ((distance - _edit_distance(option, positions, len(reference)), option) for option in shifted),
-            default=(0, words),
-        )
-        if gain <= 0:
-            break
-        shifts, distance = shifts + 1, distance - gain
-    return shifts + distance
-
-
-def _shifts(words: tuple, reference: tuple):
-    """Every text in which one run of words stands where the reference has that run (the longest from there on)."""
-    for start, word in enumerate(words):
-        for target, wanted in enumerate(reference):
-            if word == wanted and start != target:
-                run = 1
-                while words[start + run : start + run + 1] == reference[target + run : target + run + 1] != ():
-                    run += 1
-                rest = words[:start] + words[start + run :]
-                yield rest[:target] + words[start : start + run] + rest[target:]
-
-
-def _edit_distance(words, positions: dict[str, int], length: int) -> int:
-    """Levenshtein distance of `words` to a reference of `length` words, a whole column of the table at a time.
-
-    Bit i of `positions[word]` says that word i of the reference is that word; `more` and `less` hold the differences
-    of +1 and -1 between neighbours in a column (Myers, 1999, in Hyyrö's form of 2003).
-    """
-    full, last = (1 << length) - 1, 1 << (length - 1)
-    more, less, distance = full, 0, length
-    for word in words:
-        match = positions.get(word, 0)
-        zero = ((((match & more) + more) ^ more) | match | less) & full  # the diagonal's differences of 0
-        up, down = less | ~(zero | more) & full, more & zero  # the row's differences of +1 and -1
-        distance += bool(up & last) - bool(down & last)
-        up, down = (up << 1 | 1) & full, (down << 1) & full
-        more, less = down | ~(zero | up) & full, up & zero
-    return distance
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return sum(values) / len(values)
-
-
 def _each(metric, predictions, references, groups) -> dict[str, float]:
     return {
         suffix: metric([predictions[row] for row in rows], [references[row] for row in rows])
@@ -309,11 +210,11 @@ def _e2e(predictions, references, groups):
         name: _each(metric, predictions, references, groups) for name, metric in (("bleu", bleu), ("nist", nist))
     }
     try:
-        predictions, references = _ptb_tokens(predictions, references)
-        scores["rougeL"] = _each(_rouge_l, predictions, references, groups)
-        scores["cider"] = _each(_cider, predictions, references, groups)
-        scores["meteor"] = _meteor(predictions, references, groups)
-    except _Unavailable as reason:
+        predictions, references = ptb_tokens(predictions, references)
+        scores["rougeL"] = _each(rouge_l, predictions, references, groups)
+        scores["cider"] = _each(cider, predictions, references, groups)
+        scores["meteor"] = meteor(predictions, references, groups)
+    except Unavailable as reason:
         return scores, reason
     return scores, None
 
@@ -326,11 +227,11 @@ def _webnlg(predictions, references, groups):
     edit_rates = [_row_ter(prediction, row) for prediction, row in zip(predictions, references)]
     scores = {
         "bleu": _each(lambda *texts: bleu(*texts, lowercase=False), predictions, references, groups),  # is lower case
-        "ter": {suffix: _mean(edit_rates[row] for row in rows) for suffix, rows in groups.items()},
+        "ter": {suffix: mean(edit_rates[row] for row in rows) for suffix, rows in groups.items()},
     }
     try:
-        scores["meteor"] = _meteor(predictions, references, groups)
-    except _Unavailable as reason:
+        scores["meteor"] = meteor(predictions, references, groups)
+    except Unavailable as reason:
         return scores, reason
     return scores, None
 
@@ -340,144 +241,9 @@ def _split_at_nonwords(text: str) -> str:
     return _one_line(re.sub(r"(\W)", r" \1 ", text.lower()))
 
 
-def _rouge_l(predictions, references) -> float:
-    return 100 * _coco("rouge.rouge").Rouge().compute_score(*_coco_form(predictions, references))[0]
-
-
-def _cider(predictions, references) -> float:
-    # Its idf is log(rows / rows with the n-gram in a reference): one row has no information, and so scores 0.
-    if not any(reference for row in references for reference in row):  # only punctuation; the library would fail
-        return 0.0
-    return _coco("cider.cider").Cider().compute_score(*_coco_form(predictions, references))[0]
-
-
-def _coco_form(predictions, references):
-    return dict(enumerate(references)), {row: [prediction] for row, prediction in enumerate(predictions)}
-
-
-class _Unavailable(RuntimeError):
-    """Why a metric that needs Java cannot be computed, and what to do."""
-
-
 def _sacrebleu():
     try:
         import sacrebleu
     except ImportError as error:
         raise ImportError(f"sacrebleu is not installed; the metrics of generated text need it. {INSTALL}") from error
     return sacrebleu
-
-
-def _coco(name: str):
-    # Never `pycocoevalcap.eval`: it imports SPICE.
-    try:
-        return importlib.import_module(f"pycocoevalcap.{name}")
-    except ImportError as error:
-        raise _Unavailable(f"pycocoevalcap is not installed. {INSTALL}") from error
-
-
-def _java() -> str:
-    java = shutil.which("java")
-    if java is None:
-        raise _Unavailable("there is no `java` on PATH. Install one, e.g. apt-get install default-jre-headless")
-    return java
-
-
-def _ptb_tokens(predictions, references):
-    """Tokenize as COCO's scripts do: Penn Treebank tokens in lower case, then without punctuation.
-
-    It is pycocoevalcap's jar and list of punctuation, but not its wrapper: that one writes into the installed package
-    and waits for ever.
-    """
-    module = _coco("tokenizer.ptbtokenizer")
-    texts = [*predictions, *(reference for row in references for reference in row)]
-    command = [_java(), "-cp", module.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer"]
-    try:
-        done = subprocess.run(
-            [*command, "-preserveLines", "-lowerCase"],
-            cwd=Path(module.__file__).parent,
-            input="".join(text + "\n" for text in texts).encode("utf-8", "replace"),
-            capture_output=True,
-            timeout=JAVA_TIMEOUT,
-        )
-    except subprocess.TimeoutExpired:
-        raise _Unavailable(f"the PTB tokenizer gave no answer in {JAVA_TIMEOUT:g} s. Is the machine busy?") from None
-    except OSError as error:
-        raise _Unavailable(f"java cannot be started: {error}") from error
-    lines = done.stdout.decode("utf-8", "replace").split("\n")[:-1]
-    if done.returncode or len(lines) != len(texts):
-        raise _Unavailable(f"the PTB tokenizer failed{_reason(done.stderr)}. Does `java -version` work?")
-    tokenized = iter(" ".join(w for w in line.rstrip().split(" ") if w not in module.PUNCTUATIONS) for line in lines)
-    return [next(tokenized) for _ in predictions], [[next(tokenized) for _ in row] for row in references]
-
-
-def _meteor(predictions, references, groups) -> dict[str, float]:
-    """METEOR in points for every group, from one process: its start is what takes time."""
-    with _meteor_process() as ask:
-        statistics = []
-        for prediction, row in zip(predictions, references):
-            fields = [text.replace("|||", "") for text in (*row, prediction)]
-            statistics += ask(" ||| ".join(["SCORE", *fields]), answers=1)
-        scores = {}
-        for suffix, rows in groups.items():  # the answer: the score of each row, then that of their sum
-            line = " ||| ".join(["EVAL", *(statistics[row] for row in rows)])
-            scores[suffix] = 100 * float(ask(line, answers=len(rows) + 1)[-1])
-    return scores
-
-
-@contextmanager
-def _meteor_process():
-    """Start METEOR 1.5 and give a function that puts a line to it and returns its answers; it is gone afterwards.
-
-    pycocoevalcap's own wrapper would wait for ever for a process that hangs, and leaves it behind after an exception.
-    """
-    module = _coco("meteor.meteor")
-    command = [_java(), "-Xmx2G", "-XX:+UseSerialGC"]  # 0.6 GB; with the default collector 1.3 GB
-    command += ["-jar", module.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
-    command += ["-a", "data/paraphrase-en.gz"]  # its default; but it does not find it where the path has a blank or é
-    with tempfile.TemporaryFile() as errors:
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=Path(module.__file__).parent,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,  # a pipe that nobody reads would block it once full
-            )
-        except OSError as error:
-            raise _Unavailable(f"java cannot be started: {error}") from error
-
-        def ask(line: str, answers: int) -> list[str]:
-            hung = threading.Event()
-            watchdog = threading.Timer(JAVA_TIMEOUT, lambda: (hung.set(), process.kill()))
-            watchdog.start()
-            try:
-                process.stdin.write(line.encode("utf-8", "replace") + b"\n")
-                process.stdin.flush()
-                lines = [process.stdout.readline().decode().strip() for _ in range(answers)]
-            except OSError:  # it ended before it read the line
-                lines = [""]
-            finally:
-                watchdog.cancel()
-            if not all(map(NUMBERS.fullmatch, lines)):  # nothing, an error's text, or NaN
-                if hung.is_set():
-                    raise _Unavailable(f"METEOR gave no answer in {JAVA_TIMEOUT:g} s. Is the machine busy?")
-                errors.seek(0)
-                raise _Unavailable(f"METEOR failed{_reason(errors.read())}. Does `java -version` work?")
-            return lines
-
-        try:
-            yield ask
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            try:
-                process.stdin.close()
-            except OSError:  # what was not yet written has no reader any more
-                pass
-
-
-def _reason(errors: bytes) -> str:
-    lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines()]
-    lines = [line for line in lines if line and not line.startswith("at ")]  # the stack's frames
-    return f": {lines[-1][:120]}" if lines else ""

@@ -1,0 +1,91 @@
+"""The command `autolora`: what people do with a run's results.
+
+autolora run glue --task_name mrpc …        the scripts, after a pip install
+autolora show DIR|REPO                      rank grid, parameters, what a server needs, cost
+autolora export DIR|REPO --format peft      the ranks for tools that take a rank pattern: peft, axolotl, and
+                                            method_comparison, an experiment folder of PEFT's benchmark
+autolora diff A B                           where two patterns differ
+"""
+
+import argparse
+import importlib
+import sys
+
+from autolora_trainer.commands.diff import diff
+from autolora_trainer.commands.export import FORMATS, export, export_experiment, scale_of
+from autolora_trainer.commands.show import show
+from autolora_trainer.errors import UsageError, run_guarded, usage_errors
+from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.scripts.command_line import hide_secrets
+from autolora_trainer.version import __version__
+
+SCRIPTS = {"glue": "run_glue", "nlg": "run_nlg", "ner": "run_ner"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    class OneLine(argparse.ArgumentParser):
+        def error(self, message):
+            raise UsageError(f"{message}; autolora --help lists the commands")
+
+    parser = OneLine(prog="autolora", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=OneLine)
+    run = commands.add_parser("run", help="run_glue, run_nlg or run_ner with their own arguments", add_help=False)
+    run.add_argument("script", choices=SCRIPTS)
+    run.add_argument("arguments", nargs=argparse.REMAINDER)
+    for name, text in (("show", "rank grid, parameters, cost"), ("export", "the ranks for another tool")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("source", metavar="DIR|REPO", help="an output directory, a ranks.json or a repository")
+        if name == "export":
+            command.add_argument("--format", default="peft", choices=FORMATS)
+            command.add_argument("--lora_alpha", type=int, help="default: that of the run, else 16")
+            command.add_argument("--output", metavar="DIR", help="of method_comparison: the folder to write")
+    compare = commands.add_parser("diff", help="where two patterns differ")
+    compare.add_argument("first", metavar="A")
+    compare.add_argument("second", metavar="B")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command.
+
+    Raises:
+        UsageError: one line, for what was given.
+    """
+    if argv is None:
+        argv, sys.argv[1:] = sys.argv[1:], hide_secrets(sys.argv[1:])
+    options = _parser().parse_args(argv)
+    if options.command == "run":
+        importlib.import_module(SCRIPTS[options.script]).main(options.arguments)
+        return
+    with usage_errors():
+        if options.command == "show":
+            print(show(options.source))
+        elif options.command == "export":
+            print(_export(options))
+        else:
+            print(diff(LearnedRanks.from_pretrained(options.first), LearnedRanks.from_pretrained(options.second)))
+
+
+def _export(options) -> str:
+    if options.lora_alpha is not None and options.lora_alpha < 1:
+        raise ValueError(f"lora_alpha must be at least 1, got {options.lora_alpha}. LoRA's usual is 16.")
+    if (options.format == "method_comparison") != (options.output is not None):
+        given = f"--format {options.format}" + (" and --output" if options.output else " without it")
+        raise ValueError(f"--output DIR belongs to --format method_comparison, got {given}.")
+    ranks = LearnedRanks.from_pretrained(options.source)
+    lora = scale_of(options.source)
+    if options.lora_alpha is not None:
+        lora["lora_alpha"] = options.lora_alpha
+    if options.output is None:
+        return export(ranks, options.format, **lora)
+    return export_experiment(ranks, options.output, **lora)
+
+
+def entry_point() -> None:
+    """`autolora`, as pip installs it."""
+    sys.exit(run_guarded(main, "autolora"))
+
+
+if __name__ == "__main__":
+    entry_point()

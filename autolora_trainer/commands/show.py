@@ -1,0 +1,53 @@
+"""`autolora show`: rank grid, parameters, scores, cost, and what a server needs."""
+
+import json
+import os
+from contextlib import suppress
+
+from autolora_trainer.ranks.grid import format_rank_table
+from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.ranks.servers import lora_rank_for_servers
+from autolora_trainer.report.scores import bare_name, is_score
+from autolora_trainer.report.tables import format_cost
+
+
+def show(source: str) -> str:
+    """What there is to know of a finished run, as text.
+
+    Args:
+        source: an output directory, a `ranks.json`, or a Hub repository.
+    """
+    ranks = LearnedRanks.from_pretrained(source)
+    lines = [f"ranks of {ranks.base_model or 'a model without a name'}", format_rank_table(ranks.ranks)]
+    origin = f"rule {ranks.rank_rule}" if ranks.rank_rule else "no rule recorded"
+    lines.append(f"{origin}, {ranks.initial_rank} components per module at the start")
+    with suppress(ValueError):  # a rank that vLLM cannot serve
+        lines.append(f"a server needs --max-lora-rank {lora_rank_for_servers(ranks.ranks)}")
+    results = neighbour(source, "all_results.json")
+    if results:
+        scores = {k: v for k, v in results.items() if k.startswith(("eval_", "predict_")) and isinstance(v, float)}
+        scores = {k: v for k, v in scores.items() if is_score(k) or bare_name(k) == "loss"}
+        sizes = [results.get(name) for name in ("adapter_params", "head_params")]
+        if all(type(size) is int for size in sizes):
+            lines.append("{:,} adapter parameters, {:,} in the head".format(*sizes))
+        lines.append(", ".join(f"{name} = {value:.4f}" for name, value in scores.items()))
+    cost = neighbour(source, "cost.json")
+    if cost:
+        lines += ["", format_cost(cost)]
+    return "\n".join(line for line in lines if line is not None)
+
+
+def neighbour(source: str, name: str) -> dict | None:
+    """A JSON file beside the ranks of a folder, where there is one."""
+    folder = source if os.path.isdir(source) else os.path.dirname(source)
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path) or not os.path.exists(source):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}. Remove it, and the ranks are shown without it.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {content!r:.80}. Remove it, or run again.")
+    return content

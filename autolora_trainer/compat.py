@@ -1,0 +1,57 @@
+"""All that depends on a version of a library: the private names this package relies on, and what works around one.
+
+Each says which version needs it, and when it may go.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+
+import transformers
+from huggingface_hub.utils import _http
+from peft import PeftModel
+from transformers import Trainer
+
+# Private methods of Trainer that this package overrides or calls: without one of them a resume would not be exact, a
+# bad step not skipped, or rows not in their order, and nothing would say so.
+HOOKS = """
+    _get_collator_with_removed_columns _get_eval_sampler _get_grad_norm _get_num_items_in_batch _get_train_sampler
+    _load_best_model _load_from_checkpoint _load_optimizer_and_scheduler _load_rng_state _prepare_inputs
+    _remove_unused_columns _run_epoch _save _save_checkpoint _save_optimizer_and_scheduler _save_rng_state
+""".split()
+
+
+def check_hooks(trainer: type = Trainer) -> None:
+    """Raise `ImportError` if the installed transformers has not got every method that this package relies on."""
+    missing = [name for name in HOOKS if not hasattr(trainer, name)]
+    if missing:
+        raise ImportError(
+            f"transformers {transformers.__version__} is installed, whose Trainer has no {', '.join(missing)}; what a "
+            "run computes and resumes from would change unseen. Install one that is known: transformers==5.23.0"
+        )
+
+
+check_hooks()
+
+
+def client_factory() -> Callable:
+    """What makes the Hub client's connections; it may be the user's. huggingface_hub 2.4 has a public way to set it
+    and none to read it."""
+    return _http._GLOBAL_CLIENT_FACTORY
+
+
+def save_without_asking(model) -> None:
+    """Let a PEFT model save itself without a request to the Hub.
+
+    PEFT asks at every save, checkpoints included, whether the base model's vocabulary has grown since (0.21), and a
+    Hub that is silent then holds up each of them. For models whose vocabulary stays as it is, as the scripts' do.
+    """
+    if isinstance(model, PeftModel):
+        model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
+
+
+def silence_known_warnings() -> None:
+    """Drop warnings about nothing of the user's."""
+    # PEFT 0.21 reads a property that transformers 5 renamed. Until PEFT follows.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT finds Conv1D by itself

@@ -1,0 +1,209 @@
+"""Parts of adapters: the query, key and value of a fused projection get ranks of their own.
+
+GPT-2's `c_attn` computes query, key and value in one product; so do `qkv_proj`, `Wqkv`, `query_key_value` and others.
+A *part* of such a module is written `…c_attn#q`. Its update lives in its own rows of `lora_B` and its own components:
+
+    [ΔW_q]   [B_q  0 ] [A_q]
+    [ΔW_k] = [ 0   0 ] [A_v]
+    [ΔW_v]   [ 0  B_v]
+
+which is one ordinary LoRA of rank r_q + r_v on the fused module (in Hu et al. 2022's code: MergedLinear). A mask on
+the gradient of `lora_B` keeps the zeros exactly zero: AdamW moves a weight of value zero and gradient zero nowhere,
+and decays it to zero.
+
+All of the package sees adapters through `lora_parts`: an unfused module is one part, the whole of itself.
+"""
+
+import dataclasses
+import math
+import re
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
+from torch import nn
+
+from autolora_trainer.lora.parts import SEPARATOR, lora_layers, mask_name
+
+SEARCHED_PARTS = ("q", "v")  # where nothing else is asked for: the paper adapts query and value (§5.1)
+THIRDS = "gpt2 decision_transformer imagegpt openai-gpt phi3 phi4_multimodal modernbert mpt".split()
+BY_HEAD = "gpt_neox gpt_neox_japanese bloom".split()  # others of these names (Falcon, ChatGLM) order it otherwise
+
+
+def _layout(rows: int, config) -> dict[str, torch.Tensor] | None:
+    """By the model's code: a module's name does not tell (CodeGen and MiniMax order their `qkv_proj` otherwise)."""
+    kind = getattr(config, "model_type", None)
+    if kind == "gpt_bigcode":
+        return _thirds(rows, config) if config.multi_query else _by_head(rows, config)
+    return _thirds(rows, config) if kind in THIRDS else _by_head(rows, config) if kind in BY_HEAD else None
+
+
+def _heads(config) -> tuple[int, int]:
+    """How many heads there are, and how wide they are; (0, 0) if the config does not say."""
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
+    size = getattr(config, "hidden_size", None)
+    return (heads, getattr(config, "head_dim", None) or size // heads) if heads and size else (0, 0)
+
+
+def _thirds(rows: int, config) -> dict[str, torch.Tensor] | None:
+    """[q | k | v], or with fewer key-value heads [q | k | v] of unequal width (GPT-2, Phi-3, ModernBERT, MPT)."""
+    heads, width = _heads(config)
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    if getattr(config, "multi_query", False):
+        shared = 1  # GPT-BigCode
+    widths = [heads * width, shared * width, shared * width]
+    if rows != sum(widths):  # cross attention's c_attn is [k | v]
+        return None
+    return dict(zip("qkv", torch.arange(rows).split(widths)))
+
+
+def _by_head(rows: int, config) -> dict[str, torch.Tensor] | None:
+    """For every head its q, k and v (GPT-NeoX, BLOOM)."""
+    heads, width = _heads(config)
+    if rows != 3 * heads * width:
+        return None
+    return dict(zip("qkv", torch.arange(rows).view(heads, 3, width).unbind(1)))
+
+
+FUSED = ("c_attn", "qkv_proj", "Wqkv", "query_key_value")
+
+
+def part_rows(module_name: str, rows: int, config) -> dict[str, torch.Tensor] | None:
+    """{"q": its rows, "k": …, "v": …} of a fused projection with `rows` outputs; None if it is none that is known."""
+    found = _layout(rows, config) if module_name.rpartition(".")[2] in FUSED else None
+    return None if found is None else {part: index.reshape(-1) for part, index in found.items()}
+
+
+def split_layer(
+    layer: LoraLayer, parts: dict[str, int], rows: dict[str, torch.Tensor], adapter_name: str = "default"
+) -> None:
+    """Divide the components of a LoRA layer among parts, for good: what is not theirs in `lora_B` becomes zero and
+    stays zero under any training.
+
+    Args:
+        layer: of rank Σ r_p.
+        parts: {part: r_p}, in the order of the components.
+        rows: {part: its rows of `lora_B`}.
+    Raises:
+        ValueError: if the ranks do not add up to the layer's.
+    """
+    weight = layer.lora_B[adapter_name].weight
+    if sum(parts.values()) != weight.shape[1]:
+        raise ValueError(f"The parts {parts} need rank {sum(parts.values())}, the layer has {weight.shape[1]}.")
+    mask, start = torch.zeros_like(weight), 0
+    for part, rank in parts.items():
+        mask[rows[part].to(mask.device), start : start + rank] = 1
+        start += rank
+    buffer = mask_name(adapter_name)
+    layer.register_buffer(buffer, mask, persistent=False)  # moves with the model, and is not saved
+    with torch.no_grad():
+        weight.mul_(mask)
+    weight.register_hook(lambda gradient: gradient * getattr(layer, buffer).to(gradient.dtype))
+    if not hasattr(layer, "fused_parts"):
+        layer.fused_parts = {}
+    layer.fused_parts[adapter_name] = {part: (rank, rows[part]) for part, rank in parts.items()}
+
+
+def resolve_targets(model: nn.Module, lora_config: LoraConfig) -> dict[str, list[str]] | None:
+    """{full module name: parts, in order} for the target modules that are searched by parts; None if there are none.
+
+    A target `c_attn#q` names a part. Where no targets are given and PEFT's own default for the model is a fused
+    projection, its query and value are meant, and the whole of those that have no parts, of cross attention; a target
+    `c_attn` that is typed means the whole of it. `exclude_modules`, `layers_to_transform` and `modules_to_save` leave
+    out what they leave out in PEFT.
+    """
+    targets = lora_config.target_modules
+    config = getattr(model, "config", None)
+    if targets is None:
+        default = DEFAULT_TARGETS.get(getattr(config, "model_type", None), [])
+        if not isinstance(default, list) or not any(name in FUSED for name in default):
+            return None
+        wanted = [f"{name}{SEPARATOR}{part}" if name in FUSED else name for name in default for part in SEARCHED_PARTS]
+    elif isinstance(targets, str) or not any(SEPARATOR in name for name in targets):
+        return None
+    else:
+        wanted = list(targets) if isinstance(targets, list) else sorted(targets)
+    found: dict[str, list[str]] = {}
+    for target in dict.fromkeys(wanted):
+        module, _, part = target.partition(SEPARATOR)
+        names = [n for n, _ in model.named_modules() if n == module or n.endswith("." + module)]
+        if not names:
+            raise ValueError(f"Target modules {module!r} not found in the base model")  # PEFT's words
+        own = dataclasses.replace(lora_config, target_modules=[module])
+        for name in names:
+            if not check_target_module_exists(own, name):
+                continue
+            parts = found.setdefault(name, [])
+            if part:
+                known = part_rows(name, out_features(model.get_submodule(name)), config)
+                if known is None and targets is None:
+                    continue
+                if part not in (known or {}):
+                    raise ValueError(
+                        f"{target!r} names a part of {type(model).__name__}'s {name!r}, which has "
+                        f"{', '.join(known) if known else 'no parts that are known'}. Give the whole, {module!r}."
+                    )
+                parts.append(part)
+    if not found:
+        raise ValueError(
+            f"exclude_modules, layers_to_transform or modules_to_save leave none of {', '.join(wanted)} in "
+            f"{type(model).__name__}. Leave out less."
+        )
+    if targets is None and not any(found.values()):
+        return None
+    return {name: sorted(parts, key="qkv".index) for name, parts in found.items()}
+
+
+def out_features(module: nn.Module) -> int:
+    """Rows of a linear layer's output, of `nn.Linear` as of GPT-2's `Conv1D`."""
+    return module.nf if hasattr(module, "nf") else module.out_features
+
+
+def add_lora(model: nn.Module, lora_config: LoraConfig, rank: int | None = None) -> PeftModel:
+    """`peft.get_peft_model`, with `rank` components for every target module and for every part of a fused one.
+
+    Args:
+        model: the pre-trained model.
+        lora_config: its `target_modules` may name parts (`c_attn#q`); see `resolve_targets`.
+        rank: default: the config's r.
+    Raises:
+        ValueError: if a target is not there.
+    """
+    rank = lora_config.r if rank is None else rank
+    targets = resolve_targets(model, lora_config)
+    if targets is None:
+        return get_peft_model(model, dataclasses.replace(lora_config, r=rank))
+    split = {name: parts for name, parts in targets.items() if parts}
+    keys = {name: "^" + re.escape(name) for name in split}
+    # the scale of every component is then lora_alpha / rank, in parts as in whole modules
+    grow = (lambda n: math.sqrt(n)) if lora_config.use_rslora else (lambda n: n)
+    wide = dataclasses.replace(
+        lora_config,
+        r=rank,
+        target_modules=list(targets),
+        rank_pattern={keys[name]: rank * len(parts) for name, parts in split.items()},
+        alpha_pattern={keys[name]: lora_config.lora_alpha * grow(len(parts)) for name, parts in split.items()},
+    )
+    adapted = get_peft_model(model, wide)
+    split_parts(adapted, {f"{name}{SEPARATOR}{part}": rank for name, parts in split.items() for part in parts})
+    return adapted
+
+
+def split_parts(model: PeftModel, ranks: dict[str, int]) -> None:
+    """`split_layer` for every name with a part in `ranks` whose rank is not zero."""
+    layers, base = lora_layers(model), model.get_base_model()
+    grouped: dict[str, dict[str, int]] = {}
+    for name, rank in ranks.items():
+        module, separator, part = name.partition(SEPARATOR)
+        if separator and rank:
+            grouped.setdefault(module, {})[part] = rank
+    for module, parts in grouped.items():
+        rows = part_rows(module, out_features(layers[module].get_base_layer()), base.config)
+        if rows is None or not set(parts) <= set(rows):
+            raise ValueError(
+                f"{module!r} has no part {', '.join(sorted(set(parts) - set(rows or ())))} in {type(base).__name__}. "
+                "Were the ranks learned on another model?"
+            )
+        split_layer(layers[module], parts, rows)

@@ -1,0 +1,126 @@
+"""An adapter seen as parts with a rank of their own: whole LoRA layers, and what `fused.py` divides some into."""
+
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+SEPARATOR = "#"
+
+
+@dataclass(frozen=True)
+class LoraPart:
+    """A LoRA layer, or the part of one that belongs to a part of a fused projection.
+
+    Attributes:
+        name: as in the base model's `named_modules()`, with `#part` where it is a part.
+        layer, adapter_name: PEFT's.
+        columns: its components: rows of `lora_A`, columns of `lora_B`.
+        rows: its rows of `lora_B`, (m,); None: all.
+    """
+
+    name: str
+    layer: LoraLayer
+    adapter_name: str
+    columns: slice
+    rows: torch.Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.columns.stop - self.columns.start
+
+    @property
+    def lora_A(self) -> torch.Tensor:
+        """(r, n), a view of the weight."""
+        return self.layer.lora_A[self.adapter_name].weight[self.columns]
+
+    @property
+    def lora_B(self) -> torch.Tensor:
+        """(m, r); of a part a copy, so write with `set_lora_B`."""
+        columns = self.layer.lora_B[self.adapter_name].weight[:, self.columns]
+        return columns if self.rows is None else columns[self.rows.to(columns.device)]
+
+    @torch.no_grad()
+    def set_lora_B(self, value: torch.Tensor) -> None:
+        columns = self.layer.lora_B[self.adapter_name].weight[:, self.columns]
+        if self.rows is None:
+            columns.copy_(value)
+        else:
+            columns[self.rows.to(columns.device)] = value.to(columns)
+
+    @property
+    def scaling(self) -> float:
+        return self.layer.scaling[self.adapter_name]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of its update."""
+        m, n = (
+            self.layer.lora_B[self.adapter_name].weight.shape[0],
+            self.layer.lora_A[self.adapter_name].weight.shape[1],
+        )
+        return (m if self.rows is None else len(self.rows)), n
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one of its components, m + n."""
+        return sum(self.shape)
+
+    def rows_of(self, output: torch.Tensor) -> torch.Tensor:
+        """Its rows of an (m_layer, …) tensor."""
+        return output if self.rows is None else output[self.rows.to(output.device)]
+
+
+def base_model_of(model: nn.Module) -> nn.Module:
+    """The model under PEFT, or the model itself where there is no adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def init_that_changes_base(model: nn.Module, adapter_name: str = "default") -> str | None:
+    """The `init_lora_weights` of an adapter if it takes its first update out of the base model's weights, as PiSSA."""
+    config = getattr(model, "peft_config", {}).get(adapter_name)
+    name = str(getattr(config, "init_lora_weights", "")).lower()
+    return name if name.startswith(("pissa", "corda", "olora", "loftq", "lora_ga")) else None
+
+
+def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraLayer]:
+    """The LoRA layers of a `PeftModel`, keyed by their names in the base model's `named_modules()`."""
+    base = base_model_of(model)
+    return {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, LoraLayer) and adapter_name in module.lora_A
+    }
+
+
+def lora_parts(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraPart]:
+    """All that has a rank of its own in an adapter: whole LoRA layers, and the parts that `split_layer` made."""
+    parts = {}
+    for name, layer in lora_layers(model, adapter_name).items():
+        own = getattr(layer, "fused_parts", {}).get(adapter_name)
+        if own is None:
+            rank = layer.r[adapter_name]
+            parts[name] = LoraPart(name, layer, adapter_name, slice(0, rank))
+            continue
+        start = 0
+        for part, (rank, rows) in own.items():
+            full = name + SEPARATOR + part
+            parts[full] = LoraPart(full, layer, adapter_name, slice(start, start + rank), rows)
+            start += rank
+    return parts
+
+
+def module_of(name: str) -> str:
+    """`h.0.attn.c_attn#q` -> `h.0.attn.c_attn`."""
+    return name.partition(SEPARATOR)[0]
+
+
+def mask_name(adapter_name: str) -> str:
+    return f"fused_mask_{adapter_name}"
+
+
+def masked_parameters(model: nn.Module, adapter_name: str = "default") -> int:
+    """How many parameters of an adapter the masks of split layers keep at zero: its file holds them, no training."""
+    masks = (getattr(layer, mask_name(adapter_name), None) for layer in lora_layers(model, adapter_name).values())
+    return sum(int((mask == 0).sum()) for mask in masks if mask is not None)

@@ -1,0 +1,150 @@
+"""One object per method: one value of `--method`, and all that the package knows of it. Nobody else compares names.
+
+check_request -> prepare -> learn -> (the final training, the same for all) -> finish
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from autolora_trainer.hub.card import Card
+from autolora_trainer.lora.heads import head_parameters
+from autolora_trainer.lora.parts import masked_parameters
+from autolora_trainer.methods.forms import PEFT_ADAPTER, SavedForm
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
+from autolora_trainer.ranks.origin import fingerprint
+from autolora_trainer.runs.folder import RunFolder
+from autolora_trainer.runs.resume import Progress
+from autolora_trainer.training.trainer import FinalTrainer
+
+
+@dataclass
+class Built:
+    """The model to train, and what comes with it.
+
+    Attributes:
+        model: what the final training trains.
+        ranks: the ranks it was built from; None for methods without a rank per module.
+        phases: {phase: cost} of what ran before the final training.
+        callbacks: of the final training.
+        finish: trained model -> the model to evaluate and save, where that is another.
+        trainer: of the final training.
+        arguments: of the final training, those that the method sets otherwise than the user's.
+    """
+
+    model: torch.nn.Module
+    ranks: LearnedRanks | None = None
+    phases: dict[str, dict] = field(default_factory=dict)
+    callbacks: list[TrainerCallback] = field(default_factory=list)
+    finish: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+    trainer: type[FinalTrainer] = FinalTrainer
+    arguments: dict = field(default_factory=dict)
+
+
+class Job(Protocol):
+    """What a method may ask for; `scripts.job` has the real one.
+
+    Attributes:
+        request: what was asked for: `request.settings` are the method's, `request.training` the final training's.
+        source: the base model; rows: of every split; folder: the output folder, with what a resume found.
+        ranks: of `--ranks`, or None.
+    """
+
+    request: object
+    source: object
+    rows: object
+    folder: RunFolder
+    ranks: LearnedRanks | None
+
+    def split(self, val_fraction: float): ...  # (D_tr, D_val)
+    def build(self, ranks: LearnedRanks, base: torch.nn.Module | None = None) -> PeftModel: ...
+    def try_ranks(self, ranks: dict[str, int], place: str) -> int: ...  # a trial, in a process of its own
+    def say(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+Plan = Callable[[], Built]  # its own phases, if any, then the model; whoever writes first calls job.folder.clear()
+
+
+class Method:
+    """What a method is by default: PEFT's adapter, the standard Trainer, no phase of its own.
+
+    Attributes:
+        name: the value of `--method`.
+        arguments: a dataclass of its own fields, which other methods refuse.
+        reads: shared fields that act here: ranks, rank_budget, lora_r, lora_target_modules, peft_kwargs.
+        has_lora: its adapter is a LoRA of ours, whose modules have costs, and parts where they are fused.
+        form: how its result lies in a folder.
+        outputs: names that it adds to the folder.
+        phase: what its final training is called.
+        base_stays_frozen: False: it refuses `--dtype` and quantization.
+        length_is_learned: a resume with another number of epochs is another run.
+    """
+
+    name = ""
+    arguments: type | None = None
+    reads: frozenset[str] = frozenset()
+    has_lora = False
+    form: SavedForm = PEFT_ADAPTER
+    outputs: frozenset[str] = frozenset()
+    phase = "training"
+    base_stays_frozen = True
+    length_is_learned = False
+
+    def check_request(self, request) -> None:
+        """Raise `ValueError` for what the arguments alone rule out, of a run that trains."""
+
+    def prepare(self, job: Job) -> Plan:
+        """Build and try what needs no training; write nothing.
+
+        Raises:
+            ValueError: for what the method cannot do with these rows and this model.
+        """
+        raise NotImplementedError
+
+    def searches(self, request) -> bool:
+        """Whether the run learns ranks by a search of its own."""
+        return False
+
+    def adapted(self, job: Job) -> list[str]:
+        """Names of the modules and parts that its adapter has."""
+        return list(job.source.costs) if self.has_lora else []
+
+    def progress(self, request, trained: bool) -> Progress:
+        """What an earlier run in `request.output_dir` has finished of the method's own phases.
+
+        Args:
+            trained: whether there is a whole checkpoint of the final training.
+        """
+        return Progress()
+
+    def parameters(self, model: torch.nn.Module) -> int:
+        """Trainable parameters outside the head; of fused projections those that can differ from zero."""
+        head = sum(p.numel() for p in head_parameters(model).values() if p.requires_grad)
+        return sum(p.numel() for p in model.parameters() if p.requires_grad) - head - masked_parameters(model)
+
+    def card(self, folder: str) -> Card:
+        """What the model card of the result in `folder` says of the method."""
+        kind, tags = ("A LoRA", ("lora",)) if self.has_lora else ("An", ())
+        return Card(self.name, kind + " adapter{of_base}, trained on {data}, by the method {name}.", tags)
+
+
+def given_pattern(job: Job, rule: str, ranks: dict[str, int], model: torch.nn.Module) -> LearnedRanks:
+    """Ranks that no search made, in the form of those that a search did.
+
+    Args:
+        rule: the name of the pattern, for `ranks.json`.
+        ranks: {module: rank}.
+        model: the base model, under an adapter or not.
+    """
+    return LearnedRanks(
+        modules={name: ModuleRank(rank) for name, rank in ranks.items()},
+        base_model=job.source.name,
+        base_model_fingerprint=fingerprint(model, ranks),
+        initial_rank=job.ranks.initial_rank if job.ranks else job.request.settings.initial_rank,
+        rank_rule=rule,
+    )

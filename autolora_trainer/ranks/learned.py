@@ -1,0 +1,287 @@
+"""`LearnedRanks`: what the search hands to the retrain, as `ranks.json` on disk, and as PEFT's `rank_pattern`."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+
+from huggingface_hub import HfApi
+from peft import LoraConfig
+
+from autolora_trainer import hub_client
+from autolora_trainer.files import write_atomically
+from autolora_trainer.lora.parts import module_of
+from autolora_trainer.ranks.grid import format_rank_table
+from autolora_trainer.ranks.names import by_module
+from autolora_trainer.values import MAX_RANK
+
+FORMAT_VERSION = 1
+RANKS_FILE = "ranks.json"
+MAX_FILE_BYTES = 20_000_000
+ADVICE = "Correct it, or give the ranks.json of a finished run."
+
+
+@dataclass(frozen=True)
+class ModuleRank:
+    """The learned rank of one module and the selection variables behind it (empty for patterns that no search
+    made)."""
+
+    rank: int
+    selection: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class LearnedRanks:
+    """Ranks per module: the value that the search hands to the retrain, and `ranks.json` on disk.
+
+    Attributes:
+        modules: names as in the base model's `named_modules()`, each with its rank (0: left out of the adapter).
+        base_model: Hub id or folder name of the model they were learned on.
+        base_model_fingerprint: see `fingerprint`.
+        initial_rank, constraint, rank_rule, threshold: how they were learned.
+    Example:
+        >>> ranks = LearnedRanks({"encoder.q": ModuleRank(2), "encoder.v": ModuleRank(4)}, initial_rank=8)
+        >>> ranks.to_lora_config(lora_alpha=16).rank_pattern
+        {'^encoder\\\\.q': 2, '^encoder\\\\.v': 4}
+    """
+
+    modules: dict[str, ModuleRank] = field(default_factory=dict)
+    base_model: str | None = None
+    base_model_fingerprint: str | None = None
+    initial_rank: int = 8
+    constraint: str | None = None
+    rank_rule: str | None = None
+    threshold: float | None = None
+
+    def __str__(self) -> str:
+        return format_rank_table(self.ranks)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {name: module.rank for name, module in self.modules.items()}
+
+    @property
+    def module_ranks(self) -> dict[str, int]:
+        """Ranks of whole modules, as PEFT counts them: those of a fused projection's parts add up."""
+        return by_module(self.ranks)
+
+    @property
+    def total_rank(self) -> int:
+        return sum(self.ranks.values())
+
+    def to_json(self) -> str:
+        """The content of ranks.json.
+
+        Raises:
+            ValueError: for a selection that is not of finite numbers.
+        """
+        for name, module in self.modules.items():
+            if not all(_is_number(a) for a in module.selection):
+                raise ValueError(f"The selection of {name!r} must hold finite numbers, got {module.selection}."[:300])
+        modules = {
+            name: {"rank": module.rank, "selection": [float(f"{a:.9g}") for a in module.selection]}
+            for name, module in self.modules.items()
+        }
+        head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "modules"}
+        document = {"format_version": FORMAT_VERSION, **head, "total_rank": self.total_rank, "modules": modules}
+        return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write `ranks.json`, whole or not at all."""
+        write_atomically(os.fspath(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "LearnedRanks":
+        """Read `ranks.json`. It is data from elsewhere: everything in it is checked before any of it is used.
+
+        Raises:
+            ValueError: one line that names the file and what is wrong with it.
+            OSError: if it cannot be read.
+        """
+        if os.path.getsize(path) > MAX_FILE_BYTES:
+            raise ValueError(
+                f"{path} has {os.path.getsize(path):,} bytes; a ranks.json has at most {MAX_FILE_BYTES:,}."
+            )
+        with open(path, encoding="utf-8") as file:
+            try:
+                text = file.read(MAX_FILE_BYTES + 1)
+                document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path} is not a ranks.json: {str(error).splitlines()[0]}. {ADVICE}") from None
+        return cls(**_checked(document, path))
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike, revision: str | None = None, token: str | None = None
+    ) -> "LearnedRanks":
+        """Ranks from a `ranks.json`, a folder that holds one, or a repository of the Hub.
+
+        Raises:
+            ValueError: if there is none, it cannot be reached, or it is not valid.
+        """
+        source = os.fspath(source)
+        path = os.path.join(source, RANKS_FILE) if os.path.isdir(source) else source
+        if os.path.exists(path):
+            return cls.load(path)
+        if os.path.isdir(source):
+            raise ValueError(f"{source} holds no {RANKS_FILE}. Give the output directory of a finished run.")
+        try:
+            path = hub_client.download(source, RANKS_FILE, MAX_FILE_BYTES, revision, token)
+        except Exception as error:  # HTTP, JSON, OS and value errors of the client
+            raise ValueError(
+                f"{source!r} is neither a folder or file here nor a repository that gives a {RANKS_FILE}: "
+                f"{hub_client.reason(error, token)}."
+            ) from error
+        return cls.load(path)
+
+    def push_to_hub(self, repo_id: str, token: str | None = None, private: bool | None = None) -> str:
+        """Share the pattern alone, as `ranks.json` in a repository; `from_pretrained` reads it again.
+
+        Returns:
+            The repository's address.
+        Raises:
+            ValueError: one line, with the reason, if the Hub does not take it.
+        """
+        try:
+            with hub_client.bounded_waits():
+                api = HfApi(token=token)
+                url = api.create_repo(repo_id, private=private, exist_ok=True)
+                content = self.to_json().encode()
+                api.upload_file(path_or_fileobj=content, path_in_repo=RANKS_FILE, repo_id=url.repo_id)
+        except Exception as error:  # HTTP, JSON, OS and value errors of the client
+            raise ValueError(f"Could not push the ranks to {repo_id}: {hub_client.reason(error, token)}.") from error
+        return str(url)
+
+    def to_lora_config(
+        self, base: LoraConfig | None = None, scaling: str = "constant", **lora_arguments
+    ) -> LoraConfig:
+        """An ordinary PEFT `LoraConfig` with these ranks as `rank_pattern`.
+
+        Args:
+            base: a `LoraConfig` whose other settings (task type, dropout, `modules_to_save` …) are kept; or give
+                them as keyword arguments.
+            scaling: PEFT multiplies an update by `lora_alpha / r`. `constant` gives every module the same scale, that
+                of plain LoRA of the same size: `lora_alpha` over the mean rank, through `alpha_pattern`. As it is also
+                the config's own `lora_alpha / r`, servers that read one scale for all modules compute the same.
+                `paper` keeps `lora_alpha` fixed, as the paper's code does, so a module of rank 2 gets four times the
+                scale of rank 8.
+        Ranks of parts of a fused projection (`c_attn#q`) add up to the rank of the whole, and an adapter of this
+        config trains all of it, keys too; `build_adapter` keeps the parts apart.
+        Raises:
+            ValueError: if every rank is zero (PEFT has no empty adapter), or `scaling` is unknown.
+        """
+        if scaling not in ("constant", "paper"):
+            raise ValueError(f"scaling must be constant or paper, got {scaling!r}.")
+        kept = {name: rank for name, rank in self.module_ranks.items() if rank > 0}
+        if not kept:
+            raise ValueError(
+                "Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a rank_budget."
+            )
+        settings = {**_lora_settings(base), **lora_arguments}
+        lora_alpha = settings.pop("lora_alpha", 16)
+        largest, mean_rank = max(kept.values()), self.total_rank / len(self.modules)
+        keys = {name: "^" + re.escape(name) for name in kept}
+        parts = {name: 0 for name in kept}  # of a fused projection; 1 elsewhere
+        for name, rank in self.ranks.items():
+            if rank > 0:
+                parts[module_of(name)] += 1
+        if scaling == "constant":
+            # rsLoRA divides by sqrt(r): keep its own ratio constant in the same way
+            grow = (lambda r: math.sqrt(r / mean_rank)) if settings.get("use_rslora") else (lambda r: r / mean_rank)
+            alphas = {keys[name]: _plain(lora_alpha * grow(rank)) for name, rank in kept.items()}
+            lora_alpha = _plain(lora_alpha * grow(largest))
+        else:  # a fused module has one scale: that of the mean rank of its parts
+            grow = math.sqrt if settings.get("use_rslora") else float
+            alphas = {keys[name]: _plain(lora_alpha * grow(count)) for name, count in parts.items() if count > 1}
+        return LoraConfig(
+            **settings,
+            r=largest,
+            lora_alpha=lora_alpha,
+            target_modules=list(kept),
+            rank_pattern={keys[name]: rank for name, rank in kept.items()},
+            alpha_pattern=alphas,
+        )
+
+    def check_names(self, names, exactly: bool = False) -> None:
+        """Raise `ValueError` unless every module here is among `names` of a model's modules; of a part of a fused
+        projection the module, or `exactly` the part."""
+        names = set(names)
+        missing = [name for name in self.modules if (name if exactly else module_of(name)) not in names]
+        if missing and exactly:
+            raise ValueError(
+                f"ranks.json names {len(self.modules)} modules, and this run adapts other ones: not {missing[0]!r}. "
+                f"Give the --lora_target_modules of its search, and the same checkpoint ({self.base_model})."
+            )
+        if missing:
+            raise ValueError(
+                f"ranks.json names {len(self.modules)} modules, and the model lacks {len(missing)} of them; the first "
+                f"is {missing[0]!r}. Was it learned on another checkpoint ({self.base_model})?"
+            )
+
+
+def _plain(number: float) -> int | float:
+    return int(number) if float(number).is_integer() else number
+
+
+def _lora_settings(base: LoraConfig | None) -> dict:
+    """The init fields of a LoraConfig, less those that the ranks decide."""
+    if base is None:
+        return {}
+    decided = {"r", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "peft_type"}
+    return {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.init and f.name not in decided}
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30
+
+
+def _no_constant(name):
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _no_duplicates(pairs):
+    if len(mapping := dict(pairs)) < len(pairs):
+        raise ValueError("it names something twice in one object")
+    return mapping
+
+
+def _checked(document, path) -> dict:
+    """The fields of a ranks.json document, each of the right type and within bounds; else `ValueError`."""
+
+    def wrong(what):
+        return ValueError(f"{path} is not a valid ranks.json: {what}. {ADVICE}")
+
+    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
+        given = document.get("format_version") if isinstance(document, dict) else type(document).__name__
+        raise wrong(f"format_version must be {FORMAT_VERSION}, got {given!r}")
+    modules = document.get("modules")
+    if not isinstance(modules, dict) or not 0 < len(modules) <= 100_000:
+        raise wrong("modules must be an object with at least one module name")
+    checked = {}
+    for name, module in modules.items():
+        if not re.fullmatch(r"[A-Za-z0-9_.\-#]{1,500}", name):
+            raise wrong(f"{name[:80]!r} is not a module name")
+        rank = module.get("rank") if isinstance(module, dict) else None
+        if type(rank) is not int or not 0 <= rank <= MAX_RANK:
+            raise wrong(f"the rank of {name!r} must be an integer from 0 to {MAX_RANK}, got {rank!r}"[:300])
+        selection = module.get("selection", [])
+        if not isinstance(selection, list) or len(selection) > MAX_RANK:
+            raise wrong(f"the selection of {name!r} must be a list of numbers")
+        if not all(_is_number(a) for a in selection):
+            raise wrong(f"the selection of {name!r} must hold finite numbers")
+        checked[name] = ModuleRank(rank, tuple(float(a) for a in selection))
+    initial_rank = document.get("initial_rank", 8)
+    if type(initial_rank) is not int or not 1 <= initial_rank <= MAX_RANK:
+        raise wrong(f"initial_rank must be an integer from 1 to {MAX_RANK}, got {initial_rank!r}"[:300])
+    fields = {"modules": checked, "initial_rank": initial_rank}
+    for name in ("base_model", "base_model_fingerprint", "constraint", "rank_rule"):
+        value = document.get(name)
+        if value is not None and not (isinstance(value, str) and len(value) <= 500 and value.isprintable()):
+            raise wrong(f"{name} must be a short text on one line, got {type(value).__name__}")
+        fields[name] = value
+    threshold = document.get("threshold")
+    if threshold is not None and not _is_number(threshold):
+        raise wrong(f"threshold must be a number, got {threshold!r}"[:300])
+    return {**fields, "threshold": threshold}

@@ -1,0 +1,105 @@
+"""The grid of ranks as a picture: Figure 3 of the paper."""
+
+import os
+
+import numpy as np
+
+from autolora_trainer.ranks.grid import bands, rank_grid, rank_summary
+from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.report.figure import FAINT, INK, canvas, luminance, pixels, save_figure, style
+
+HEATMAP_FILES = ("rank_heatmap.png", "rank_heatmap.svg")
+HEATMAP_COLUMNS = 24  # blocks side by side; a model with more gets further bands, so that 800 pixels stay legible
+
+
+def save_rank_heatmap(ranks: LearnedRanks, folder: str | os.PathLike, title: str | None = None) -> tuple[str, str]:
+    """Write `rank_heatmap.png` and `rank_heatmap.svg`: Figure 3, with the rank written in each cell.
+
+    The same ranks give the same bytes. Blocks beyond 24 continue in further bands.
+
+    Args:
+        ranks: what to draw.
+        folder: where to write; it must exist.
+        title: Default: the base model's name.
+    Returns:
+        The two paths.
+    """
+    with style():
+        figure = _heatmap_figure(ranks, title)
+        paths = tuple(os.path.join(folder, name) for name in HEATMAP_FILES)
+        save_figure(figure, paths[0], dpi=200)
+        save_figure(figure, paths[1], metadata={"Date": None, "Creator": None})
+    return paths
+
+
+def rank_heatmap_pixels(ranks: LearnedRanks) -> np.ndarray:
+    """The picture of `save_rank_heatmap` as (height, width, 3) bytes, for trackers."""
+    with style():
+        return pixels(_heatmap_figure(ranks))
+
+
+def _heatmap_figure(ranks: LearnedRanks, title: str | None = None):
+    if title is None:
+        title = " ".join(filter(None, ("LoRA ranks", _shown_model(ranks))))
+    return _draw_heatmap(*rank_grid(ranks.ranks), " ".join(title.split()), rank_summary(ranks.ranks))
+
+
+def _draw_heatmap(rows, columns, grid, title, subtitle):
+    # a row that a band has no module for is left out of that band
+    shown = [
+        (range(part.start, part.stop), [i for i, row in enumerate(grid) if set(row[part]) != {None}])
+        for part in bands(len(columns), HEATMAP_COLUMNS)
+    ]
+    across = max([len(part) for part, _ in shown], default=1)
+    title = title if len(title) <= 64 else title[:63] + "…"
+    edge, top, head, between = 0.1, 0.56, 0.25, 0.14
+    left = edge + 0.1 + 0.082 * max(map(len, [*rows, "block"]))
+    cell_width = max(0.26, min(0.62, (8.0 - left - edge) / across))
+    cell_height = min(0.42, max(0.26, cell_width * 0.8))
+    width = max(left + cell_width * across + edge, 0.12 * len(title) + 2 * edge, 0.075 * len(subtitle) + 2 * edge)
+    height = top + sum(head + cell_height * len(used) for _, used in shown) + between * (len(shown) - 1) + edge
+    text_size = min(12.5, 30 * cell_width, 32 * cell_height)
+    figure, axes, write = canvas(width, height)
+    draw_cell = _cells(axes, write, cell_width, cell_height, text_size, grid)
+
+    write(edge, 0.17, title, 12.5, INK, ha="left", fontweight="bold")
+    write(edge, 0.395, subtitle, 9, FAINT, ha="left")
+    y = top
+    for part, used in shown:
+        write(left - 0.1, y + head / 2, "block", 9, FAINT, ha="right")
+        for place, column in enumerate(part):
+            write(left + (place + 0.5) * cell_width, y + head / 2, columns[column], min(9, text_size), FAINT)
+        y += head
+        for row in used:
+            write(left - 0.1, y + cell_height / 2, rows[row], 10.5, INK, ha="right")
+            for place, column in enumerate(part):
+                if grid[row][column] is not None:
+                    draw_cell(left + place * cell_width, y, grid[row][column])
+            y += cell_height
+        y += between
+    return figure
+
+
+def _cells(axes, write, width, height, text_size, grid):
+    """A function (x, y, rank) that draws a cell of a grid."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Rectangle
+
+    largest = max([rank for row in grid for rank in row if rank is not None], default=0)
+    # YlGnBu (ColorBrewer, safe for colour-blind readers): luminance falls all the way, so it also reads in grey. Its
+    # palest end is cut off; rank 0 gets a neutral grey instead, as such a module is left out of the adapter.
+    colours = ListedColormap(colormaps["YlGnBu"]([0.14 + 0.83 * i / 255 for i in range(256)]))
+
+    def draw(x, y, rank):
+        fill = (0.925, 0.935, 0.945, 1.0) if rank == 0 else colours(rank / max(largest, 1))
+        axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, edgecolor="white", linewidth=1.6))
+        ink = FAINT if rank == 0 else ("white" if luminance(fill) < 0.21 else INK)
+        write(x + width / 2, y + height / 2, str(rank), min(text_size, 74 * width / max(2, len(str(rank)))), ink)
+
+    return draw
+
+
+def _shown_model(ranks: LearnedRanks) -> str:
+    name = (ranks.base_model or "").rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+    return f"of {name}" if name else ""

@@ -1,0 +1,174 @@
+"""The way of the selection variables during a search, as a picture."""
+
+import csv
+import math
+import os
+
+import numpy as np
+
+from autolora_trainer.ranks.names import row_labels, split_name
+from autolora_trainer.report.figure import FAINT, INK, RULE, canvas, pixels, save_figure, style
+
+HISTORY_FILE = "selection_history.csv"
+HISTORY_PANELS = 48
+
+
+def save_selection_history(csv_path: str | os.PathLike, png_path: str | os.PathLike) -> str:
+    """Draw the trajectories of α during the search, a panel a module (48 at most, evenly chosen), on shared axes.
+
+    Components that end above the value they started from are drawn in colour, the others in grey.
+
+    Args:
+        csv_path: `selection_history.csv` with the columns step, module, alpha_1 … alpha_k.
+        png_path: what to write.
+    Returns:
+        `png_path`.
+    Raises:
+        ValueError: if the file holds no such history.
+    """
+    history = _read_history(csv_path)
+    with style():
+        figure = _draw_history(history)
+        save_figure(figure, png_path, dpi=150)
+    return os.fspath(png_path)
+
+
+def selection_history_pixels(csv_path: str | os.PathLike) -> np.ndarray:
+    """The picture of `save_selection_history` as (height, width, 3) bytes, for trackers."""
+    with style():
+        return pixels(_draw_history(_read_history(csv_path)))
+
+
+def _read_history(path) -> dict[str, tuple[list[int], list[list[float]]]]:
+    """{module: (S steps, S rows of k values)}"""
+    history: dict[str, tuple[list[int], list[list[float]]]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = csv.reader(file)
+        header = next(lines, [])
+        if header[:2] != ["step", "module"] or len(header) < 3:
+            raise ValueError(f"{path} is not a selection history: its first line must be step,module,alpha_1,…")
+        for number, line in enumerate(lines, start=2):
+            try:
+                step, values = int(line[0]), [float(value) for value in line[2:]]
+            except (ValueError, IndexError):
+                values = []
+            if len(values) != len(header) - 2:
+                needed = f"step,module and {len(header) - 2} numbers"
+                raise ValueError(f"{path}, line {number}: expected {needed}, got {','.join(line)[:80]!r}.")
+            steps, rows = history.setdefault(line[1], ([], []))
+            steps.append(step)
+            rows.append(values)
+    if not history:
+        raise ValueError(f"{path} holds no rows, so there is nothing to draw. Did the search take a step?")
+    return history
+
+
+def _draw_history(history):
+    shown, titles, across = _panels(history)
+    down = -(-len(shown) // across)
+    left, top, bottom, edge, gap_x, gap_y = 0.62, 0.8, 0.42, 0.12, 0.16, 0.34
+    panel_width, panel_height = max(1.45, 4.4 / across - gap_x), 0.92
+    width = left + across * (panel_width + gap_x) - gap_x + edge
+    height = top + down * (panel_height + gap_y) - gap_y + bottom
+    figure, axes, write = canvas(width, height)
+    scale = _Scale(history, shown, panel_width - 0.12, panel_height - 0.08)
+
+    lines = _Lines()
+    for place, name in enumerate(shown):
+        x0 = left + place % across * (panel_width + gap_x)
+        y0 = top + place // across * (panel_height + gap_y) + panel_height  # the panel's lower left corner
+        lines.frames.append([(x0, y0 - panel_height), (x0, y0), (x0 + panel_width, y0)])
+        lines.add_trajectories(*history[name], lambda step, value: scale.spot(x0, y0, step, value), x0, panel_width)
+        write(x0 + panel_width / 2, y0 - panel_height - 0.1, titles[name], 8, INK, va="center")
+        for tick, text in scale.step_ticks:
+            x = scale.spot(x0, y0, tick, 0)[0]
+            lines.frames.append([(x, y0), (x, y0 + 0.025)])
+            if place + across >= len(shown):  # nothing below
+                write(x, y0 + 0.11, text, 7, FAINT, va="center")
+        for tick, text in scale.value_ticks:
+            y = scale.spot(x0, y0, 0, tick)[1]
+            lines.frames.append([(x0, y), (x0 - 0.025, y)])
+            if place % across == 0:
+                write(x0 - 0.06, y, text, 7, FAINT, ha="right")
+    lines.draw(axes)
+
+    some = "" if len(shown) == len(history) else f", {len(shown)} of {len(history)} modules"
+    head = f"Selection variables α during the search{some}"
+    write(0.1, 0.2, head, 11, INK, ha="left", va="center", fontweight="bold")
+    write(0.1, 0.42, "blue: ends above its start; grey: below; dashed: the start", 8.5, FAINT, ha="left", va="center")
+    write((left + width - edge) / 2, height - 0.12, "step", 9, FAINT, va="center")
+    write(0.16, (top + height - bottom) / 2, "α", 10, FAINT, va="center")
+    return figure
+
+
+def _panels(history) -> tuple[list[str], dict[str, str], int]:
+    """The modules that are shown, a projection after the other, their titles, and how many stand side by side."""
+    places = {name: split_name(name) for name in history}
+    labels = row_labels(list(dict.fromkeys((stack, rest) for stack, _, rest in places.values())))
+    row_of = {row: i for i, row in enumerate(labels)}
+    ordered = sorted(history, key=lambda name: (row_of[places[name][0], places[name][2]], places[name][1] or 0))
+    count = min(len(ordered), HISTORY_PANELS)
+    shown = [ordered[i * len(ordered) // count] for i in range(count)]
+    titles = {}
+    for name in shown:
+        stack, block, rest = places[name]
+        titles[name] = " ".join(filter(None, (labels[stack, rest], "" if block is None else str(block))))
+    return shown, titles, _panels_across(count, len(labels))
+
+
+class _Scale:
+    """Steps and values of all panels on one scale, in inches of a panel."""
+
+    def __init__(self, history, shown, width: float, height: float):
+        from matplotlib.ticker import MaxNLocator
+
+        steps = [step for name in shown for step in history[name][0]]
+        values = [value for name in shown for row in history[name][1] for value in row if math.isfinite(value)] or [1]
+        self.first, last = min(steps), max(steps)
+        self.lowest, highest = min(0.0, *values), max(values)
+        self.step_ticks = _ticks(MaxNLocator(3, steps=[1, 2, 5, 10], integer=True), self.first, last)
+        self.value_ticks = _ticks(MaxNLocator(3, steps=[1, 2, 5, 10]), self.lowest, highest)
+        self.per_step = width / max(last - self.first, 1)
+        self.per_value = height / max(highest - self.lowest, 1e-12)
+
+    def spot(self, x0: float, y0: float, step: float, value: float) -> tuple[float, float]:
+        """Where a value stands in the panel with this lower left corner."""
+        return x0 + 0.04 + (step - self.first) * self.per_step, y0 - 0.04 - (value - self.lowest) * self.per_value
+
+
+class _Lines:
+    """The lines of all panels, of one colour each."""
+
+    def __init__(self):
+        self.frames, self.starts, self.shrank, self.grew = [], [], [], []
+
+    def add_trajectories(self, steps, rows, spot, x0: float, width: float) -> None:
+        """Those of one module: `rows` has its k values at every step."""
+        for trajectory in zip(*rows):
+            kind = self.grew if trajectory[-1] > trajectory[0] else self.shrank
+            kind.append([spot(step, value) for step, value in zip(steps, trajectory)])
+        if max(rows[0]) - min(rows[0]) < 1e-6:  # α starts uniform: with softmax that is 1/k, the paper's threshold
+            self.starts.append([(x0, spot(0, rows[0][0])[1]), (x0 + width, spot(0, rows[0][0])[1])])
+
+    def draw(self, axes) -> None:
+        from matplotlib.collections import LineCollection
+
+        axes.add_collection(LineCollection(self.frames, colors=RULE, linewidths=0.8), autolim=False)
+        dashed = LineCollection(self.starts, colors=INK, linewidths=0.7, linestyles=[(0, (4, 4))])
+        axes.add_collection(dashed, autolim=False)
+        axes.add_collection(LineCollection(self.shrank, colors="#a3acb7", linewidths=1.1), autolim=False)
+        axes.add_collection(LineCollection(self.grew, colors="#1f78b4", linewidths=1.1), autolim=False)
+
+
+def _ticks(locator, low: float, high: float) -> list[tuple[float, str]]:
+    found = [round(float(tick), 10) for tick in locator.tick_values(low, high)]
+    return [(tick, f"{tick:g}") for tick in found if low <= tick <= high]
+
+
+def _panels_across(panels: int, projections: int) -> int:
+    """Panels side by side: whole projections in a row where up to eight blocks allow it, else an even split."""
+    blocks = -(-panels // projections)
+    for across in range(min(8, blocks), 3, -1):
+        if blocks % across == 0:
+            return across
+    return min(8, panels, max(blocks, 4))

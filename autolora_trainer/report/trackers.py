@@ -1,0 +1,84 @@
+"""What scalars do not show, for the trackers of `report_to`: the selection variables on their way as histograms, and
+the grid of ranks as a picture. Scalars go there through Trainer itself, the search's as `search_*`.
+
+All of it goes through what Trainer's own integrations (TensorBoard, Weights & Biases, Trackio) have opened. A tracker
+that fails is named in one line and left alone: no picture is worth a run.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+
+import numpy as np
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+
+from autolora_trainer.errors import one_line
+from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.report.heatmap import rank_heatmap_pixels
+
+logger = logging.getLogger("autolora_trainer")
+
+
+def _to_tensorboard(callback, kind: str, tag: str, value: np.ndarray, step: int) -> None:
+    if callback.tb_writer is None:
+        return
+    if kind == "histogram":
+        callback.tb_writer.add_histogram(tag, value, step)
+    else:
+        callback.tb_writer.add_image(tag, value, step, dataformats="HWC")
+
+
+def _to_wandb(callback, kind: str, tag: str, value: np.ndarray, step: int) -> None:
+    import wandb
+
+    shown = wandb.Histogram(value) if kind == "histogram" else wandb.Image(value)
+    wandb.log({tag: shown, "train/global_step": step})  # the step that the integration plots scalars over
+
+
+def _to_trackio(callback, kind: str, tag: str, value: np.ndarray, step: int) -> None:
+    import trackio
+
+    shown = trackio.Histogram(value) if kind == "histogram" else trackio.Image(value)
+    trackio.log({tag: shown, "train/global_step": step})
+
+
+SENDERS = {TensorBoardCallback: _to_tensorboard, WandbCallback: _to_wandb, TrackioCallback: _to_trackio}
+
+
+class Tracking(TrainerCallback):
+    """Base of the two below: sends to every tracker of a Trainer, from the main process.
+
+    Args:
+        trainer: whose callbacks hold the trackers.
+    """
+
+    def __init__(self, trainer):
+        self._trainer = trainer
+        self._failed = set()
+
+    def send(self, kind: str, tag: str, make: Callable[[], np.ndarray], step: int) -> None:
+        """Send what `make` returns: for `histogram` any array of numbers, for `image` (height, width, 3) bytes."""
+        if not self._trainer.is_world_process_zero():
+            return
+        make = functools.cache(make)  # drawn once, and only if there is a tracker
+        for callback in self._trainer.callback_handler.callbacks:
+            for kind_of_tracker, sender in SENDERS.items():
+                if isinstance(callback, kind_of_tracker) and kind_of_tracker not in self._failed:
+                    try:
+                        sender(callback, kind, tag, make(), step)
+                    except Exception as error:  # of a library, a network, a service
+                        self._failed.add(kind_of_tracker)
+                        name = kind_of_tracker.__name__.removesuffix("Callback")
+                        logger.warning("%s does not take the %s %s: %s", name, kind, tag, one_line(error))
+
+
+class RankTracking(Tracking):
+    """The grid of the ranks that a training trains, once, when it begins."""
+
+    def __init__(self, trainer, ranks: LearnedRanks):
+        super().__init__(trainer)
+        self._ranks = ranks
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.send("image", "train/ranks", lambda: rank_heatmap_pixels(self._ranks), state.global_step)

@@ -1,0 +1,203 @@
+"""`RunFolder`: one output folder, from the first look to the last file.
+
+Looking changes nothing, and only inside `claim` is anything written: first what an earlier run left is cleared and
+run.json says whose the folder is, last comes all_results.json, which says that the run is finished.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from autolora_trainer.errors import UsageError
+from autolora_trainer.files import read_json, write_json
+from autolora_trainer.ranks.learned import RANKS_FILE
+from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, RESULTS_FILE, RUN_FILE, TOKENIZER_FILES, is_output
+from autolora_trainer.runs.resume import Resume
+from autolora_trainer.training.checkpoints import checkpoint_steps
+from autolora_trainer.training.processes import wait_for_everyone
+
+
+class RunFolder:
+    """The output directory of one run.
+
+    Args:
+        path: the folder; it need not be there.
+        own: names that methods add to the files of every run; see `runs.outputs.is_output`.
+        is_main_process: only that one writes.
+    Attributes:
+        resume: where the run goes on; set it before `claim`.
+    """
+
+    def __init__(self, path: str, own: frozenset[str] = frozenset(), is_main_process: bool = True):
+        self.path, self.own, self.is_main_process = path, own, is_main_process
+        self.resume = Resume()
+        self._note: dict | None = None
+        self._cleared = False
+
+    def file(self, *names: str) -> str:
+        """The path of something in the folder."""
+        return os.path.join(self.path, *names)
+
+    @property
+    def ranks_path(self) -> str:
+        return self.file(RANKS_FILE)
+
+    # ---- looking
+
+    @property
+    def has_note(self) -> bool:
+        return os.path.exists(self.file(RUN_FILE))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether a run of this package wrote into the folder: its run.json is one of ours, and whole."""
+        try:
+            note = read_json(self.file(RUN_FILE))
+        except (OSError, ValueError):
+            return False
+        kinds = {"command": str, "version": str, "settings": dict}
+        return isinstance(note, dict) and all(isinstance(note.get(name), kind) for name, kind in kinds.items())
+
+    def later_files(self) -> list[str]:
+        """What is to be removed before the run: all that a run writes, or for a resume what came later than its
+        checkpoint."""
+        if not os.path.isdir(self.path):
+            return []
+        outputs = [name for name in os.listdir(self.path) if is_output(name, self.own)]
+        if not self.resume.origin:
+            return outputs
+        later = [RESULTS_FILE]
+        if self.resume.search_checkpoint:
+            later += [RANKS_FILE, *(os.path.join("search", name) for name in (COST_FILE, HANDOVER_FILE))]
+            later += [name for name in outputs if name.startswith("checkpoint-")]
+        # a checkpoint that was passed over: a new one would be written among its files
+        phase = "search" if self.resume.search_checkpoint else ""
+        steps = checkpoint_steps(self.file(phase))
+        later += [os.path.join(phase, f"checkpoint-{step}") for step in steps if step > self.resume.origin["step"]]
+        return [name for name in later if os.path.exists(self.file(name))]
+
+    def check(self, inputs: dict[str, str | None], overwrite: bool, resuming: bool) -> None:
+        """Raise `ValueError` for a folder that a training cannot have.
+
+        Args:
+            inputs: {argument: path} of what the run reads; it must not lie where the run writes.
+            overwrite: a finished run may be replaced.
+            resuming: a run is to go on.
+        """
+        if not (resuming and self.has_note):
+            self._refuse_files_of_others()
+        self._check_inputs_stay(inputs)
+        if os.path.exists(self.file(RESULTS_FILE)) and not overwrite and not resuming:
+            raise ValueError(
+                f"{self.path} holds a finished run. Add --overwrite to replace it, or give another --output_dir."
+            )
+
+    def check_place(self) -> None:
+        """Raise `ValueError` for a path that cannot be a folder that is written to."""
+        if not self.path:
+            raise ValueError("output_dir is empty. Give a folder, or leave --output_dir out.")
+        parent = self.path
+        while parent and not os.path.exists(parent):
+            parent = os.path.dirname(parent)
+        if parent and not os.path.isdir(parent):
+            raise ValueError(f"output_dir {self.path} lies on a file ({parent}). Give another --output_dir.")
+        if not os.access(parent or ".", os.W_OK):
+            raise ValueError(f"output_dir {self.path} cannot be written. Give another --output_dir.")
+
+    def check_clearing(self) -> None:
+        """Raise `ValueError` for a run that is to go on where run.json is damaged, or another program's: the
+        checkpoint in the same folder tells that the run is ours, but nothing is cleared on that word alone."""
+        if not self.has_note or self.is_ours:
+            return
+        checkpoint = self.resume.train_checkpoint or self.resume.search_checkpoint or self.path
+        if self.resume.origin is None or self._place_of(checkpoint).startswith(os.pardir):
+            self._refuse_files_of_others()
+        elif later := self.later_files():
+            raise ValueError(
+                f"{self.path} has a damaged {RUN_FILE}, and to go on the run would have to remove {later[0]}. Remove "
+                "it yourself, or give another --output_dir."
+            )
+
+    def _refuse_files_of_others(self) -> None:
+        if self.is_ours or not os.path.isdir(self.path):
+            return
+        written = (RUN_FILE, *TOKENIZER_FILES)
+        others = sorted(name for name in os.listdir(self.path) if is_output(name, self.own) or name in written)
+        if others:
+            raise ValueError(
+                f"{self.path} holds files that no run of this package wrote ({', '.join(others[:3])}), and the run "
+                "would replace them. Give another --output_dir."
+            )
+
+    def _check_inputs_stay(self, inputs: dict[str, str | None]) -> None:
+        if not os.path.isdir(self.path):
+            return
+        for name, path in inputs.items():
+            if path and os.path.exists(path):
+                place = self._place_of(path)
+                if place == os.curdir or is_output(place.split(os.sep)[0], self.own):
+                    raise ValueError(f"--{name} {path} lies where this run writes its own. Give another --output_dir.")
+
+    def _place_of(self, path: str) -> str:
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(self.path))
+
+    # ---- writing
+
+    @contextmanager
+    def claim(self, note: dict) -> Iterator[None]:
+        """Inside, the folder is there and this run's. One that was made for it and left empty is removed again.
+
+        Args:
+            note: the content of run.json, which `clear` writes.
+        Raises:
+            UsageError: if it cannot be made.
+        """
+        made = self.is_main_process and not os.path.isdir(self.path)
+        if self.is_main_process:
+            try:
+                os.makedirs(self.path, exist_ok=True)
+            except (OSError, ValueError) as error:  # a read-only place, a name that no folder can have
+                reason = getattr(error, "strerror", None) or error
+                raise UsageError(
+                    f"output_dir {self.path!r} cannot be made: {reason}. Give another --output_dir."
+                ) from error
+        self._note, self._cleared = note, False
+        try:
+            yield
+        finally:
+            if made:
+                with suppress(OSError):
+                    os.rmdir(self.path)  # which fails where anything lies in it
+
+    def clear(self) -> None:
+        """Once in a claim, before anything else is written: make room for a run from the beginning, or after a resume
+        for what comes later than its checkpoint; then say in run.json whose the folder is."""
+        if self._cleared:
+            return
+        self._cleared = True
+        if self.is_main_process:
+            for name in self.later_files():
+                path = self.file(name)
+                if os.path.isdir(path):
+                    shutil.rmtree(path)
+                else:
+                    os.remove(path)
+            self.write_json(RUN_FILE, self._note)
+        wait_for_everyone()
+
+    def write_json(self, name: str, content: dict) -> None:
+        write_json(self.file(name), content, indent=4, sort_keys=True)
+
+    def publish(self, results: dict) -> None:
+        """Write all_results.json, last: it marks the run as finished."""
+        self.write_json(RESULTS_FILE, results)
+
+    def add_results(self, scores: dict) -> None:
+        """Put new scores into all_results.json of a finished run; nothing where the folder holds none of ours."""
+        try:
+            results = read_json(self.file(RESULTS_FILE))
+        except (OSError, ValueError):
+            return
+        if self.is_ours and isinstance(results, dict):
+            self.publish({**results, **scores})

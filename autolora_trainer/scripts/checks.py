@@ -1,0 +1,186 @@
+"""What every run is checked for before anything is written, in this order: the request alone, then rows and model.
+
+Each check raises `ValueError` with one line: what was given, what is needed, what to type.
+"""
+
+import os
+
+import pyarrow.compute as pc
+from transformers.integrations import get_reporting_integration_callbacks
+
+from autolora_trainer.errors import one_line
+from autolora_trainer.hub.push import check_repo_id
+from autolora_trainer.lora.parts import SEPARATOR, module_of
+from autolora_trainer.tasks.lengths import longest_row, positions
+from autolora_trainer.training.processes import refuse_sharding
+from autolora_trainer.values import check_choice
+
+
+def check_method(request) -> None:
+    if request.training.do_train:
+        request.method.check_request(request)
+
+
+def check_attention(request) -> None:
+    asked = request.model.attn_implementation
+    if "flash" in (asked or "") and request.model.dtype == "float32":
+        other = ", or add --dtype bfloat16" if request.task.task_type == "CAUSAL_LM" else ""
+        raise ValueError(
+            f"--attn_implementation {asked} takes no fp32, and scores are evaluated with fp32 weights. Type "
+            f"--attn_implementation sdpa{other}."
+        )
+
+
+def check_frozen_base(request) -> None:
+    model, name = request.model, request.method.name
+    if model.dtype != "float32" and request.task.task_type != "CAUSAL_LM":
+        raise ValueError(f"--dtype {model.dtype} would train the new head in it. Drop it; --bf16 is for speed.")
+    if request.method.base_stays_frozen:
+        return
+    if model.dtype != "float32":
+        raise ValueError(
+            f"--dtype {model.dtype} is for frozen weights, and --method {name} would train in it. Drop it; --bf16 is "
+            "for speed."
+        )
+    if model.load_in_8bit or model.load_in_4bit:
+        raise ValueError(f"--load_in_{8 if model.load_in_8bit else 4}bit is for LoRA, got --method {name}. Drop it.")
+
+
+def check_prediction(request) -> None:
+    training = request.training
+    if training.prediction_loss_only and training.do_predict and request.task.task_type != "CAUSAL_LM":
+        raise ValueError("--prediction_loss_only leaves --do_predict nothing to write. Drop one of the two.")
+
+
+def check_trackers(request) -> None:
+    asked = request.training.report_to
+    try:
+        for callback in get_reporting_integration_callbacks(asked):
+            callback()
+    except (RuntimeError, ImportError, ValueError) as error:
+        raise ValueError(f"--report_to {' '.join(asked)}: {one_line(error)}") from error
+
+
+def check_names(request) -> None:
+    """Names of repositories, of the base model and of the push."""
+    training = request.training
+    if request.model.base_model_id:
+        check_repo_id(request.model.base_model_id, "base_model_id")
+    if not request.push:
+        return
+    if training.hub_model_id:
+        check_repo_id(training.hub_model_id)
+    else:
+        check_repo_id(os.path.basename(os.path.normpath(training.output_dir)), "the name of output_dir")
+    if request.hub_id is None:
+        raise ValueError(
+            "--push_to_hub needs the base model's Hub id, got a folder "
+            f"({os.path.basename(request.model.model_name_or_path)}). Add --base_model_id OWNER/NAME."
+        )
+
+
+BEFORE_LOADING = (check_method, check_attention, check_prediction, check_trackers, check_names, check_frozen_base)
+
+
+def check_folder(request, folder) -> None:
+    """The place for the run's files, and what lies there."""
+    folder.check_place()
+    if request.training.do_train:
+        given = {name: getattr(request.data, name) for name in ("train_file", "validation_file", "test_file")}
+        given |= {name: getattr(request.model, name) for name in ("model_name_or_path", "tokenizer_name")}
+        resuming = bool(request.training.resume_from_checkpoint)
+        folder.check({**given, "ranks": request.settings.ranks}, request.settings.overwrite, resuming)
+
+
+# ---- of rows and model
+
+
+def check_batch_metrics(job) -> None:
+    if job.request.training.batch_eval_metrics and job.request.task.compute_metrics() is not None:
+        raise ValueError("--batch_eval_metrics scores a batch at a time, and scores here are of all rows. Drop it.")
+
+
+def check_model(job) -> None:
+    """A wrong id or folder shows here, and so does a model that loads and cannot do the task."""
+    job.request.task.check_model(job.request, job.source.loaded())
+
+
+def check_vocabulary(job) -> None:
+    """A tokenizer may know more tokens than the model (padding that no row has), but not the rows."""
+    known = getattr(job.source.loaded().get_input_embeddings(), "num_embeddings", None)
+    if known is None or len(job.rows.tokenizer) <= known:
+        return
+    for split, dataset in job.rows.datasets.items():
+        batches = dataset.with_format("arrow").iter(10_000)
+        highest = max(pc.max(pc.list_flatten(batch["input_ids"])).as_py() for batch in batches)
+        if highest >= known:
+            raise ValueError(
+                f"The {split} rows hold token {highest}, and {job.request.model.model_name_or_path} has {known} "
+                "tokens: the tokenizer is another model's. Give its own with --tokenizer_name, or leave that out."
+            )
+
+
+def check_positions(job) -> None:
+    """A tokenizer's own limit may be missing, or another model's."""
+    base = job.source.loaded()
+    limit = positions(base)
+    for split, dataset in job.rows.datasets.items() if limit is not None else ():
+        if (longest := longest_row(dataset)) > limit:
+            raise ValueError(
+                f"The longest {split} row has {longest} tokens, and {type(base).__name__} has {limit} positions. "
+                f"Lower --max_seq_length to {limit}, or give another model."
+            )
+
+
+def check_targets(job) -> None:
+    """PEFT is content where one of several targets is there, and passes over the others."""
+    base, targets = job.source.loaded(), job.request.settings.lora_target_modules or []
+    names = [name for name, _ in base.named_modules() if name]
+    for target in targets:
+        module = module_of(target)
+        if target == "all-linear" and len(targets) > 1:
+            raise ValueError(
+                f"--lora_target_modules {' '.join(targets)}: all-linear has all of them. Give it alone, or names "
+                "alone."
+            )
+        if target != "all-linear" and not any(name == module or name.endswith(f".{module}") for name in names):
+            ends = ", ".join(sorted({name.rpartition(".")[2] for name in job.source.linear_names()}))
+            raise ValueError(
+                f"--lora_target_modules {target or repr(target)} fits no module of {type(base).__name__}. "
+                f"{job.source.linear_example()} and end in {ends or 'nothing'}; give some of these."
+            )
+
+
+def check_best_metric(job) -> None:
+    metric = job.request.training.metric_for_best_model
+    if metric is not None:
+        names = () if job.request.training.prediction_loss_only else job.request.task.metric_names()
+        check_choice("metric_for_best_model", metric.removeprefix("eval_"), ("loss", *names))
+
+
+def check_ranks(job) -> None:
+    """`--ranks` name modules of this model; shards leave fused projections whole."""
+    request = job.request
+    if not request.training.do_train:
+        return
+    names = request.method.adapted(job)  # a LoRA that fits nothing shows here
+    if job.ranks is not None:
+        job.ranks.check_names(name for name, _ in job.source.loaded().named_modules())
+    if any(SEPARATOR in name for name in names):
+        # fully_shard replaces the weight that the mask hangs on, and the zeros would be trained (seen with torch 2.13)
+        refuse_sharding(
+            request.training,
+            "A mask over whole gradients keeps the parts of a fused projection apart",
+            "or adapt whole modules (--lora_target_modules)",
+        )
+
+
+AFTER_LOADING = (
+    check_batch_metrics,
+    check_model,
+    check_vocabulary,
+    check_positions,
+    check_targets,
+    check_best_metric,
+    check_ranks,
+)

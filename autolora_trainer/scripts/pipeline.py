@@ -1,0 +1,154 @@
+"""What the scripts share: from parsed arguments to a folder with an adapter, its ranks, its scores and its cost.
+
+    settle -> check -> load -> prepare -> claim -> learn [search] -> train -> evaluate -> predict -> files -> push
+
+Nothing is written before everything that the user gave has been checked.
+"""
+
+from functools import partial
+
+from transformers import Trainer
+
+from autolora_trainer.errors import usage_errors
+from autolora_trainer.methods.base import Plan
+from autolora_trainer.methods.registry import OUTPUTS
+from autolora_trainer.ranks.grid import format_rank_table
+from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.report.trackers import RankTracking
+from autolora_trainer.runs.folder import RunFolder
+from autolora_trainer.runs.resume import Resume, find_resume
+from autolora_trainer.runs.settings import check_same_settings, learned_settings
+from autolora_trainer.scripts.checks import AFTER_LOADING, BEFORE_LOADING, check_folder
+from autolora_trainer.scripts.final_training import make_trainer, set_up_logging
+from autolora_trainer.scripts.job import Job
+from autolora_trainer.scripts.request import Request, settle
+from autolora_trainer.scripts.results import evaluate_saved, finish, typed_command
+from autolora_trainer.scripts.source import Source
+from autolora_trainer.scripts.trial import run_trial, trial_request
+from autolora_trainer.training.checkpoints import CheckpointManifest, read_manifest
+from autolora_trainer.training.cost import CostMeter
+from autolora_trainer.training.progress import show_phase
+from autolora_trainer.training.termination import TerminationCallback
+from autolora_trainer.version import __version__
+
+
+def execute(task, model, data, settings, training) -> dict:
+    """Run a script with parsed arguments.
+
+    Args:
+        task: `task_kind.TaskKind`, what is particular to the script.
+        model, data, settings, training: the four groups of `command_line.parse_arguments`.
+    Returns:
+        The content of all_results.json.
+    Raises:
+        UsageError: for arguments, data and configurations, before anything is written.
+    """
+    set_up_logging(training)
+    with usage_errors():
+        request = settle(task, model, data, settings, training)
+        job = prepare(request)
+        plan = request.method.prepare(job) if request.training.do_train else None
+    if request.training.chose_cpu:
+        request.say("bf16 without an accelerator: running on the CPU (use_cpu=True)")
+    if plan is None:
+        return evaluate_saved(job)
+    if request.settings.ranks and request.settings.rank_budget:
+        request.warn(f"--rank_budget {request.settings.rank_budget} has no effect: the size is that of --ranks")
+    note = {"command": typed_command(), "version": __version__, "settings": _settings(request)}
+    with job.folder.claim(note):
+        return train(job, plan)
+
+
+def prepare(request: Request) -> Job:
+    """A checked request with its folder, its rows and its base model; nothing is written.
+
+    Raises:
+        ValueError: for the first thing that is wrong.
+    """
+    folder = RunFolder(request.output_dir, OUTPUTS, request.is_main_process)
+    for check in BEFORE_LOADING:
+        check(request)
+    check_folder(request, folder)
+    folder.resume = _resume(request)
+    if request.training.do_train:
+        folder.check_clearing()
+    ranks = _given_ranks(request)
+    rows = request.task.load(request)
+    job = Job(request, Source(request), rows, folder, ranks, trial=(trial_request, run_trial))
+    for check in AFTER_LOADING:
+        check(job)
+    return job
+
+
+def _given_ranks(request: Request) -> LearnedRanks | None:
+    path = request.settings.ranks
+    if not path:
+        return None
+    try:
+        return LearnedRanks.load(path)
+    except OSError as error:
+        raise ValueError(
+            f"--ranks {path} cannot be read: {error.strerror}. Give the ranks.json of a finished run."
+        ) from error
+
+
+def _settings(request: Request) -> dict:
+    groups = (request.model, request.data, request.settings, request.training)
+    return learned_settings(*groups, request.method.length_is_learned)
+
+
+def _resume(request: Request) -> Resume:
+    """Where `--resume_from_checkpoint` goes on, said in one line."""
+    asked, place = request.training.resume_from_checkpoint, request.output_dir
+    if asked is None:
+        return Resume()
+    progress = partial(request.method.progress, request)
+    resume = find_resume(place, asked, progress, lambda: check_same_settings(place, _settings(request)))
+    for line in resume.passed_over:
+        request.warn(f"passed over: {line}")
+    if asked in ("True", "true"):
+        if resume.origin is None:
+            request.say(f"no whole checkpoint in {place}: starting from the beginning")
+        else:
+            request.say("going on from {phase}, step {step}".format(**resume.origin))
+    return resume
+
+
+def train(job: Job, plan: Plan) -> dict:
+    """The method's own phases, the final training, and what comes out; inside a claim of the folder."""
+    request, resume = job.request, job.folder.resume
+    built = plan()
+    cost = CostMeter(earlier=read_manifest(resume.train_checkpoint)["cost"] if resume.train_checkpoint else None)
+    termination = TerminationCallback()
+    if built.ranks is not None:
+        request.say(format_rank_table(built.ranks.ranks))
+    callbacks = [*built.callbacks, termination, cost, CheckpointManifest(cost, request.save_total_limit)]
+    trainer = make_trainer(job, built.model, callbacks, built.trainer, built.arguments)
+    job.folder.clear()
+    total_rank = None
+    if built.ranks is not None:
+        trainer.add_callback(RankTracking(trainer, built.ranks))
+        total_rank = built.ranks.total_rank
+    show_phase(trainer, request.method.phase, lambda: total_rank)
+    try:
+        result = trainer.train(resume_from_checkpoint=resume.train_checkpoint)
+    finally:
+        termination.restore()
+    termination.check(trainer.state)
+    built.phases["retrain"] = cost.stop()
+    trainer.save_state()
+    trainer = _finished(job, trainer, built)
+    trainer.save_model()
+    metrics = dict(result.metrics, train_samples=len(job.train_rows))
+    if request.is_main_process:
+        job.folder.write_json("train_results.json", metrics)
+    return finish(job, trainer, built, metrics)
+
+
+def _finished(job: Job, trainer: Trainer, built) -> Trainer:
+    """The Trainer of the model to evaluate and save, where that is another than the trained one."""
+    if built.finish is None:
+        return trainer
+    trainer = make_trainer(job, built.finish(trainer.model), [])
+    trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)  # or evaluation would, in its autocast
+    return trainer

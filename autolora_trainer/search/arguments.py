@@ -1,0 +1,255 @@
+"""What the search adds to `transformers.TrainingArguments`."""
+
+import math
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from autolora_trainer.training.finite import NonFiniteArguments
+from autolora_trainer.values import check_choice
+
+CONSTRAINT_CHOICES = ("softmax", "sigmoid", "none")
+HYPERGRADIENT_CHOICES = ("finite_difference", "first_order", "exact")
+FINITE_DIFFERENCE_CHOICES = ("central", "one_sided")
+GATE_SCALING_CHOICES = ("plain", "paper")
+VIRTUAL_STEP_CHOICES = ("sgd", "adamw")
+RANK_RULE_CHOICES = ("adaptive", "strength", "threshold", "singular", "sensitivity", "uniform")
+
+PYTORCHS_ADAMW = ("adamw_torch", "adamw_torch_fused")
+FOLLOW_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")  # schedules
+
+SEARCH_STEPS = 80  # weight steps of the scripts' search: by then ranks agree between seeds (`benchmarks/ranks.py`)
+# The hypergradients that read a setting.
+HYPERGRADIENTS_OF = {
+    "virtual_step": ("finite_difference", "exact"),
+    "inner_lr": ("finite_difference", "exact"),
+    "finite_difference": ("finite_difference",),
+    "finite_difference_radius": ("finite_difference",),
+}
+
+
+def check_effect(arguments, given) -> None:
+    """Raise `ValueError` for a setting of a hypergradient that another has been chosen over.
+
+    Args:
+        arguments: `SearchArguments`.
+        given: names of the settings that the user gave.
+    """
+    for name, hypergradients in HYPERGRADIENTS_OF.items():
+        if name in given and arguments.hypergradient not in hypergradients:
+            raise ValueError(
+                f"{name} has no effect on hypergradient {arguments.hypergradient}, it is for "
+                f"{' and '.join(hypergradients)}. Drop it, or add --hypergradient finite_difference."
+            )
+
+
+def check_schedule(schedule, what: str) -> None:
+    """Raise `ValueError` for a schedule that follows evaluations, in a training without any, e.g. "the search"."""
+    if schedule in FOLLOW_EVALUATIONS:
+        raise ValueError(
+            f"lr_scheduler_type {getattr(schedule, 'value', schedule)} follows evaluations, and {what} makes none. "
+            "Type another, e.g. linear, or search with that and retrain with this: --ranks."
+        )
+
+
+@dataclass
+class SearchArguments:
+    """The settings of the search, shared by `AutoLoraTrainingArguments` and the scripts (paper: §4 and §5.1)."""
+
+    # Gates (Eq. 2-3)
+    initial_rank: int = field(
+        default=8,
+        metadata={"help": "k, the number of rank-1 components of every LoRA update during the search (§5.1)."},
+    )
+    constraint: str = field(
+        default="softmax",
+        metadata={"help": "How selection logits become selection variables: softmax (Eq. 3), sigmoid or none (§5.5)."},
+    )
+    gate_scaling: str = field(
+        default="plain",
+        metadata={
+            "help": "plain: gates are α over its uniform start, so the search begins as plain LoRA and learns at its "
+            "pace; paper: α itself (Eq. 2), which makes updates k times smaller."
+        },
+    )
+
+    # Hypergradient (Eq. 4-5)
+    hypergradient: str = field(
+        default="first_order",
+        metadata={
+            "help": "first_order (eta = 0, §5.5), finite_difference (DARTS, the paper's way) or exact (double "
+            "backward; small models)."
+        },
+    )
+    hypergradient_interval: int = field(
+        default=4,
+        metadata={"help": "Take a selection step every T weight steps. The paper takes one at every step (T=1)."},
+    )
+    virtual_step: str = field(
+        default="adamw",
+        metadata={
+            "help": "The virtual weight step: sgd is Eq. 4 as written; adamw is the step that the optimizer really "
+            "takes, preconditioned and clipped (not in the paper)."
+        },
+    )
+    inner_lr: float | None = field(
+        default=None,
+        metadata={"help": "eta of Eq. 4. Default: the weights' current learning rate."},
+    )
+    finite_difference: str = field(
+        default="central",
+        metadata={
+            "help": "central: passes on both sides of the weights (DARTS); one_sided: the weight step's own pass is "
+            "one of the two: one pass less in fp32, none less in bf16 (not in the paper)."
+        },
+    )
+    finite_difference_radius: float | None = field(
+        default=None,
+        metadata={
+            "help": "R: the weights move by R along the direction of the difference. Default: 0.01 for central "
+            "(DARTS), 0.001 for one_sided."
+        },
+    )
+    selection_learning_rate: float = field(
+        default=1e-2, metadata={"help": "Learning rate of the selection logits (the paper: 1e-3, §5.1)."}
+    )
+    val_fraction: float = field(
+        default=0.5, metadata={"help": "Share of the training rows that D_val takes (§5.2: ratio 1:1)."}
+    )
+
+    # From selection variables to ranks (§4.4)
+    rank_rule: str = field(
+        default="adaptive",
+        metadata={
+            "help": "How ranks follow from the search: adaptive, threshold (§4.4), strength, singular, sensitivity or "
+            "uniform (a control: the same rank everywhere)."
+        },
+    )
+    threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "lambda of the rule `threshold`. Default: 1/k for softmax, 0.5 for sigmoid, layer mean for none."
+        },
+    )
+    rank_budget: str | None = field(
+        default=None,
+        metadata={"help": "Adapter parameters to spend: a number, or lora:R for as many as uniform LoRA of rank R."},
+    )
+    min_rank: int = field(
+        default=1,
+        metadata={"help": "0 lets a module earn no rank at all and stay out of the adapter; 1 keeps every module."},
+    )
+    search_patience: int = field(
+        default=15,
+        metadata={
+            "help": "Stop the search when the ranks have settled: over this many selection steps no more than a "
+            "twentieth of the total rank has moved, and the held-out loss no longer falls (0: never stop early)."
+        },
+    )
+
+    def __post_init__(self):
+        self.check_search()
+
+    def check_search(self):
+        """Raise `ValueError` for a setting out of range, before anything is loaded."""
+        check_choice("constraint", self.constraint, CONSTRAINT_CHOICES)
+        check_choice("gate_scaling", self.gate_scaling, GATE_SCALING_CHOICES)
+        least = 2 if self.constraint == "softmax" else 1
+        if self.initial_rank < least:
+            reason = (
+                " (with softmax a single component has α = 1, whatever is learned)" if self.initial_rank == 1 else ""
+            )
+            raise ValueError(
+                f"initial_rank must be at least {least}{reason}, got {self.initial_rank}. The paper uses 8."
+            )
+        check_choice("hypergradient", self.hypergradient, HYPERGRADIENT_CHOICES)
+        check_choice("finite_difference", self.finite_difference, FINITE_DIFFERENCE_CHOICES)
+        check_choice("virtual_step", self.virtual_step, VIRTUAL_STEP_CHOICES)
+        check_choice("rank_rule", self.rank_rule, RANK_RULE_CHOICES)
+        if self.hypergradient_interval < 1:
+            raise ValueError(
+                f"hypergradient_interval must be at least 1, got {self.hypergradient_interval}. The paper uses 1."
+            )
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(
+                f"val_fraction must be between 0 and 1 (both splits need examples), got {self.val_fraction}. "
+                "The paper uses 0.5."
+            )
+        for name in ("selection_learning_rate", "finite_difference_radius"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive number, got {value}.")
+        if self.inner_lr is not None and not (math.isfinite(self.inner_lr) and self.inner_lr >= 0):
+            raise ValueError(f"inner_lr must be zero or a positive number, got {self.inner_lr}.")
+        optional = ("inner_lr", "finite_difference_radius")
+        check_effect(self, [name for name in optional if getattr(self, name) is not None])
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(
+                f"threshold must be a finite number, got {self.threshold}. The paper uses 1/initial_rank."
+            )
+        if self.threshold is not None and self.rank_rule != "threshold":
+            raise ValueError(
+                f"threshold belongs to rank_rule 'threshold', got rank_rule {self.rank_rule!r}. "
+                "Add --rank_rule threshold or drop --threshold."
+            )
+        if self.min_rank not in (0, 1):
+            raise ValueError(f"min_rank must be 0 or 1, got {self.min_rank}.")
+        if self.search_patience < 0:
+            raise ValueError(
+                f"search_patience must be 0 (off) or a positive number of steps, got {self.search_patience}."
+            )
+
+
+@dataclass
+class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArguments):
+    """Arguments of `AutoLoraTrainer`: everything of `TrainingArguments`, which here describes **the search**, and
+    the settings of the search itself.
+
+    `learning_rate`, `num_train_epochs` and `max_steps` are those of the search; the retrain has its own
+    `TrainingArguments`. LoRA's own settings stay in PEFT's `LoraConfig`.
+
+    Raises:
+        ValueError: for a setting out of range, for `fp16` (the differences of Eq. 5 drown in its rounding) and for
+            `load_best_model_at_end` (it would bring back the weights of one step and the selection of another).
+    """
+
+    def __post_init__(self):
+        if self.eval_strategy == "no":
+            check_schedule(self.lr_scheduler_type, "the search")
+        super(SearchArguments, self).__post_init__()  # TrainingArguments', or that of a subclass mixed in
+        self.check_search()
+        self.check_non_finite()
+        if self.mixed_precision == "fp16":  # of fp16=True, or of accelerate's configuration
+            raise ValueError(
+                "The search does not run in fp16: its loss scale hides the hypergradient. Use bf16=True or fp32."
+            )
+        if self.load_best_model_at_end:
+            raise ValueError(
+                "load_best_model_at_end is not for the search (weights and selection variables belong together). "
+                "Set it for the retrain instead."
+            )
+        if (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "The search needs use_reentrant=False in activation_checkpointing_kwargs, got True: reentrant "
+                "checkpoints hide α from the gradient."
+            )
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size tries batch sizes until one fits, and the search has a batch of D_val beside "
+                "each. Give the search a per_device_train_batch_size, with gradient_accumulation_steps."
+            )
+        if self.save_only_model and self.save_strategy != "no":
+            raise ValueError(
+                "save_only_model leaves out what a search needs to resume. Drop it, or set save_strategy no."
+            )
+        if self.push_to_hub and self.hub_strategy != "end":
+            raise ValueError(
+                f"hub_strategy {self.hub_strategy.value} pushes checkpoints of the search, which hold its weights "
+                'without its selection. Set hub_strategy="end", and push with trainer.push_to_hub().'
+            )
+        takes_virtual_steps = self.hypergradient != "first_order"
+        if takes_virtual_steps and self.virtual_step == "adamw" and self.optim not in PYTORCHS_ADAMW:
+            raise ValueError(
+                f"virtual_step adamw reads the state of PyTorch's AdamW, got optim {self.optim.value}. Use "
+                "--virtual_step sgd, or --optim adamw_torch."
+            )

@@ -1,0 +1,156 @@
+"""`RankSelectionCallback`: watches α, stops the search when the ranks have settled, and ends in `LearnedRanks`."""
+
+import csv
+import math
+import os
+
+from transformers import TrainerCallback
+
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
+from autolora_trainer.ranks.origin import fingerprint, public_model_name
+from autolora_trainer.report.heatmap import rank_heatmap_pixels
+from autolora_trainer.report.history import HISTORY_FILE, selection_history_pixels
+from autolora_trainer.report.trackers import Tracking
+from autolora_trainer.search.evidence import falling, settled
+
+HISTORY_RECORDS = 200  # at most, however long the search
+
+
+class RankSelectionCallback(TrainerCallback):
+    """Turns the learned selection variables into ranks (§4.4).
+
+    `AutoLoraTrainer` adds one by itself; give your own to set the base model's public name.
+
+    Args:
+        base_model: what `ranks.json` and the model card call the base model. Default: its Hub id, or the name of its
+            folder.
+    Attributes:
+        learned_ranks: `LearnedRanks` once the search has ended; None if it was cut short before a selection variable
+            moved.
+    Raises:
+        RuntimeError: at the end of a search in which no selection variable ever moved.
+    """
+
+    def __init__(self, base_model: str | None = None):
+        self.base_model = base_model
+        self.learned_ranks: LearnedRanks | None = None
+        self._search = None  # the trainer: it owns the selection variables
+        self._recent: list[list[int]] = []  # the ranks after the last `search_patience` + 1 selection steps
+        self._recent_losses: list[float] = []  # and the held-out losses
+        self.settled = False  # the search has stopped because of `search_patience`
+
+    def bind(self, search) -> None:
+        """Called by the trainer whose search this callback watches."""
+        self._search = search
+
+    @property
+    def total_rank(self) -> int | None:
+        """Σ_l r_l after the last selection step, where `search_patience` has it counted."""
+        return sum(self._recent[-1]) if self._recent else None
+
+    def checkpoint(self) -> dict:
+        return {"recent": self._recent, "recent_losses": self._recent_losses, "settled": self.settled}
+
+    def restore(self, state: dict) -> None:
+        self._recent, self.settled = state["recent"], state["settled"]
+        self._recent_losses = state["recent_losses"]
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:  # not a resume; perhaps a second training, which may settle anew
+            self._recent, self._recent_losses, self.settled, self.learned_ranks = [], [], False, None
+        self._interval = max(args.hypergradient_interval, math.ceil(state.max_steps / HISTORY_RECORDS))
+        if state.is_world_process_zero:
+            self._open_history(args, state.global_step)
+        if state.global_step == 0:
+            self._record(args, state)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self._interval == 0:
+            self._record(args, state)
+        took_selection_step = (state.global_step - 1) % args.hypergradient_interval == 0
+        if args.search_patience and took_selection_step and self._search.last_selection_step_counted:
+            window = slice(-args.search_patience - 1, None)
+            self._recent = [*self._recent, self._search.current_ranks()][window]
+            self._recent_losses = [*self._recent_losses, self._search.last_val_loss.item()][window]
+            full = len(self._recent) > args.search_patience
+            if full and settled(self._recent) and not falling(self._recent_losses):
+                control.should_training_stop = self.settled = True
+        return control
+
+    def on_train_end(self, args, state, control, **kwargs):
+        gates = self._search.gates
+        if state.global_step > 0 and gates.logits.unique().numel() == 1:
+            if state.global_step < state.max_steps and not self.settled:
+                return  # something else stopped it early, a signal perhaps: it may be resumed
+            raise RuntimeError(
+                f"The search ended after {state.global_step} steps and no selection variable ever moved, so it has "
+                "learned no ranks. Raise search_epochs or selection_learning_rate, or lower hypergradient_interval."
+            )
+        if state.global_step % self._interval:
+            self._record(args, state)
+        self._search.check_finite()
+        model = self._search.model
+        ranks = self._search.current_ranks()
+        threshold = args.threshold
+        if threshold is None and args.constraint != "none":
+            threshold = gates.threshold()[0].item()
+        self.learned_ranks = LearnedRanks(
+            modules={
+                name: ModuleRank(rank, tuple(alpha))
+                for name, rank, alpha in zip(gates.names, ranks, gates.selection.tolist())
+            },
+            base_model=self.base_model or public_model_name(model),
+            base_model_fingerprint=fingerprint(model, gates.names),
+            initial_rank=gates.initial_rank,
+            constraint=args.constraint,
+            rank_rule=args.rank_rule,
+            threshold=threshold if args.rank_rule == "threshold" else None,
+        )
+
+    def _open_history(self, args, step):
+        """A new file, or after a resume the rows up to the step of the checkpoint."""
+        self._path = os.path.join(args.output_dir, HISTORY_FILE)
+        os.makedirs(args.output_dir, exist_ok=True)
+        rows = []
+        if step and os.path.exists(self._path):
+            with open(self._path, newline="", encoding="utf-8") as file:
+                rows = [row for row in list(csv.reader(file))[1:] if self._belongs(row, step)]
+        with open(self._path, "w", newline="", encoding="utf-8") as file:
+            header = [f"alpha_{j + 1}" for j in range(self._search.gates.initial_rank)]
+            csv.writer(file, lineterminator="\n").writerows([["step", "module", *header], *rows])
+
+    def _belongs(self, row, last_step) -> bool:
+        """Whether an uninterrupted search would have written this row by `last_step`."""
+        return bool(row) and row[0].isdigit() and int(row[0]) <= last_step and int(row[0]) % self._interval == 0
+
+    def _record(self, args, state):
+        if not state.is_world_process_zero:
+            return
+        gates = self._search.gates
+        with open(self._path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for name, alpha in zip(gates.names, gates.selection.tolist()):
+                writer.writerow([state.global_step, name, *(f"{a:.9g}" for a in alpha)])
+
+
+HISTOGRAMS = 20  # of a search, at most, however long it is
+
+
+class SearchTracking(Tracking):
+    """A histogram of α at most `HISTOGRAMS` times during a search; at its end the grid of ranks and the way of α."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._interval = max(1, math.ceil(state.max_steps / HISTOGRAMS))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self._interval == 0:
+            selection = self._trainer.gates.selection
+            self.send(
+                "histogram", "train/search_selection", lambda: selection.float().cpu().numpy(), state.global_step
+            )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        ranks, history = self._trainer.learned_ranks, os.path.join(args.output_dir, HISTORY_FILE)
+        step = state.global_step
+        self.send("image", "train/search_ranks", lambda: rank_heatmap_pixels(ranks), step)
+        self.send("image", "train/search_selection_history", lambda: selection_history_pixels(history), step)

@@ -1,0 +1,88 @@
+"""What the held-out rows say over the selection steps of a search, and whether it is more than chance."""
+
+import math
+import statistics
+
+import torch
+
+from autolora_trainer.search.hypergradient import accurate
+
+EVIDENCE = 2.0  # t statistic beyond which something on the held-out rows is taken for more than chance
+
+
+class Evidence:
+    """Sums over the selection steps of a search, which rank rules read; M modules, k components each.
+
+    Args:
+        selection: α, (M, k).
+    Attributes:
+        steps: selection steps taken, usable or not.
+        sensitivity_sum: Σ |∂L_val/∂β| over the usable ones, (M, k).
+        sums: of the usable steps t: count, Σ gain, Σ gain², Σ t, Σ t², Σ loss, Σ loss², Σ loss t; (8,).
+    """
+
+    def __init__(self, selection: torch.Tensor):
+        self.steps = 0
+        self.sensitivity_sum = torch.zeros_like(selection)
+        self.sums = torch.zeros(8, dtype=accurate(selection.device), device=selection.device)
+
+    @torch.no_grad()
+    def add(self, selection, by_selection, by_logits, val_loss) -> None:
+        """One usable selection step, the last that was counted in `steps`.
+
+        Args:
+            selection: α before the step, (M, k).
+            by_selection, by_logits: ∂L_val/∂α and ∂L_val/∂β, (M, k).
+            val_loss: L_val.
+        """
+        t = self.steps - 1
+        gain = -(selection * by_selection).sum().to(self.sums)
+        loss = val_loss.to(self.sums)
+        one = torch.ones_like(loss)
+        self.sums += torch.stack([one, gain, gain**2, one * t, one * t**2, loss, loss**2, loss * t])
+        self.sensitivity_sum += by_logits.abs()
+
+    @property
+    def sensitivity(self) -> torch.Tensor:
+        """Running mean of |∂L_val/∂β|, shape (M, k)."""
+        return self.sensitivity_sum / self.sums[0].clamp_min(1)
+
+    def gain_and_trend(self) -> tuple[float, float]:
+        """See `AutoLoraMixin.held_out_evidence`."""
+        n, gain, gain2, t, t2, loss, loss2, loss_t = self.sums.tolist()
+        if n < 4:
+            return 0.0, 0.0
+        mean, variance = gain / n, max(gain2 / n - (gain / n) ** 2, 0.0) / (n - 1)
+        spread = max((t2 / n - (t / n) ** 2) * (loss2 / n - (loss / n) ** 2), 0.0)
+        r = (loss_t / n - t * loss / n**2) / math.sqrt(spread) if spread else 0.0
+        return (mean / math.sqrt(variance) if variance else 0.0), -slope_statistic(r, n)
+
+
+def slope_statistic(correlation: float, count: float) -> float:
+    """The t statistic of the slope of a straight line through `count` points, from their correlation."""
+    return correlation * math.sqrt((count - 2) / max(1 - correlation * correlation, 1e-12))
+
+
+def settled(recent: list[list[int]], tolerance: float = 0.05) -> bool:
+    """Whether the last of `recent` ranks differs from each of the others by at most a `tolerance` of the total rank:
+
+        max_i Σ_l |r_l(now) - r_l(i)|  <=  tolerance Σ_l r_l(now)
+
+    Ranks are integers shared out of running means: a single one flickers long after the pattern stands.
+    """
+    *earlier, now = recent
+    moved = max(sum(abs(a - b) for a, b in zip(now, ranks)) for ranks in earlier)
+    return moved <= tolerance * sum(now)
+
+
+def falling(losses: list[float], evidence: float = EVIDENCE) -> bool:
+    """Whether losses fall over their steps by more than their scatter explains: the t statistic of the slope of a
+    straight line is below -`evidence`. A search that is still learning may yet change its mind.
+
+    Example:
+        >>> falling([1.0, 0.9, 0.8, 0.7, 0.65]), falling([1.0, 1.1, 0.9, 1.05, 0.95])
+        (True, False)
+    """
+    if len(losses) < 3 or len(set(losses)) == 1 or not all(map(math.isfinite, losses)):
+        return False
+    return slope_statistic(statistics.correlation(range(len(losses)), losses), len(losses)) < -evidence

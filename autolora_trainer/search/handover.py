@@ -1,0 +1,132 @@
+"""What a retrain may start from: the chosen components of a search, and its trained heads."""
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora.variants import DoraLinearVariant
+from peft.utils.integrations import dequantize_module_weight
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from autolora_trainer.lora.parts import SEPARATOR, init_that_changes_base, lora_layers, lora_parts
+from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
+from autolora_trainer.search.rules import SearchState
+from autolora_trainer.search.selection import SelectionGates
+
+
+@torch.no_grad()
+def strongest(
+    gates: SelectionGates, state: SearchState, ranks: list[int], rule: str
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The chosen components of the search with α folded into B, for a retrain that goes on from them.
+
+    The rule `threshold` keeps the r largest α_j, the other component rules the r largest α_j ‖A_j‖ ‖B_j‖, and
+    `singular`, `adaptive` and `uniform` the best approximation of rank r (truncated SVD). Its rows of A have the norm
+    that LoRA begins with: Adam moves B A by about the rate times ‖A‖ + ‖B‖, so with smaller rows a retrain learns
+    slower than from scratch (`benchmarks/README.md`).
+
+    Returns:
+        {module: (A of shape (r, n_l), B of shape (m_l, r))} for the modules of rank >= 1.
+    """
+    scores = state.selection if rule == "threshold" else state.strength()
+    kept = {}
+    for row, (name, rank) in enumerate(zip(gates.names, ranks)):
+        if rank == 0:
+            continue
+        a, b = state.lora_A[row], state.lora_B[row] * state.selection[row]  # (k, n), (m, k)
+        if rule in ("singular", "adaptive", "uniform"):
+            kept[name] = best_factors(b, a, rank, INITIAL_NORM)
+        else:
+            chosen = scores[row].argsort(descending=True)[:rank].sort().values
+            kept[name] = (a[chosen], b[:, chosen])
+    return kept
+
+
+def handover_tensors(
+    gates: SelectionGates, state: SearchState, ranks: list[int], rule: str, model: torch.nn.Module
+) -> dict[str, torch.Tensor]:
+    """What a retrain with `--retrain_init search` starts from: the kept components, with α and the search's LoRA scale
+    folded into B, and the trained heads.
+
+    Args:
+        gates, state, ranks, rule: as in `rules.keep_components`.
+        model: that of the search.
+    Returns:
+        `A.<module>` of shape (r, n_l), `B.<module>` of shape (m_l, r), `head.<parameter>`.
+    """
+    if gates.baked:
+        raise ValueError("gates.bake() has folded α into the adapter. Call start_retrain before it.")
+    for name, layer in gates.layers.items():
+        if layer.lora_B[gates.adapter_name].bias is not None:
+            raise ValueError(
+                f"The search trained a bias of lora_B at {name!r} (lora_bias), which no retrain starts from. Search "
+                "without lora_bias, or leave start_retrain out."
+            )
+    tensors = {}
+    for name, (a, b) in strongest(gates, state, ranks, rule).items():
+        tensors[f"A.{name}"] = a.contiguous()
+        tensors[f"B.{name}"] = (b * gates.scale * gates.parts[name].scaling).contiguous()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_" not in name:
+            tensors[f"head.{name}"] = parameter.detach().cpu().contiguous()
+    return tensors
+
+
+@torch.no_grad()
+def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
+    """Start an adapter from `kept_components`: its update is then that of the search's kept components. DoRA's
+    magnitudes become the norms of the weight with that update, so that it begins as the same model.
+
+    Raises:
+        ValueError: if they are not what the adapter needs, or it is of another variant than DoRA, or on another base.
+    """
+    if (scheme := init_that_changes_base(model)) is not None:
+        raise ValueError(
+            f"A retrain starts from a search on the same base model, and init_lora_weights={scheme!r} alters it. "
+            "Leave start_retrain out, or init_lora_weights."
+        )
+    for name, layer in lora_layers(model).items():
+        variant = getattr(layer, "lora_variant", {}).get("default")
+        if variant is not None and not isinstance(variant, DoraLinearVariant):
+            raise ValueError(
+                f"A retrain starts from a search as plain LoRA or DoRA, got {type(variant).__name__} at {name!r}. "
+                "Leave start_retrain out, and it starts from the pre-trained model."
+            )
+    targets = {}
+    for name, part in lora_parts(model).items():
+        targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
+        targets[f"B.{name}"] = (part.lora_B, lambda value, part=part: part.set_lora_B(value / part.scaling))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_" not in name:
+            targets[f"head.{name}"] = (parameter, parameter.copy_)
+    for name, (target, _) in targets.items():
+        if name not in tensors or tensors[name].shape != target.shape:
+            given = tuple(tensors[name].shape) if name in tensors else "nothing"
+            if any(kept.startswith(name + SEPARATOR) for kept in tensors):
+                raise ValueError(
+                    f"The search kept parts of {name[2:]!r}, and this adapter is of the whole. Make it with "
+                    "autolora_trainer.build_adapter(model, learned_ranks, lora_config)."
+                )
+            raise ValueError(
+                f"The search kept {given} for {name!r}, the retrain needs {tuple(target.shape)}. Search again."
+            )
+    for name, (_, write) in targets.items():
+        write(tensors[name])
+    for layer in lora_layers(model).values():
+        if "default" in layer.lora_magnitude_vector:
+            dora, update = layer.lora_magnitude_vector["default"], layer.lora_B["default"].weight.float()
+            update = update @ layer.lora_A["default"].weight.float()  # (m, n)
+            weight = dequantize_module_weight(layer.get_base_layer()).to(update)
+            dora.weight.copy_(dora.get_weight_norm(weight, update, layer.scaling["default"]))
+
+
+def load_handover(path: str, model: PeftModel) -> None:
+    """`start_from` what a file of `kept_components` holds.
+
+    Raises:
+        ValueError: if the file does not hold what the adapter needs.
+    """
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error}). Search again.") from None
+    start_from(tensors, model)

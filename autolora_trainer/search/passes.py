@@ -1,0 +1,93 @@
+"""The passes of a selection step: the losses of Eq. 5 as closures over a Trainer, for the method of the arguments."""
+
+import torch
+
+from autolora_trainer.search import hypergradient
+from autolora_trainer.training.loss import unrecorded
+from autolora_trainer.training.precision import RandomState, full_precision, is_full_precision
+
+
+class HypergradientPassesMixin:
+    """Over a Trainer with `gates`, a `probe`, batches of D_val and the window of the running weight step."""
+
+    def _hypergradient(self, num_items_in_batch) -> hypergradient.Hypergradient:
+        """Eq. 5 for the weight step whose gradient the weights hold, by the method of the arguments.
+
+        Under bf16 the passes of a difference run in fp32: rounding is as large as the difference of two passes, and in
+        v a second derivative magnifies it. Only ∇_W L_tr is that of the bf16 weight step, which says where W' is.
+        `first_order` takes no difference: its one gradient is as rounded as those that train the weights.
+        """
+        method, selection, count = self.args.hypergradient, self.gates.selection, len(self._window)
+        base, selection.grad = selection.grad, None
+        val_inputs = [self._prepare_inputs(next(self._val_batches)) for _ in range(count)]
+        val_items = self._get_num_items_in_batch(val_inputs, self.args.device)
+
+        def val_losses():
+            for inputs in val_inputs:
+                self.selection_passes += 1
+                with self.probe.watching():
+                    loss = self._micro_loss(inputs, val_items, count)
+                yield loss
+
+        def train_losses():  # the same function at every call: same rows, same dropout masks, no bf16 rounding
+            now = RandomState(self.args.device)
+            for inputs, random_state in self._window:
+                self.selection_passes += 1
+                random_state.restore()
+                yield self._micro_loss(inputs, num_items_in_batch, count)
+            now.restore()
+
+        if method == "first_order":
+            return hypergradient.first_order(val_losses, selection, self._reduce)
+        with full_precision(self.model):
+            weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            train_gradient = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+            virtual_step = self._virtual_step(train_gradient)
+            losses = (train_losses, val_losses)
+            if method == "exact":
+                self.selection_passes += count  # its training pass goes backward twice
+                return hypergradient.exact(
+                    *losses, weights, selection, train_gradient, virtual_step, reduce=self._reduce
+                )
+            if self.args.finite_difference == "one_sided" and base is None:
+                base = hypergradient.selection_gradient(train_losses, selection)
+            radius = self.args.finite_difference_radius
+            return hypergradient.finite_difference(
+                *losses, weights, selection, train_gradient, virtual_step, radius, base, self._reduce
+            )
+
+    def _shares_base_point(self) -> bool:
+        """Whether the weight step's pass is one of the two of a one-sided difference: the same function of α, with
+        the same rounding (fp32) and the same dropout masks (compiled dropout draws others)."""
+        one_sided = self.args.hypergradient == "finite_difference" and self.args.finite_difference == "one_sided"
+        return one_sided and is_full_precision(self.model) and not self.args.torch_compile
+
+    def _micro_loss(self, inputs, num_items_in_batch, count):
+        """The loss that `Trainer.training_step` would differentiate for one micro-batch of a window of `count`."""
+        with self.compute_loss_context_manager(), unrecorded(self):
+            loss = self.compute_loss(self.model, dict(inputs), num_items_in_batch=num_items_in_batch)
+        normalized = self.loss_is_scaled_for_ga
+        if normalized is None:
+            normalized = (
+                self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            ) or self.compute_loss_func is not None
+        return loss if normalized else loss / count
+
+    def _virtual_step(self, train_gradient):
+        group = self.optimizer.param_groups[0]
+        if self.args.virtual_step == "sgd":
+            return hypergradient.sgd_step(group["lr"] if self.args.inner_lr is None else self.args.inner_lr)
+        clip = 1.0
+        if self.args.max_grad_norm:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(train_gradient)))
+            clip = (self.args.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
+        return hypergradient.adamw_step(self.optimizer, self.args.inner_lr, clip)
+
+    def _reduce(self, tensors: list[torch.Tensor]) -> None:
+        """Average over processes in place, as one flat vector."""
+        if self.args.world_size > 1:
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            torch.distributed.all_reduce(flat)
+            flat /= self.args.world_size
+            for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+                tensor.copy_(part.view_as(tensor))

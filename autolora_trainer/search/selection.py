@@ -1,0 +1,243 @@
+"""Eq. 2-3: a selection variable for every rank-1 component of every LoRA update.
+
+    Δ_l = Σ_j α_l^j Δ_l^j   (Eq. 2)        α_l = softmax(β_l)   (Eq. 3)
+
+A forward hook on PEFT's `lora_A` multiplies its last axis by α, which is Eq. 2 exactly: PEFT computes
+`lora_B(lora_A(dropout(x))) * scaling`, and column j of `lora_B` meets only entry j of that axis.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
+from torch import nn
+
+from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_changes_base, lora_parts
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One row of §5.5: how logits become selection variables, where they start, and the threshold that goes with
+    them."""
+
+    normalize: Callable[[torch.Tensor], torch.Tensor]
+    initial_logit: float
+    threshold: Callable[[torch.Tensor], torch.Tensor]  # selection (M, k) -> (M, 1)
+
+
+def _constant_threshold(value: Callable[[int], float]):
+    return lambda selection: torch.full_like(selection[:, :1], value(selection.shape[-1]))
+
+
+CONSTRAINTS = {
+    "softmax": Constraint(lambda logits: torch.softmax(logits, dim=-1), 0.0, _constant_threshold(lambda k: 1 / k)),
+    "sigmoid": Constraint(torch.sigmoid, 0.0, _constant_threshold(lambda k: 0.5)),
+    # §5.5 "no constraints": α itself is free. It starts at one, which is plain LoRA; the paper does not say.
+    "none": Constraint(lambda logits: logits.clone(), 1.0, lambda selection: selection.mean(dim=-1, keepdim=True)),
+}
+
+
+def selection(selection_logits: torch.Tensor, constraint: str = "softmax") -> torch.Tensor:
+    r"""Selection variables from selection logits:  α_l^j = exp(β_l^j) / Σ_i exp(β_l^i)  (Eq. 3).
+
+    Args:
+        selection_logits: β, shape (..., k), float32.
+        constraint: `softmax`, or the ablations of §5.5, `sigmoid` and `none`.
+    Returns:
+        α, same shape and dtype.
+    Raises:
+        KeyError: If `constraint` is unknown.
+    Example:
+        >>> selection(torch.zeros(2))
+        tensor([0.5000, 0.5000])
+    """
+    return CONSTRAINTS[constraint].normalize(selection_logits)
+
+
+class SelectionGates:
+    """The selection variables of a model and the hooks that apply them.
+
+    Attributes:
+        parts: {name: `LoraPart`} of the M gated modules and parts of fused projections.
+        names: their names, in the order of the rows below.
+        logits: β, shape (M, k), float32; the only trainable tensor. It is not a parameter of the model, so clipping,
+            `zero_grad`, the weights' optimizer, DDP and saving never see it.
+        selection: α, shape (M, k), float32, a plain leaf. The hooks read this tensor; `refresh` fills it from
+            `logits`. It asks for a gradient only while a hypergradient is computed, so a weight step costs what LoRA
+            costs.
+        scale: what the hooks multiply α with: 1 as in Eq. 2, or 1/α of the uniform start (k for softmax), so that a
+            search begins as plain LoRA and its weights learn as they will in the retrain.
+    """
+
+    def __init__(
+        self,
+        parts: dict[str, LoraPart],
+        adapter_name: str = "default",
+        constraint: str = "softmax",
+        gate_scaling: str = "paper",
+    ):
+        self.parts = parts
+        self.adapter_name = adapter_name
+        self.constraint = constraint
+        self.names = list(parts)
+        ranks = {name: part.rank for name, part in parts.items()}
+        first = self.names[0]
+        for name, rank in ranks.items():
+            if rank != ranks[first]:
+                raise ValueError(
+                    f"The search needs the same rank k in every LoRA layer, got {ranks[first]} in {first!r} and "
+                    f"{rank} in {name!r}. Drop rank_pattern from the LoraConfig."
+                )
+            if not math.isclose(parts[name].scaling, parts[first].scaling):
+                raise ValueError(
+                    f"The search needs the same scale in every LoRA layer, got {parts[first].scaling:g} in {first!r} "
+                    f"and {parts[name].scaling:g} in {name!r}. Drop alpha_pattern from the LoraConfig."
+                )
+        self.initial_rank = ranks[first]
+        device = parts[first].lora_A.device
+        start = CONSTRAINTS[constraint].initial_logit
+        self.logits = nn.Parameter(torch.full((len(self.names), self.initial_rank), start, device=device))
+        self.selection = selection(self.logits.detach(), constraint)
+        self.scale = 1 / self.selection[0, 0].item() if gate_scaling == "plain" else 1.0
+        rows: dict[LoraLayer, list[int]] = {}
+        for row, part in enumerate(parts.values()):
+            rows.setdefault(part.layer, []).append(row)
+        self.baked = self._is_folded = False
+        for part in parts.values():
+            part.layer.selection_gates = {*getattr(part.layer, "selection_gates", ()), adapter_name}
+        self._handles = [
+            layer.lora_A[adapter_name].register_forward_hook(self._gate(slice(own[0], own[-1] + 1)))
+            for layer, own in rows.items()
+        ]
+
+    @property
+    def layers(self) -> dict[str, LoraLayer]:
+        """{name: the LoRA layer that holds it}."""
+        return {name: part.layer for name, part in self.parts.items()}
+
+    def _gate(self, rows: slice):
+        def hook(module, args, output):
+            gate = self.scale * self.selection[rows].reshape(-1)  # (p k,): parts follow each other as their components
+            return output * gate.to(device=output.device, dtype=output.dtype)  # (..., p k)
+
+        return hook
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Fill `selection` from `logits` (Eq. 3), in place, so that a compiled model sees the new values."""
+        self.selection.copy_(selection(self.logits, self.constraint))
+
+    def pull_back(self, selection_gradient: torch.Tensor) -> torch.Tensor:
+        """Chain rule through Eq. 3: the gradient by β, shape (M, k), from the gradient by α, shape (M, k)."""
+        with torch.enable_grad():
+            logits = self.logits.detach().requires_grad_()
+            return torch.autograd.grad(selection(logits, self.constraint), logits, selection_gradient)[0]
+
+    def threshold(self) -> torch.Tensor:
+        """λ for every module, shape (M, 1): 1/k, 0.5 or the layer's mean, by constraint (§4.4, §5.5)."""
+        return CONSTRAINTS[self.constraint].threshold(self.selection)
+
+    @torch.no_grad()
+    def bake(self) -> None:
+        """Fold the gates into `lora_B` (column j times `scale` α_j) and remove them: the model computes the same."""
+        self._fold()
+        self.baked = True
+        self.remove()
+
+    def _fold(self) -> None:
+        for row, part in enumerate(self.parts.values()):
+            part.set_lora_B(part.lora_B * (self.scale * self.selection[row]).to(part.lora_B))
+
+    @contextmanager
+    @torch.no_grad()
+    def folded(self):
+        """Inside, `lora_B` holds the gates as after `bake`, for what is to be saved; afterwards it has its bits again.
+        Nothing to do where the gates are gone, or folded already."""
+        layers = list(dict.fromkeys(self.layers.values())) if self._handles and not self._is_folded else []
+        raw = [layer.lora_B[self.adapter_name].weight.detach().clone() for layer in layers]
+        if layers:
+            self._is_folded = True
+            self._fold()
+        try:
+            yield
+        finally:
+            if layers:
+                self._is_folded = False
+            for layer, weight in zip(layers, raw):
+                layer.lora_B[self.adapter_name].weight.copy_(weight)
+
+    def remove(self) -> None:
+        """Take the hooks away. The model is then what it was before `attach_gates`."""
+        for layer in self.layers.values() if self._handles else ():
+            layer.selection_gates = layer.selection_gates - {self.adapter_name}
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def attach_gates(
+    model: nn.Module, constraint: str = "softmax", adapter_name: str = "default", gate_scaling: str = "paper"
+) -> SelectionGates:
+    """Give every rank-1 component of every LoRA layer of `model` a selection variable (Eq. 2).
+
+    Args:
+        model: a `PeftModel` with a LoRA adapter of one rank k in all its layers (`torch.nn.Linear`, `Conv1D`, or a
+            quantized linear layer).
+        constraint: see `selection`.
+        adapter_name: the adapter to gate.
+        gate_scaling: `paper`: a component is multiplied by α (Eq. 2), which starts an update k times smaller than
+            LoRA's; `plain`: by α over its uniform start, so that it starts as plain LoRA.
+    Returns:
+        The gates, attached, with uniform α.
+    Raises:
+        ValueError: If there is no LoRA layer, ranks differ, or a layer has no `lora_A` forward to hook (embeddings,
+            convolutions, `nn.MultiheadAttention`, single parameters, DoRA and other variants).
+    """
+    parts = lora_parts(model, adapter_name)
+    base = base_model_of(model)
+    present = list(getattr(model, "peft_config", {}))
+    if present and adapter_name not in present:
+        raise ValueError(
+            f"attach_gates found no adapter {adapter_name!r}, only {', '.join(map(repr, present))}. Leave "
+            "adapter_name out of get_peft_model for a search: the adapter is then called 'default'."
+        )
+    if not parts:
+        linear = next((name for name, module in base.named_modules() if isinstance(module, nn.Linear)), None)
+        config = getattr(model, "peft_config", {}).get(adapter_name)
+        targets = sorted(getattr(config, "target_modules", None) or [])
+        raise ValueError(
+            f"attach_gates found no LoRA layer in {type(base).__name__}. Wrap the model with get_peft_model first, or "
+            f"check target_modules={targets} against its module names, e.g. {linear!r}."
+        )
+    if (scheme := init_that_changes_base(model, adapter_name)) is not None:
+        raise ValueError(
+            f"The search needs the base model as it is, and init_lora_weights={scheme!r} alters it. Leave it out "
+            "here; the retrain may have it, without start_retrain."
+        )
+    for name, part in parts.items():
+        layer = part.layer
+        if adapter_name in getattr(layer, "selection_gates", ()):
+            raise ValueError(
+                f"{name!r} has the gates of an earlier search. Call gates.remove() or gates.bake() of that search "
+                "first, or load the model anew."
+            )
+        owner = base.get_submodule(name.rpartition(".")[0])  # nn.MultiheadAttention reads the weight of its out_proj
+        unused = isinstance(layer, MultiheadAttention) or isinstance(owner, nn.MultiheadAttention)
+        if unused or not isinstance(layer.lora_A[adapter_name], nn.Linear):
+            kind = type(owner if isinstance(owner, nn.MultiheadAttention) else layer.get_base_layer()).__name__
+            raise ValueError(f"The search gates linear layers, got {kind} at {name!r}. Take it out of target_modules.")
+        if isinstance(layer, ParamWrapper):
+            raise ValueError(f"The search gates linear layers, got a parameter at {name!r}. Drop target_parameters.")
+        if adapter_name in getattr(layer, "lora_variant", {}):
+            variant = type(layer.lora_variant[adapter_name]).__name__
+            raise ValueError(f"The search gates plain LoRA, got {variant} at {name!r}. Use it in the retrain instead.")
+    for name, module in base.named_modules():
+        if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_embedding_A", {}):
+            raise ValueError(
+                f"The search gates linear layers, got an embedding at {name!r}. Take it out of target_modules."
+            )
+    return SelectionGates(parts, adapter_name, constraint, gate_scaling)

@@ -1,0 +1,263 @@
+"""`AutoLoraTrainer`: a Trainer whose training is the search of Algorithm 1.
+
+    while not converged:
+        1. W descends ∇_W L_tr(W, D_tr)                       (`training_step`, then Trainer's own optimizer step)
+        2. A descends ∇_A L_val(W - η ∇_W L_tr(W), D_val)     (`outer_step`)
+
+Both steps use one gradient of the training loss, computed once, at the W and α that the step began with. The selection
+variables and their optimizer live beside the model, not in it.
+"""
+
+from contextlib import nullcontext
+
+import torch
+from peft import PeftModel
+from transformers import Trainer
+
+from autolora_trainer.heldout.gradient import GradientProbe
+from autolora_trainer.heldout.split import EndlessBatches, split_train
+from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.search import hypergradient
+from autolora_trainer.search.callback import RankSelectionCallback, SearchTracking
+from autolora_trainer.search.evidence import Evidence
+from autolora_trainer.search.handover import handover_tensors, start_from
+from autolora_trainer.search.logs import SelectionMeans, selection_entropy, with_phase
+from autolora_trainer.search.passes import HypergradientPassesMixin
+from autolora_trainer.search.requirements import check_construction, check_environment, check_prepared
+from autolora_trainer.search.rules import SearchState, select_ranks
+from autolora_trainer.search.selection import attach_gates
+from autolora_trainer.search.state import SearchStateMixin
+from autolora_trainer.training.finite import FiniteStepMixin
+from autolora_trainer.training.loss import fix_loss_scale
+from autolora_trainer.training.precision import RandomState
+from autolora_trainer.training.progress import show_phase
+from autolora_trainer.training.resume import ResumeMixin
+
+
+class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin, ResumeMixin):
+    """The search as a mixin over `transformers.Trainer` or a subclass of it: `class MyTrainer(AutoLoraMixin,
+    Seq2SeqTrainer)`.
+
+    Args:
+        model: a `PeftModel` whose LoRA adapter has rank `args.initial_rank` everywhere, or any model together with
+            `peft_config`.
+        args: `AutoLoraTrainingArguments`.
+        train_dataset: the training set. It is split into D_tr and D_val by `args.val_fraction`, unless `val_dataset`
+            is given, which then is D_val whole.
+        val_dataset: D_val, if you split yourself, as the collator takes it. `eval_dataset` stays the benchmark's: it
+            takes no part in the search.
+        peft_config: the `LoraConfig` to wrap `model` with; its `r` is replaced by `args.initial_rank`.
+        callbacks, **trainer_arguments: as in `Trainer`.
+    Attributes:
+        gates: the `SelectionGates` of the model. `gates.bake()` folds α into the adapter, `gates.remove()` lets go of
+            it.
+        learned_ranks: `LearnedRanks`, after `train()`.
+    Raises:
+        ValueError: before the first step, for what the search cannot do.
+    """
+
+    def __init__(
+        self,
+        model=None,
+        args=None,
+        *,
+        train_dataset=None,
+        val_dataset=None,
+        peft_config=None,
+        callbacks=None,
+        **trainer_arguments,
+    ):
+        check_construction(model, args, train_dataset, peft_config, trainer_arguments)
+        if peft_config is not None:
+            model = add_lora(model, peft_config, rank=args.initial_rank)
+        callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
+        if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
+            callbacks.append(RankSelectionCallback())
+        super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks, **trainer_arguments)
+        if val_dataset is None:  # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
+            self.train_dataset, val_dataset = split_train(self.train_dataset, args.val_fraction, args.seed)
+        else:
+            check_prepared(self, train_dataset, val_dataset)
+        fix_loss_scale(self)
+        self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling)
+        if self.gates.initial_rank != args.initial_rank:
+            self.gates.remove()
+            raise ValueError(
+                f"The adapter has rank {self.gates.initial_rank}, and the search asks for initial_rank="
+                f"{args.initial_rank}. Use LoraConfig(r={args.initial_rank}) or "
+                f"initial_rank={self.gates.initial_rank}."
+            )
+        self.selection_optimizer = torch.optim.AdamW(
+            [self.gates.logits], lr=args.selection_learning_rate, weight_decay=0.0  # AdamW: §5.1
+        )
+        self.val_dataset = val_dataset
+        self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
+        self._val_batches = self._endless_batches(val_dataset)
+        self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
+        self.evidence = Evidence(self.gates.selection)
+        self.means = SelectionMeans(self.gates.selection.device)
+        self.last_val_loss = torch.zeros((), device=self.gates.selection.device)  # of the last one that counted
+        self.last_selection_step_counted = False  # whether its hypergradient was finite
+        self.probe = GradientProbe(self.gates.parts, self.gates.selection.device, args.seed)
+        self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
+        self.rank_selection.bind(self)
+        # both first in line: when training ends, they are through before a tracker closes what they write to
+        others = [callback for callback in self.callback_handler.callbacks if callback is not self.rank_selection]
+        self.callback_handler.callbacks = [self.rank_selection, SearchTracking(self), *others]
+        show_phase(self, "search", lambda: self.rank_selection.total_rank)
+
+    def _endless_batches(self, val_dataset) -> EndlessBatches:
+        """D_val as the model takes it."""
+        collator = self.data_collator
+        if hasattr(val_dataset, "column_names"):
+            val_dataset = self._remove_unused_columns(val_dataset, "held-out")
+        else:
+            collator = self._get_collator_with_removed_columns(collator, "held-out")
+        return EndlessBatches(
+            val_dataset,
+            self.args.per_device_train_batch_size,
+            collator,
+            seed=self.args.seed,
+            process_index=self.args.process_index,
+            num_processes=self.args.world_size,
+        )
+
+    # ---- Algorithm 1
+
+    def train(self, *args, **kwargs):
+        """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
+        check_environment(self)
+        return super().train(*args, **kwargs)
+
+    def training_is_over(self) -> bool:
+        return super().training_is_over() or self.rank_selection.settled
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Step 1 of Algorithm 1 for one micro-batch; after the last one of a window, step 2 every T weight steps."""
+        takes_selection_step = self.state.global_step % self.args.hypergradient_interval == 0
+        if takes_selection_step:
+            self._window.append((self._prepare_inputs(dict(inputs)), RandomState(self.args.device)))
+            # a by-product of the backward pass, and unlike <B_j, ∂L/∂B_j> / α_j it has no pole at α_j = 0
+            self.gates.selection.requires_grad_(self._shares_base_point())
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self.gates.selection.requires_grad_(False)
+        if takes_selection_step and self.accelerator.sync_gradients:
+            self.outer_step(num_items_in_batch)
+            self._window.clear()
+        return loss
+
+    def outer_step(self, num_items_in_batch=None) -> None:
+        """Step 2 of Algorithm 1: β descends the hypergradient of Eq. 5. The weights and their gradients end as they
+        were."""
+        self._step_selection(self._hypergradient(num_items_in_batch))
+        self.probe.collect(self._reduce)
+
+    @torch.no_grad()
+    def _step_selection(self, result: hypergradient.Hypergradient) -> None:
+        direct, gradient = self.gates.pull_back(result.direct), self.gates.pull_back(result.total)
+        self.evidence.steps += 1
+        self._usable_selection_step = bool(torch.isfinite(gradient).all() & torch.isfinite(result.val_loss))
+        self.last_selection_step_counted = self._usable_selection_step
+        if not self._usable_selection_step:
+            self.means.skip()
+            return
+        self.evidence.add(self.gates.selection, result.direct, direct, result.val_loss)
+        self.gates.logits.grad = gradient
+        self.selection_optimizer.step()
+        self.gates.logits.grad = None
+        self.gates.refresh()
+        self.last_val_loss = result.val_loss
+        self.means.add(result.val_loss, gradient, direct)
+
+    def trained_tensors(self):
+        yield from super().trained_tensors()
+        yield "the selection", self.gates.selection
+        yield "the selection logits", self.gates.logits.detach()
+        yield from ((f"{name} of the selection", value) for name, value in self.evidence_tensors().items())
+
+    # ---- What the search knows
+
+    @property
+    def learned_ranks(self) -> LearnedRanks | None:
+        return self.rank_selection.learned_ranks
+
+    @property
+    def sensitivity(self) -> torch.Tensor:
+        """Running mean of |∂L_val/∂β|, shape (M, k)."""
+        return self.evidence.sensitivity
+
+    def search_state(self) -> SearchState:
+        """What the rank rules read, as it is now."""
+        return SearchState.of(
+            self.gates,
+            self.sensitivity,
+            self.args.threshold,
+            energy=self.probe.energy,
+            evidence=self.held_out_evidence(),
+        )
+
+    def start_retrain(self, model: PeftModel) -> None:
+        """Let `model` begin where the search ended: every module's update becomes the best approximation of its rank
+        to the gated update (rules `adaptive`, `singular` and `uniform`; the others keep its strongest components), and
+        the heads are the trained ones. Without it a retrain starts from the pre-trained model, as in the paper (§4.5).
+
+        Args:
+            model: an adapter on the same base model, of the learned ranks or of others up to `initial_rank`.
+        Raises:
+            ValueError: if `model` has a module, rank or head that the search did not have.
+        """
+        built = {name: part.lora_A.shape[0] for name, part in lora_parts(model).items()}
+        ranks = [built.get(name, 0) for name in self.gates.names]
+        start_from(handover_tensors(self.gates, self.search_state(), ranks, self.args.rank_rule, self.model), model)
+
+    def held_out_evidence(self) -> tuple[float, float]:
+        """What the held-out rows say of the search, as two t statistics over its selection steps.
+
+        Returns:
+            gain: of the mean of  -Σ_lj α_l^j ∂L_val/∂α_l^j, what the held-out loss would lose, to first order, if the
+                learned update grew; below zero where the update has learned noise, or has overshot.
+            trend: of the slope by which the held-out loss falls.
+            Both are zero before the fourth selection step.
+        """
+        return self.evidence.gain_and_trend()
+
+    def current_ranks(self) -> list[int]:
+        """The ranks that the search would end with if it ended now, in the order of `gates.names`."""
+        return select_ranks(self.search_state(), self.args.rank_rule, self.args.rank_budget, self.args.min_rank)
+
+    def evidence_tensors(self) -> dict[str, torch.Tensor]:
+        """The sums over selection steps that rank rules read."""
+        return {
+            "sensitivity_sum": self.evidence.sensitivity_sum,
+            "energy_sum": self.probe.energy_sum,
+            "evidence_sums": self.evidence.sums,
+        }
+
+    # ---- What leaves it
+
+    def log(self, logs, *args, **kwargs):
+        """Log with the phase in the keys: `search_train_loss`, `search_val_loss`, `search_total_rank`, …"""
+        training, logs = "loss" in logs, with_phase(logs)
+        if training:
+            logs["search_total_rank"] = sum(self.current_ranks())
+            logs["search_selection_entropy"] = selection_entropy(self.gates.selection)
+            logs.update(self.means.take())
+        super().log(logs, *args, **kwargs)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """The adapter as it computes, with α folded in; a checkpoint of the search holds the two apart."""
+        with nullcontext() if _internal_call else self.gates.folded():
+            super().save_model(output_dir, _internal_call)
+
+    def push_to_hub(self, *args, **kwargs):
+        """Push the adapter of `save_model`: Trainer saves what it pushes as it saves a checkpoint."""
+        with self.gates.folded():
+            return super().push_to_hub(*args, **kwargs)
+
+
+class AutoLoraTrainer(AutoLoraMixin, Trainer):
+    __doc__ = "The search of Algorithm 1 on `transformers.Trainer`." + AutoLoraMixin.__doc__.split(".", 1)[1]

@@ -1,0 +1,113 @@
+"""Numbers that are not numbers: a step with a loss or a gradient that is NaN or infinite is never applied."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from autolora_trainer.values import check_choice
+
+NON_FINITE_CHOICES = ("skip", "stop")
+STEPS_IN_A_ROW = 10  # dropped before the run stops: by then it is no accident
+logger = logging.getLogger("autolora_trainer")
+
+
+class NonFiniteError(RuntimeError):
+    """A training met NaN or infinity and has stopped. Nothing of that step was applied or saved."""
+
+
+class FiniteStepMixin:
+    """Over a Trainer: looks at loss and gradient once per optimizer step, before the step is taken.
+
+    `args.non_finite` decides: `skip` (the default) drops the step, so that no weight and no moment moves, and warns,
+    until `STEPS_IN_A_ROW` of them, or of the selection steps, follow each other; `stop` raises. Checkpoints and models
+    with such numbers in them are never written, so the last good ones stay. Under fp16 the loss scaler drops steps by
+    itself, as ever.
+
+    Raises:
+        NonFiniteError: from `train` and `save_model`.
+    """
+
+    _dropped_in_a_row = 0
+    _unusable_in_a_row = 0  # of the selection steps
+    _window_loss = 0.0  # of the micro-batches of the running step
+    _usable_selection_step: bool | None = None  # whether the hypergradient of the running step, if any, is finite
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self._window_loss = self._window_loss + loss
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Trainer asks for the norm once all gradients are there and clipped, right before the optimizer's step."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.accelerator.scaler is None and not self.is_deepspeed_enabled:
+            whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2's norm is in shards
+            self._judge_step(model, torch.as_tensor(whole, device=self.args.device))
+        self._window_loss, self._usable_selection_step = 0.0, None
+        return norm
+
+    def _judge_step(self, model, norm: torch.Tensor) -> None:
+        selection = torch.full_like(norm, self._usable_selection_step is not False, dtype=torch.bool)
+        finite = torch.stack([torch.isfinite(self._window_loss), torch.isfinite(norm), selection])
+        if self.args.world_size > 1:  # all processes must take the step, or all drop it
+            finite = finite.float()
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        *weights, selection = flags = finite.tolist()  # the one wait for the device in a step
+        self._dropped_in_a_row = 0 if all(weights) else self._dropped_in_a_row + 1
+        if self._usable_selection_step is not None:
+            self._unusable_in_a_row = 0 if selection else self._unusable_in_a_row + 1
+        if all(flags):
+            return
+        what = ("the loss", "the gradient", "the hypergradient")[flags.index(0)]
+        if getattr(self.args, "non_finite", "skip") == "stop":
+            raise self._error(f"{what} is not finite", "Lower --learning_rate, or add --non_finite skip")
+        if not all(weights):
+            model.zero_grad(set_to_none=True)  # an optimizer leaves a weight without a gradient as it is
+        where = f"step {self.state.global_step + 1}: {what} is not finite"
+        logger.warning(f"{where}; its selection step is skipped" if all(weights) else f"{where}; the step is skipped")
+        if self._dropped_in_a_row == STEPS_IN_A_ROW:
+            what = f"{what} was not finite for {STEPS_IN_A_ROW} steps in a row"
+            raise self._error(what, "Lower --learning_rate, or look at the rows of these steps")
+        if self._unusable_in_a_row == STEPS_IN_A_ROW:
+            what = f"the hypergradient was not finite for {STEPS_IN_A_ROW} selection steps in a row"
+            raise self._error(what, "Lower --selection_learning_rate, or look at the rows of D_val")
+
+    def _save_checkpoint(self, *args, **kwargs):
+        self.check_finite()
+        return super()._save_checkpoint(*args, **kwargs)
+
+    def save_model(self, *args, **kwargs):
+        self.check_finite()
+        return super().save_model(*args, **kwargs)
+
+    def check_finite(self) -> None:
+        """Raise `NonFiniteError` if something that was trained holds NaN or infinity: no file is worth that."""
+        for name, tensor in self.trained_tensors():
+            local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # FSDP2's shards
+            if not torch.isfinite(local).all():
+                raise self._error(f"{name} holds NaN or infinity", "Lower --learning_rate")
+
+    def trained_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) of everything that a checkpoint of this training has to keep."""
+        return ((name, p.detach()) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def _error(self, what: str, remedy: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"step {self.state.global_step + 1} of {self.state.max_steps}: {what}. Nothing of it was saved, and "
+            f"earlier checkpoints are as they were. {remedy}."
+        )
+
+
+@dataclass
+class NonFiniteArguments:
+    """What `finite.FiniteStepMixin` reads, of every training."""
+
+    non_finite: str = field(
+        default="skip", metadata={"help": "A step whose loss or gradient is NaN or infinite: skip it, or stop."}
+    )
+
+    def check_non_finite(self):
+        """Raise `ValueError` for another word than those two."""
+        check_choice("non_finite", self.non_finite, NON_FINITE_CHOICES)

@@ -1,0 +1,91 @@
+"""The loss of a Trainer's step: on the right scale, and computed without leaving records."""
+
+import ast
+import copy
+import inspect
+import textwrap
+from collections import deque
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import torch
+from transformers import Trainer
+
+from autolora_trainer.lora.parts import base_model_of
+
+# Heads that average over the micro-batch and do not look at `num_items_in_batch`, or not for every kind of label.
+_MEAN_LOSS_HEADS = (
+    *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    *("ForImageClassification", "ForVideoClassification", "ForAudioClassification"),
+)
+
+
+def fix_loss_scale(trainer: Trainer) -> Trainer:
+    """Make the loss of a step the mean over its whole global batch, for classification heads, T5, GPT-2 and its like.
+
+    Trainer takes every model whose `forward` has `**kwargs` for one that divides by `num_items_in_batch`, and so
+    neither divides by the accumulation steps nor averages over processes. Classification heads do not divide: with 4
+    accumulation steps loss and gradient are 4 times too large (seen with transformers 5.23), and clipping and the
+    virtual step of Eq. 4 with them; nor do models like T5, which average by themselves. `…LMHeadModel` (GPT-2, GPT,
+    CTRL, BERT) has no `loss_type`, and although its loss is then the causal one, it comes out (T-1)/T too small.
+
+    Returns:
+        The same trainer.
+    """
+    base = base_model_of(trainer.model)
+    if type(base).__name__.endswith(_MEAN_LOSS_HEADS) or not _reads_item_count(base):
+        trainer.model_accepts_loss_kwargs = False
+    elif (
+        getattr(base, "loss_type", "") is None
+        and _calls_loss_function(base)
+        and not hasattr(base, "_loss_function")  # it was given one
+        and not base.config.is_encoder_decoder  # whose labels are not shifted
+    ):
+        base.loss_type = "ForCausalLM"
+        trainer._loss_shifts_labels = True  # which Trainer.__init__ has read already
+    return trainer
+
+
+def _reads_item_count(model: torch.nn.Module) -> bool:
+    """Whether a model's `forward` divides by `num_items_in_batch`, itself or by passing its `**kwargs` on to
+    `self.loss_function`. A wrong no is harmless: Trainer then passes no count, and averages over the micro-batches."""
+    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
+    named = code is not None and "num_items_in_batch" in code.co_names + code.co_varnames + code.co_consts
+    return named or _calls_loss_function(model)
+
+
+def _calls_loss_function(model: torch.nn.Module) -> bool:
+    """Whether a model's `forward` calls `self.loss_function(…, **kwargs)`."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(type(model).forward))))
+    except (OSError, TypeError, SyntaxError):  # no source, or none by itself
+        return False
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    losses = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "loss_function"]
+    return any(keyword.arg is None for call in losses for keyword in call.keywords)
+
+
+@contextmanager
+def unrecorded(trainer: Trainer):
+    """Inside, `compute_loss` leaves no records: what it counts on the trainer ends as it was.
+
+    TRL's trainers count tokens and collect accuracies in `compute_loss`, and the passes of a hypergradient are no
+    training. Records are numbers, and mappings that end in numbers, text or sequences of them; no data set is one.
+    """
+    records = {
+        name: copy.deepcopy(value)
+        for name, value in vars(trainer).items()
+        if isinstance(value, (int, float, Mapping)) and not name.endswith("dataset") and _is_record(value)
+    }
+    try:
+        yield
+    finally:
+        vars(trainer).update(records)
+
+
+def _is_record(value) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_record, value.values()))
+    if isinstance(value, (list, tuple, deque)):
+        return all(map(_is_record, value))
+    return value is None or isinstance(value, (int, float, str))

@@ -1,0 +1,88 @@
+"""The standard Trainer of a final training."""
+
+import os
+from contextlib import contextmanager
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
+
+from autolora_trainer.training.finite import FiniteStepMixin
+from autolora_trainer.training.resume import ResumeMixin
+
+
+class FinalTrainer(FiniteStepMixin, ResumeMixin, Trainer):
+    """The standard Trainer, but for steps that are no numbers, a resume at its very end, and the rows, the order and
+    the loss of evaluation."""
+
+    _evaluated = None  # the rows of the loader that Trainer keeps
+
+    def evaluation_loop(self, *args, **kwargs):
+        """Without label smoothing: `eval_loss` then compares between runs, and with LoRA's published ones."""
+        smoother, self.label_smoother = self.label_smoother, None
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            self.label_smoother = smoother
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """All rows, and these: with `dataloader_drop_last` Trainer drops the last ones here too, and with
+        `dataloader_persistent_workers` it takes the loader of other rows that it has kept (transformers 5.23)."""
+        if eval_dataset is not self._evaluated:
+            vars(self).get("_eval_dataloaders", {}).clear()
+        self._evaluated = eval_dataset
+        with self._argument("dataloader_drop_last", False):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._argument("dataloader_drop_last", False):
+            return super().get_test_dataloader(test_dataset)
+
+    def _get_eval_sampler(self, eval_dataset):
+        """Rows in their order: with `group_by_length` Trainer evaluates and predicts them by length (transformers
+        5.23), and predictions then belong to other rows."""
+        with self._argument("train_sampling_strategy", "random"):
+            return super()._get_eval_sampler(eval_dataset)
+
+    @contextmanager
+    def _argument(self, name: str, value):
+        """Inside, an argument has another value."""
+        given = getattr(self.args, name)
+        setattr(self.args, name, value)
+        try:
+            yield
+        finally:
+            setattr(self.args, name, given)
+
+
+TRAINABLE = "trainable.safetensors"
+
+
+class WholeTensorsTrainer(FinalTrainer):
+    """With checkpoints that hold every trainable tensor as it is.
+
+    What PEFT saves is for use, not always for going on: of P-tuning's encoder it keeps the output alone.
+    """
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            tensors = {name: p.detach().cpu().contiguous() for name, p in trainable(self.model).items()}
+            save_file(tensors, os.path.join(output_dir, TRAINABLE))
+
+    @torch.no_grad()
+    def _restore(self, checkpoint):
+        tensors = load_file(os.path.join(checkpoint, TRAINABLE))
+        for name, parameter in trainable(self.model).items():
+            parameter.copy_(tensors[name])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        self._restore(resume_from_checkpoint)
+
+    def _load_best_model(self):
+        self._restore(self.state.best_model_checkpoint)
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """{name: parameter} of what is trained."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
