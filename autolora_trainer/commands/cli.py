@@ -11,9 +11,8 @@ import argparse
 import importlib
 import sys
 
-from autolora_trainer.commands.diff import diff
 from autolora_trainer.commands.export import FORMATS, export, export_experiment, scale_of
-from autolora_trainer.commands.show import show
+from autolora_trainer.commands.show import diff, show
 from autolora_trainer.errors import UsageError, run_guarded, usage_errors
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.scripts.command_line import hide_secrets

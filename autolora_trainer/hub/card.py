@@ -14,12 +14,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from autolora_trainer.files import write_atomically
 from autolora_trainer.hub.public import is_hub_id, on_one_line, public_command, public_name
 from autolora_trainer.hub.snippet import snippet
+from autolora_trainer.ranks.adapter import lora_rank_for_servers
 from autolora_trainer.ranks.grid import rank_grid
 from autolora_trainer.ranks.learned import LearnedRanks
-from autolora_trainer.ranks.servers import lora_rank_for_servers
 from autolora_trainer.report.heatmap import HEATMAP_FILES
-from autolora_trainer.report.scores import format_score, scores_by_split
-from autolora_trainer.report.tables import format_cost, format_table
+from autolora_trainer.report.tables import format_cost, format_score, format_table, scores_by_split
 
 PAPER_URL = "https://arxiv.org/abs/2403.09113"
 CITED_PATTERN = (
@@ -102,32 +101,28 @@ def write_model_card(
     pipeline_tag, auto_class = TASK_TYPES.get(task_type, TASK_TYPES["SEQ_CLS"])
     scores = scores_by_split({on_one_line(key): value for key, value in metrics.items()})
 
+    name = "-".join(filter(None, ((shown_base or "").rsplit("/", 1)[-1], task_name, method)))
     data = ModelCardData(
         library_name=card.library,
         base_model=base_model,
         datasets=[dataset_id] if dataset_id else None,
         pipeline_tag=pipeline_tag,
         tags=_tags(card, base_model),
-        model_name="-".join(filter(None, ((shown_base or "").rsplit("/", 1)[-1], task_name, method))),
+        model_name=name,
         eval_results=_eval_results(scores, pipeline_tag, task_name, dataset_id, dataset_name) or None,
     )
-    title = data.model_name
     if not data.eval_results:
         data.pop("model_name")  # it names the model-index; alone it is no field of the Hub's
     command = public_command(_split_command(command))
     page = ModelCard.from_template(
         data,
         template_str=_template(),
-        title=_escape(title),
+        title=_escape(name),
         sentence=_sentence(card, method, base_model, shown_base, dataset_id, dataset_name),
         heatmap=ranks is not None and os.path.exists(os.path.join(folder, HEATMAP_FILES[0])),
         rank_tables=_rank_tables(ranks) if ranks else [],
         rank_sentence=_rank_sentence(ranks) if ranks else "",
-        scores=(
-            format_table(["metric", "split", "value"], [_score_row(*s) for s in scores], markdown=True, left=2)
-            if scores
-            else ""
-        ),
+        scores=_score_table(scores),
         training=_training(ranks, method, adapter_params, head_params, seed),
         cost=format_cost(cost, markdown=True) if cost.get("total") else "",
         snippet=snippet(folder, auto_class, base_model, shown_base, repo_id, card.library),
@@ -186,8 +181,9 @@ def _tags(card: Card, base_model) -> list[str]:
     return [*tags, *card.tags]
 
 
-def _score_row(metric, split, value) -> list[str]:
-    return [_escape(metric), _escape(split), format_score(value)]
+def _score_table(scores) -> str:
+    body = [[_escape(metric), _escape(split), format_score(value)] for metric, split, value in scores]
+    return format_table(["metric", "split", "value"], body, markdown=True, left=2) if scores else ""
 
 
 def _eval_results(scores, pipeline_tag, task_name, dataset_id, dataset_name) -> list[EvalResult]:

@@ -1,6 +1,12 @@
-"""The update B A from its factors, in the basis of its singular vectors."""
+"""The update B A of a LoRA layer in the basis of its singular vectors, and adapters cut to smaller ranks in it.
+
+ΔW_l = B_l A_l of rank k  ->  its best approximation of rank r_l  (truncated SVD; Eckart and Young 1936)
+"""
 
 import torch
+from peft import PeftModel
+
+from autolora_trainer.lora.parts import lora_parts
 
 
 def thin_svd(b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -30,3 +36,27 @@ def best_factors(
     new_a, new_b = norms[:, None] * vh[:rank], u[:, :rank] * (s.sqrt() if row_norm is None else s / row_norm)
     pad = torch.nn.functional.pad
     return pad(new_a, (0, 0, 0, rank - len(s))), pad(new_b, (0, rank - len(s)))
+
+
+@torch.no_grad()
+def cut_to_ranks(model: PeftModel, ranks: dict[str, int]) -> None:
+    """Replace every update of a LoRA adapter by its best approximation of the given rank, in place."""
+    for name, part in lora_parts(model).items():
+        a, b = best_factors(part.lora_B.float(), part.lora_A.float(), ranks.get(name, 0))
+        rest = part.rank - len(a)
+        part.lora_A.copy_(torch.nn.functional.pad(a, (0, 0, 0, rest)))
+        part.set_lora_B(torch.nn.functional.pad(b, (0, rest)))
+
+
+@torch.no_grad()
+def copy_cut(wide: PeftModel, small: PeftModel) -> None:
+    """Give an adapter of the learned ranks what is left in a cut one, and its other trained parameters (heads)."""
+    sources = lora_parts(wide)
+    for name, part in lora_parts(small).items():
+        source = sources[name]
+        part.lora_A.copy_(source.lora_A[: part.rank])
+        part.set_lora_B(source.lora_B[:, : part.rank] * source.scaling / part.scaling)
+    trained = {n: p for n, p in wide.named_parameters() if p.requires_grad and "lora_" not in n}
+    for name, parameter in small.named_parameters():
+        if name in trained:
+            parameter.copy_(trained[name])

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from autolora_trainer.files import read_json, write_json
 from autolora_trainer.lora.parts import lora_layers
-from autolora_trainer.training.termination import cut_short
+from autolora_trainer.training.callbacks import cut_short
 from autolora_trainer.training.trainer import FinalTrainer, trainable
 
 logger = logging.getLogger("autolora_trainer")

@@ -10,7 +10,7 @@ import torch
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from autolora_trainer.hub.card import Card
-from autolora_trainer.methods.base import Built, Job, Method, Plan
+from autolora_trainer.methods.base import Built, Job, Method, Plan, SavedForm
 from autolora_trainer.methods.bottleneck import (
     DEFAULT_SIZE,
     add_bottlenecks,
@@ -20,7 +20,6 @@ from autolora_trainer.methods.bottleneck import (
     load_weights,
     save_bottleneck_adapter,
 )
-from autolora_trainer.methods.forms import SavedForm
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.training.trainer import FinalTrainer
 

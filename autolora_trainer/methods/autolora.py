@@ -12,14 +12,13 @@ from autolora_trainer.compat import save_without_asking
 from autolora_trainer.errors import sentence
 from autolora_trainer.files import read_json, write_json
 from autolora_trainer.hub.card import PAPER_URL, Card
-from autolora_trainer.lora.cut import copy_cut
 from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.svd import copy_cut
 from autolora_trainer.methods.base import Built, Job, Plan
 from autolora_trainer.methods.patterns import SizedMethod, check_first_component
-from autolora_trainer.ranks.adapter import build_adapter
+from autolora_trainer.ranks.adapter import build_adapter, is_other_model
 from autolora_trainer.ranks.budget import fill_budget, parse_budget
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
-from autolora_trainer.ranks.origin import is_other_model
 from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import (
@@ -32,11 +31,10 @@ from autolora_trainer.search.callback import RankSelectionCallback
 from autolora_trainer.search.evidence import EVIDENCE
 from autolora_trainer.search.handover import handover_tensors, load_handover
 from autolora_trainer.search.trainer import AutoLoraTrainer
+from autolora_trainer.training.callbacks import CutCallback, TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest, read_manifest
 from autolora_trainer.training.cost import CostMeter
-from autolora_trainer.training.cut_callback import CutCallback
 from autolora_trainer.training.processes import refuse_sharding, wait_for_everyone
-from autolora_trainer.training.termination import TerminationCallback
 
 SEARCH = "search"  # the folder of the search's own files
 
@@ -279,19 +277,19 @@ def search(job: Job, folder: str) -> tuple[LearnedRanks, dict]:
         )
     figures = cost.stop()
     if request.is_main_process:
-        os.makedirs(folder, exist_ok=True)
-        kept = handover_tensors(
-            trainer.gates,
-            trainer.search_state(),
-            list(ranks.ranks.values()),
-            request.settings.rank_rule,
-            trainer.model,
-        )
-        save_file(kept, os.path.join(folder, HANDOVER_FILE))
-        trainer.state.save_to_json(os.path.join(folder, "trainer_state.json"))
-        write_json(os.path.join(folder, COST_FILE), figures)
-        ranks.save(job.folder.ranks_path)
+        _keep(job, trainer, folder, figures)
     trainer.gates.remove()
     wait_for_everyone()
     termination.check(trainer.state)  # a signal in the last step: the search is done and kept
     return ranks, figures
+
+
+def _keep(job: Job, trainer: AutoLoraTrainer, folder: str, figures: dict) -> None:
+    """Write what the retrain needs, `ranks.json` last."""
+    ranks, rule = trainer.learned_ranks, job.request.settings.rank_rule
+    os.makedirs(folder, exist_ok=True)
+    kept = handover_tensors(trainer.gates, trainer.search_state(), list(ranks.ranks.values()), rule, trainer.model)
+    save_file(kept, os.path.join(folder, HANDOVER_FILE))
+    trainer.state.save_to_json(os.path.join(folder, "trainer_state.json"))
+    write_json(os.path.join(folder, COST_FILE), figures)
+    ranks.save(job.folder.ranks_path)

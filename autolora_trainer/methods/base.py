@@ -3,23 +3,88 @@
 check_request -> prepare -> learn -> (the final training, the same for all) -> finish
 """
 
+import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import TrainerCallback
 
+from autolora_trainer.errors import sentence
 from autolora_trainer.hub.card import Card
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.lora.parts import masked_parameters
-from autolora_trainer.methods.forms import PEFT_ADAPTER, SavedForm
+from autolora_trainer.ranks.adapter import fingerprint
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
-from autolora_trainer.ranks.origin import fingerprint
 from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.training.trainer import FinalTrainer
+
+PEFT_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class SavedForm:
+    """One form of a result.
+
+    Attributes:
+        is_in: whether a folder holds it.
+        load: (base model, folder) -> the trained model; None: the folder holds the whole model.
+        what: it is, in a sentence, and `trained`, whose parameters they are.
+        trainer: evaluates it.
+    """
+
+    is_in: Callable[[str], bool]
+    load: Callable[[torch.nn.Module, str], torch.nn.Module] | None
+    what: str = "adapter"
+    trained: str = "adapter"
+    trainer: type[FinalTrainer] = FinalTrainer
+
+
+def peft_type_in(folder: str) -> str | None:
+    """The type of the PEFT adapter in a folder; None where there is none, or its file is no JSON."""
+    try:
+        with open(os.path.join(folder, PEFT_CONFIG), encoding="utf-8") as file:
+            return json.load(file).get("peft_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _load_peft(base: torch.nn.Module, folder: str) -> PeftModel:
+    if not os.path.exists(os.path.join(folder, SAFETENSORS_WEIGHTS_NAME)):  # PEFT would ask the Hub for it
+        raise ValueError(f"{SAFETENSORS_WEIGHTS_NAME} is missing")
+    return PeftModel.from_pretrained(base, folder)
+
+
+PEFT_ADAPTER = SavedForm(is_in=lambda folder: os.path.exists(os.path.join(folder, PEFT_CONFIG)), load=_load_peft)
+
+
+def load_saved(forms, source, folder: str) -> tuple[torch.nn.Module, SavedForm]:
+    """What an earlier run left in a folder, and its form.
+
+    Args:
+        forms: those to look for, in this order.
+        source: of the base model; see `scripts.source.Source`.
+    Raises:
+        ValueError: if there is nothing of the kind, or it does not fit.
+    """
+    form = next((form for form in forms if form.is_in(folder)), None)
+    if form is None:
+        raise ValueError(f"{folder} holds no adapter to evaluate. Add --do_train, or give its --output_dir.")
+    if form.load is None:
+        return source.saved_model(folder), form
+    base = source.base_model()
+    try:
+        return form.load(base, folder), form
+    except Exception as error:  # PEFT and safetensors raise nearly every kind
+        raise ValueError(
+            f"The adapter in {folder} does not load on {type(base).__name__}: {type(error).__name__}, "
+            f"{sentence(error)} Train it again with --do_train --overwrite, or give another --output_dir."
+        ) from error
 
 
 @dataclass

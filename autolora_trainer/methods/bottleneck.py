@@ -25,7 +25,7 @@ from torch import nn
 from autolora_trainer.files import write_json
 from autolora_trainer.lora.fused import out_features
 from autolora_trainer.lora.heads import head_parameters
-from autolora_trainer.ranks.origin import public_model_name
+from autolora_trainer.ranks.adapter import public_model_name
 
 CONFIG, WEIGHTS = "bottleneck_adapter.json", "bottleneck_adapter.safetensors"
 FORMAT_VERSION = 1

@@ -25,8 +25,8 @@ from autolora_trainer.files import read_json, write_json
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.methods.base import Built, Job, Plan, given_pattern
 from autolora_trainer.methods.patterns import SizedMethod, pattern_size
+from autolora_trainer.ranks.budget import uniform_ranks
 from autolora_trainer.ranks.learned import LearnedRanks
-from autolora_trainer.ranks.patterns import uniform_ranks
 from autolora_trainer.training.cost import CostMeter
 from autolora_trainer.training.processes import wait_for_everyone
 

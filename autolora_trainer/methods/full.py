@@ -7,8 +7,7 @@ What is left is an ordinary transformers checkpoint. The rate of 1e-4 that §5.1
 import os
 
 from autolora_trainer.hub.card import Card
-from autolora_trainer.methods.base import Built, Job, Method, Plan
-from autolora_trainer.methods.forms import SavedForm
+from autolora_trainer.methods.base import Built, Job, Method, Plan, SavedForm
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # the second: of weights in several files
 

@@ -5,7 +5,7 @@ import itertools
 import random
 
 from autolora_trainer.ranks.budget import parse_budget
-from autolora_trainer.ranks.names import depths, split_block
+from autolora_trainer.ranks.grid import depths, split_block
 
 LEVELS = (1, 2, 4, 8)
 SAMPLERS = ("grid", "random", "tpe")

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from autolora_trainer.hub.card import CITED_PATTERN, Card
 from autolora_trainer.methods.base import Built, Job, Method, Plan, given_pattern
-from autolora_trainer.ranks.budget import parse_budget
-from autolora_trainer.ranks.patterns import linear_ranks, random_ranks, uniform_ranks
+from autolora_trainer.ranks.budget import linear_ranks, parse_budget, random_ranks, uniform_ranks
 
 ShareOut = Callable[[dict[str, int], int], dict[str, int]]  # ({module: cost}, parameters to spend) -> {module: rank}
 

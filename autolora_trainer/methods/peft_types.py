@@ -22,8 +22,7 @@ from autolora_trainer.hub.card import Card
 from autolora_trainer.hub.public import public_name
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.lora.parts import lora_layers
-from autolora_trainer.methods.base import Built, Job, Method, Plan
-from autolora_trainer.methods.forms import peft_type_in
+from autolora_trainer.methods.base import Built, Job, Method, Plan, peft_type_in
 from autolora_trainer.tasks.lengths import longest_row, positions
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.training.trainer import FinalTrainer, WholeTensorsTrainer

@@ -3,9 +3,8 @@
 from autolora_trainer.methods.adalora import AdaLora
 from autolora_trainer.methods.adapter import Adapter
 from autolora_trainer.methods.autolora import AutoLora
-from autolora_trainer.methods.base import Method
+from autolora_trainer.methods.base import PEFT_ADAPTER, Method, SavedForm
 from autolora_trainer.methods.eva import Eva
-from autolora_trainer.methods.forms import PEFT_ADAPTER, SavedForm
 from autolora_trainer.methods.full import Full
 from autolora_trainer.methods.grid import Grid
 from autolora_trainer.methods.lora import Lora

@@ -12,10 +12,9 @@ import torch
 from peft import PeftModel
 
 from autolora_trainer.hub.card import CITED_PATTERN, Card
-from autolora_trainer.lora.cut import copy_cut, cut_to_ranks
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_parts
-from autolora_trainer.lora.svd import thin_svd
+from autolora_trainer.lora.svd import copy_cut, cut_to_ranks, thin_svd
 from autolora_trainer.methods.base import Built, Job, Plan, given_pattern
 from autolora_trainer.methods.patterns import SizedMethod, check_first_component, check_size, pattern_size
 from autolora_trainer.ranks.budget import fill_budget

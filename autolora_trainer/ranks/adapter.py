@@ -1,10 +1,16 @@
-"""An ordinary PEFT adapter of given ranks (§4.5), checked to really have them."""
+"""Ranks and a model: the ordinary PEFT adapter of given ranks (§4.5), the model they belong to, what serves them."""
+
+import hashlib
+import os
+from collections.abc import Mapping
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.integrations import dequantize_module_weight
 
 from autolora_trainer.lora.fused import split_parts
-from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.lora.parts import base_model_of, lora_parts, module_of
+from autolora_trainer.ranks.grid import by_module
 from autolora_trainer.ranks.learned import LearnedRanks
 
 
@@ -44,3 +50,70 @@ def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks, adapter_name: str 
                 f"Module {name!r} should have rank {asked.get(name, 0)}, and the built adapter gives it "
                 f"{real.get(name, 0)}. Check target_modules and rank_pattern of the LoraConfig."
             )
+
+
+QUANTIZED = "quantized-"  # how the fingerprint of a quantized model begins
+
+
+def fingerprint(model: torch.nn.Module, names) -> str:
+    """A short hash of a base model: the names and shapes of `names` and the first 64 values of each weight, as
+    bfloat16, so that loading in another precision does not change it. It tells checkpoints apart; it is no signature.
+
+    Quantizing does change the values. The hash of a quantized model is that of its dequantized weights, begins with
+    `quantized-`, and compares only with its like: see `is_other_model`.
+    """
+    digest, quantized = hashlib.sha256(), False
+    base = base_model_of(model)
+    modules = dict(base.named_modules())
+    for name in sorted({module_of(name) for name in names}):
+        module = modules[name]
+        layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+        weight = dequantize_module_weight(layer)
+        quantized |= weight is not getattr(layer, "weight", None)
+        head = weight.detach().flatten()[:64]
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(repr(head.to(torch.bfloat16).float().tolist()).encode())
+    return (QUANTIZED if quantized else "") + digest.hexdigest()[:16]
+
+
+def is_other_model(ranks: LearnedRanks, model: torch.nn.Module) -> bool:
+    """Whether `ranks` were learned on a checkpoint with other weights than `model`, as far as fingerprints tell; of
+    a quantized and an unquantized model they cannot."""
+    learned = ranks.base_model_fingerprint
+    if learned is None:
+        return False
+    present = fingerprint(model, ranks.modules)
+    return learned != present and learned.startswith(QUANTIZED) == present.startswith(QUANTIZED)
+
+
+def public_model_name(model) -> str:
+    """The base model's Hub id; for a local folder its name alone, so that no file carries a path of this machine."""
+    base = base_model_of(model)
+    name = getattr(getattr(base, "config", None), "_name_or_path", "") or type(base).__name__
+    if os.path.isdir(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") > 1:
+        return os.path.basename(os.path.normpath(name))
+    return name
+
+
+# `MaxLoRARanks` of vLLM's vllm/config/lora.py. It has 1 too, which older releases refuse; 8 serves rank 1 as well.
+SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def lora_rank_for_servers(ranks: Mapping[str, int]) -> int:
+    """The value of vLLM's `--max-lora-rank` that serves this adapter: its default, 16, refuses larger ranks.
+
+    vLLM takes the values of `MaxLoRARanks` in vllm/config/lora.py only: 1, 8, 16, 32, 64, 128, 256, 320, 512.
+
+    Args:
+        ranks: {module: rank}, as `LearnedRanks.ranks`; those of a fused projection's parts add up.
+    Raises:
+        ValueError: if a rank is beyond 512, which vLLM cannot serve.
+    Example:
+        >>> lora_rank_for_servers({"q": 9})
+        16
+    """
+    largest = max(by_module(ranks).values(), default=0)
+    for allowed in SERVER_RANKS:
+        if largest <= allowed:
+            return allowed
+    raise ValueError(f"vLLM serves LoRA up to rank {SERVER_RANKS[-1]}, got rank {largest}. Lower initial_rank.")

@@ -13,8 +13,7 @@ from peft import LoraConfig
 from autolora_trainer import hub_client
 from autolora_trainer.files import write_atomically
 from autolora_trainer.lora.parts import module_of
-from autolora_trainer.ranks.grid import format_rank_table
-from autolora_trainer.ranks.names import by_module
+from autolora_trainer.ranks.grid import by_module, format_rank_table
 from autolora_trainer.values import MAX_RANK
 
 FORMAT_VERSION = 1

@@ -10,8 +10,13 @@ import yaml
 from transformers import HfArgumentParser
 
 from autolora_trainer.errors import UsageError, usage_errors
-from autolora_trainer.scripts.arguments import DataArguments, MethodArguments, ModelArguments, ScriptTrainingArguments
-from autolora_trainer.scripts.presets import PRESETS
+from autolora_trainer.scripts.arguments import (
+    PRESETS,
+    DataArguments,
+    MethodArguments,
+    ModelArguments,
+    ScriptTrainingArguments,
+)
 from autolora_trainer.search.arguments import check_effect
 from autolora_trainer.values import check_choice
 

@@ -16,19 +16,16 @@ from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.trackers import RankTracking
 from autolora_trainer.runs.folder import RunFolder
-from autolora_trainer.runs.resume import Resume, find_resume
-from autolora_trainer.runs.settings import check_same_settings, learned_settings
+from autolora_trainer.runs.resume import Resume, check_same_settings, find_resume, learned_settings
 from autolora_trainer.scripts.checks import AFTER_LOADING, BEFORE_LOADING, check_folder
-from autolora_trainer.scripts.final_training import make_trainer, set_up_logging
-from autolora_trainer.scripts.job import Job
+from autolora_trainer.scripts.job import Job, make_trainer, set_up_logging
 from autolora_trainer.scripts.request import Request, settle
 from autolora_trainer.scripts.results import evaluate_saved, finish, typed_command
 from autolora_trainer.scripts.source import Source
 from autolora_trainer.scripts.trial import run_trial, trial_request
+from autolora_trainer.training.callbacks import TerminationCallback, show_phase
 from autolora_trainer.training.checkpoints import CheckpointManifest, read_manifest
 from autolora_trainer.training.cost import CostMeter
-from autolora_trainer.training.progress import show_phase
-from autolora_trainer.training.termination import TerminationCallback
 from autolora_trainer.version import __version__
 
 

@@ -11,18 +11,15 @@ from autolora_trainer.hub.card import write_model_card
 from autolora_trainer.hub.public import public_command
 from autolora_trainer.hub.push import push_to_hub
 from autolora_trainer.lora.heads import head_parameters
-from autolora_trainer.methods.base import Built
-from autolora_trainer.methods.forms import load_saved
+from autolora_trainer.methods.base import Built, load_saved
 from autolora_trainer.methods.registry import FORMS
 from autolora_trainer.report.heatmap import save_rank_heatmap
 from autolora_trainer.report.history import HISTORY_FILE, save_selection_history
-from autolora_trainer.report.scores import score_line
-from autolora_trainer.report.tables import format_cost
+from autolora_trainer.report.tables import format_cost, score_line
 from autolora_trainer.runs.outputs import COST_FILE
-from autolora_trainer.scripts.final_training import make_trainer
-from autolora_trainer.scripts.job import Job
+from autolora_trainer.scripts.job import Job, make_trainer
 from autolora_trainer.training.cost import total_cost
-from autolora_trainer.training.precision import full_precision
+from autolora_trainer.training.passes import full_precision
 from autolora_trainer.training.processes import wait_for_everyone
 
 

@@ -15,8 +15,8 @@ from autolora_trainer.errors import one_line, sentence
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import HEADS, fresh_modules
 from autolora_trainer.lora.parts import lora_parts
-from autolora_trainer.ranks.origin import public_model_name
-from autolora_trainer.training.precision import RandomState
+from autolora_trainer.ranks.adapter import public_model_name
+from autolora_trainer.training.passes import RandomState
 
 
 class Source:

@@ -12,13 +12,12 @@ from autolora_trainer.files import write_atomically, write_json
 from autolora_trainer.methods.grid import ERROR, RESULT
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.runs.folder import RunFolder
-from autolora_trainer.scripts.final_training import make_trainer, set_up_logging
-from autolora_trainer.scripts.job import Job
+from autolora_trainer.scripts.job import Job, make_trainer, set_up_logging
 from autolora_trainer.scripts.request import Request
 from autolora_trainer.scripts.source import Source
 from autolora_trainer.training.cost import CostMeter
 from autolora_trainer.training.finite import NonFiniteError
-from autolora_trainer.training.precision import full_precision
+from autolora_trainer.training.passes import full_precision
 
 # the final training's arguments for a trial: the same training, and no files of its own
 NO_FILES = {

@@ -6,8 +6,8 @@ import os
 
 from transformers import TrainerCallback
 
+from autolora_trainer.ranks.adapter import fingerprint, public_model_name
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
-from autolora_trainer.ranks.origin import fingerprint, public_model_name
 from autolora_trainer.report.heatmap import rank_heatmap_pixels
 from autolora_trainer.report.history import HISTORY_FILE, selection_history_pixels
 from autolora_trainer.report.trackers import Tracking

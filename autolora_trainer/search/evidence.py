@@ -1,4 +1,4 @@
-"""What the held-out rows say over the selection steps of a search, and whether it is more than chance."""
+"""What selection steps leave: sums that rank rules read, means that are logged, and what is more than chance."""
 
 import math
 import statistics
@@ -86,3 +86,62 @@ def falling(losses: list[float], evidence: float = EVIDENCE) -> bool:
     if len(losses) < 3 or len(set(losses)) == 1 or not all(map(math.isfinite, losses)):
         return False
     return slope_statistic(statistics.correlation(range(len(losses)), losses), len(losses)) < -evidence
+
+
+def with_phase(logs: dict) -> dict:
+    """Trainer's logs with the phase in the keys; those of evaluations keep their names.
+
+    Example:
+        >>> with_phase({"loss": 0.7, "learning_rate": 1e-4, "epoch": 1.0})
+        {'search_train_loss': 0.7, 'search_learning_rate': 0.0001, 'epoch': 1.0}
+    """
+    losses = ("loss", "train_loss")
+    return {
+        (
+            "search_train_loss"
+            if key in losses
+            else key if key.startswith(("eval_", "epoch")) else f"search_{key.removeprefix('train_')}"
+        ): value
+        for key, value in logs.items()
+    }
+
+
+class SelectionMeans:
+    """Means over the selection steps since the last log, kept on the device until then.
+
+    Attributes:
+        sums: held-out loss, norm of the hypergradient, implicit over direct term, unusable steps, usable steps; (5,).
+    """
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(5, device=device)
+
+    def skip(self) -> None:
+        """A step whose hypergradient was no number."""
+        self.sums[3] += 1
+
+    @torch.no_grad()
+    def add(self, val_loss, gradient, direct) -> None:
+        """A usable step; the gradients are by β, (M, k)."""
+        ratio = (gradient - direct).norm() / direct.norm().clamp_min(1e-30)
+        one = torch.ones_like(ratio)
+        self.sums += torch.stack([val_loss.to(ratio), gradient.norm(), ratio, 0 * one, one])
+
+    def take(self) -> dict[str, float]:
+        """The means, as logs; then all sums begin anew."""
+        val_loss, norm, ratio, unusable, steps = self.sums.tolist()
+        self.sums = torch.zeros_like(self.sums)
+        logs = {}
+        if steps:
+            logs["search_val_loss"] = val_loss / steps
+            logs["search_hypergradient_norm"] = norm / steps
+            logs["search_implicit_ratio"] = ratio / steps
+        if unusable:
+            logs["search_skipped_selection_steps"] = int(unusable)
+        return logs
+
+
+def selection_entropy(selection: torch.Tensor) -> float:
+    """Mean over modules of the entropy of the shares |α_j| / Σ |α|, in nats; `selection` is (M, k)."""
+    share = selection.abs() / selection.abs().sum(dim=-1, keepdim=True)
+    return -(share * share.clamp_min(1e-30).log()).sum(dim=-1).mean().item()

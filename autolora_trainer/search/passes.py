@@ -3,8 +3,7 @@
 import torch
 
 from autolora_trainer.search import hypergradient
-from autolora_trainer.training.loss import unrecorded
-from autolora_trainer.training.precision import RandomState, full_precision, is_full_precision
+from autolora_trainer.training.passes import RandomState, full_precision, is_full_precision, unrecorded
 
 
 class HypergradientPassesMixin:

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autolora_trainer.ranks.budget import fill_budget
-from autolora_trainer.ranks.patterns import apportioned
+from autolora_trainer.ranks.budget import apportioned, fill_budget
 from autolora_trainer.search.evidence import EVIDENCE
 from autolora_trainer.search.selection import SelectionGates
 

@@ -21,19 +21,17 @@ from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.search import hypergradient
 from autolora_trainer.search.callback import RankSelectionCallback, SearchTracking
-from autolora_trainer.search.evidence import Evidence
+from autolora_trainer.search.evidence import Evidence, SelectionMeans, selection_entropy, with_phase
 from autolora_trainer.search.handover import handover_tensors, start_from
-from autolora_trainer.search.logs import SelectionMeans, selection_entropy, with_phase
 from autolora_trainer.search.passes import HypergradientPassesMixin
 from autolora_trainer.search.requirements import check_construction, check_environment, check_prepared
 from autolora_trainer.search.rules import SearchState, select_ranks
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
+from autolora_trainer.training.callbacks import show_phase
 from autolora_trainer.training.finite import FiniteStepMixin
-from autolora_trainer.training.loss import fix_loss_scale
-from autolora_trainer.training.precision import RandomState
-from autolora_trainer.training.progress import show_phase
-from autolora_trainer.training.resume import ResumeMixin
+from autolora_trainer.training.passes import RandomState, fix_loss_scale
+from autolora_trainer.training.trainer import ResumeMixin
 
 
 class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin, ResumeMixin):

@@ -150,18 +150,7 @@ def generate_texts(
     batches = list(batches_by_length(lengths, lengths if virtual else budgets, batch_size, rank, world))
     device = next(model.parameters()).device
     line_breaks = torch.tensor(line_break_tokens(tokenizer) if one_line else [], dtype=torch.long, device=device)
-    settings = {
-        "num_beams": num_beams,
-        # LoRA's code goes on to max_new_tokens; this stops where no running beam scores as high as the finished ones:
-        # the same texts, a third sooner (16 of 16, a trained model, 10 beams)
-        "early_stopping": False,
-        "do_sample": False,
-        "length_penalty": length_penalty if num_beams > 1 else None,
-        "renormalize_logits": num_beams > 1,  # LoRA's code forbids tokens before it takes the softmax
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "use_cache": True,
-    }
+    settings = _settings(tokenizer, num_beams, length_penalty)
     texts: dict[int, str] = {}
     bar = tqdm(total=sum(map(len, batches)), desc="Decoding", unit="text", disable=not progress or rank > 0)
     with _ready_to_decode(model), bar:
@@ -182,6 +171,22 @@ def generate_texts(
         torch.distributed.all_gather_object(shares, texts)
         texts = {index: text for share in shares for index, text in share.items()}
     return [texts[index] for index in range(len(prompts))]
+
+
+def _settings(tokenizer, num_beams: int, length_penalty: float) -> dict:
+    """Of `GenerationConfig`, but for the length."""
+    return {
+        "num_beams": num_beams,
+        # LoRA's code goes on to max_new_tokens; this stops where no running beam scores as high as the finished ones:
+        # the same texts, a third sooner (16 of 16, a trained model, 10 beams)
+        "early_stopping": False,
+        "do_sample": False,
+        "length_penalty": length_penalty if num_beams > 1 else None,
+        "renormalize_logits": num_beams > 1,  # LoRA's code forbids tokens before it takes the softmax
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "use_cache": True,
+    }
 
 
 def _virtual_tokens(model) -> int:

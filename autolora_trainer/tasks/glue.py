@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
-from autolora_trainer.tasks.files import DataError, read_rows, shown_columns, shown_path, shown_value
-from autolora_trainer.tasks.from_hub import load_from_hub
+from autolora_trainer.tasks.files import DataError, load_from_hub, read_rows, shown_columns, shown_path, shown_value
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,15 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from autolora_trainer.tasks.files import DataError, read_rows, read_text, shown_columns, shown_path, shown_value
-from autolora_trainer.tasks.from_hub import load_from_hub
+from autolora_trainer.tasks.files import (
+    DataError,
+    load_from_hub,
+    read_rows,
+    read_text,
+    shown_columns,
+    shown_path,
+    shown_value,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from autolora_trainer.tasks.files import DataError, read_rows, shown_columns, shown_path, shown_value
-from autolora_trainer.tasks.from_hub import load_from_hub
+from autolora_trainer.tasks.files import DataError, load_from_hub, read_rows, shown_columns, shown_path, shown_value
 from autolora_trainer.tasks.nlg_prompts import _json_list, as_text, as_triples, prompt_of_meaning, prompt_of_triples
 
 IGNORED = -100  # the label of a token that the loss passes over
