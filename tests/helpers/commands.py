@@ -45,6 +45,7 @@ def as_argv(settings):
 
 
 def command(place, output, **changes):
+    """A command of `run_glue.py` whose search has one epoch and whose retrain has two."""
     settings = {
         "num_train_epochs": 2,
         "hypergradient": "finite_difference",
@@ -55,6 +56,7 @@ def command(place, output, **changes):
 
 
 def three_steps(place, output, **changes):
+    """A command of `run_glue.py` whose search and retrain have three steps, with a checkpoint at every one."""
     settings = {
         "max_steps": 3,
         "search_max_steps": 3,

@@ -32,4 +32,5 @@ def rows(*sentences):
 
 
 def jsonl(path, *rows, column="tags"):
+    """A file of rows ("a b", ["O", "B-x"])."""
     return write(path, "".join(json.dumps({"tokens": w.split(), column: t}) + "\n" for w, t in rows))

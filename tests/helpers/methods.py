@@ -32,6 +32,7 @@ def prepared(place, output, **changes) -> Run:
 
 
 def collate(batch):
+    """Rows of one length as a batch."""
     return {key: torch.tensor([row[key] for row in batch]) for key in batch[0]}
 
 

@@ -3,9 +3,6 @@
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -31,46 +28,6 @@ from transformers import (
 from tests.helpers.rows import WORDS
 
 
-def tiny_llama(kind=LlamaForCausalLM, **changes):
-    config = dict(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=40,
-        pad_token_id=0,
-    )
-    return kind(LlamaConfig(**{**config, **changes}))
-
-
-# ---- models of texts: a token a byte, and weights far from zero, so that texts differ
-
-
-def byte_llama(**changes):
-    config = {
-        "vocab_size": 258,
-        "max_position_embeddings": 200,
-        "initializer_range": 0.5,
-        "pad_token_id": None,
-        "bos_token_id": 256,
-        "eos_token_id": 257,
-    }
-    return tiny_llama(**{**config, **changes})
-
-
-def byte_gpt2(**changes):
-    config = {
-        "vocab_size": 257,
-        "n_positions": 200,
-        "initializer_range": 0.5,
-        "bos_token_id": 256,
-        "eos_token_id": 256,
-    }
-    return tiny_gpt2(**{**config, **changes})
-
-
 def tiny_roberta(**changes):
     config = dict(
         vocab_size=64,
@@ -91,6 +48,20 @@ def tiny_gpt2(**changes):
         vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=40, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
     )
     return GPT2LMHeadModel(GPT2Config(**{**config, **changes}))
+
+
+def tiny_llama(kind=LlamaForCausalLM, **changes):
+    config = dict(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=40,
+        pad_token_id=0,
+    )
+    return kind(LlamaConfig(**{**config, **changes}))
 
 
 def lora(model, rank=4, targets=("query", "value"), **changes):
@@ -130,6 +101,24 @@ def tiny_checkpoint(folder, **changes):
     return str(folder)
 
 
+def tiny_tokenizer():
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "cat", "sat", "dog", "ran"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_max_length=32,
+    )
+
+
 SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 FEW = {"vocab_size": 64, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
 OWN_TOKENS = {f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")}
@@ -149,6 +138,32 @@ FAMILIES = {
 }
 
 
+# ---- models of texts: a token a byte, and weights far from zero, so that texts differ
+
+
+def byte_llama(**changes):
+    config = {
+        "vocab_size": 258,
+        "max_position_embeddings": 200,
+        "initializer_range": 0.5,
+        "pad_token_id": None,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+    }
+    return tiny_llama(**{**config, **changes})
+
+
+def byte_gpt2(**changes):
+    config = {
+        "vocab_size": 257,
+        "n_positions": 200,
+        "initializer_range": 0.5,
+        "bos_token_id": 256,
+        "eos_token_id": 256,
+    }
+    return tiny_gpt2(**{**config, **changes})
+
+
 def byte_tokenizer(llama=False):
     """One token a byte, as in GPT-2's vocabulary, and one that is start and end; as Llama: one more, put in front."""
     vocabulary = {token: index for index, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -166,21 +181,3 @@ def byte_tokenizer(llama=False):
 def padded(tokenizer):
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def tiny_tokenizer():
-    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "cat", "sat", "dog", "ran"]
-    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
-    )
-    return PreTrainedTokenizerFast(
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        model_max_length=32,
-    )

@@ -4,6 +4,7 @@ from autolora_trainer.ranks import LearnedRanks, ModuleRank
 
 
 def learned(ranks, initial_rank=8):
+    """{module: rank} with all that a search notes beside them."""
     return LearnedRanks(
         {name: ModuleRank(r, (0.5, 0.5)) for name, r in ranks.items()},
         "org/base",
@@ -15,10 +16,12 @@ def learned(ranks, initial_rank=8):
 
 
 def names(model, targets=("query", "value")):
+    """Of the modules that end so, in the order of the model."""
     return [name for name, _ in model.named_modules() if name.endswith(targets)]
 
 
 def of_ranks(ranks, **more):
+    """{module: rank} and nothing beside them."""
     return LearnedRanks({name: ModuleRank(rank) for name, rank in ranks.items()}, **more)
 
 

@@ -1,8 +1,11 @@
 """Does run_glue.py train, score and predict every kind of GLUE task, and name bad input?"""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -13,7 +16,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 import run_glue
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.fused import lora_layers
-from tests.helpers.commands import command
+from tests.helpers.commands import ROOT, command
 from tests.helpers.rows import WORDS, write_rows
 
 
@@ -123,6 +126,23 @@ def test_sample_seed_draws_rows_of_a_sorted_file(drawn):
     assert first == again != other
     assert all(len(labels.split()) == 8 and set(labels.split()) == {"0", "1"} for labels in (first, other))
     assert sorted(drawn(max_train_samples=100, sample_seed=0).split()) == ["0"] * 20 + ["1"] * 20
+
+
+def test_without_the_hub_one_line_says_what_to_type(tmp_path):
+    """The command of README's first screen on a machine without the Hub, in a process of its own."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, os.path.join(ROOT, "run_glue.py"), "--method", "autolora", "--task_name", "mrpc"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Could not reach the Hugging Face Hub" in done.stderr and "--train_file" in done.stderr
+    assert not os.path.exists(tmp_path / "outputs")
 
 
 # ---- bad input

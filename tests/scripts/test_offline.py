@@ -158,20 +158,3 @@ def test_a_process_of_its_own_needs_no_network_and_no_cache(place, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "attempts []"
     assert json.loads((tmp_path / "o" / "all_results.json").read_text())["task"] == "sst2"
-
-
-def test_without_the_hub_one_line_says_what_to_type(tmp_path):
-    """The command of README's first screen on a machine without the Hub, in a process of its own."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, os.path.join(ROOT, "run_glue.py"), "--method", "autolora", "--task_name", "mrpc"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "Could not reach the Hugging Face Hub" in done.stderr and "--train_file" in done.stderr
-    assert not os.path.exists(tmp_path / "outputs")

@@ -1,6 +1,5 @@
 """Is the hypergradient the derivative it claims to be? Truth: central differences of L_val(W - u(∇L_tr)) in
-float64.
-"""
+float64."""
 
 import copy
 
