@@ -13,6 +13,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads would only wait for each other
 
 HERE = ("127.0.0.1", "localhost", "::1")
+FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +37,16 @@ def no_network(monkeypatch):
 
 
 # Files that take longest first: a worker that gets one of them last lets the others wait.
-LONGEST = "scripts bad_input distributed methods paper_plans trainer nlg llms termination safe_files".split()
+LONGEST = """
+    scripts/test_distributed scripts/test_bad_input scripts/test_settings scripts/test_resume training/test_finite
+    scripts/test_termination methods/test_grid hub/test_hub_server search/test_trainer search/test_state
+    training/test_loss scripts/test_demo test_paper_plans test_transfer methods/test_matrix scripts/test_offline
+""".split()
 
 
 def pytest_collection_modifyitems(items):
-    place = {f"test_{name}.py": index for index, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    place = {os.path.join(FOLDER, *name.split("/")) + ".py": index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(str(item.path), len(place)))
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +59,6 @@ def seeded():
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a checkpoint and rows, of a test file that does not make its own."""
-    from tests.tiny import write_sst2
+    from tests.helpers.commands import write_sst2
 
     return write_sst2(tmp_path_factory.mktemp("place"))

@@ -1,0 +1,45 @@
+"""Are the arguments of a search those of its run, and ranks that no cut can give refused?"""
+
+import pytest
+
+import run_glue
+from autolora_trainer.errors import UsageError
+from autolora_trainer.methods import autolora
+from autolora_trainer.ranks import LearnedRanks, ModuleRank
+from autolora_trainer.script_arguments import parse_arguments
+from tests.helpers.commands import command
+
+
+def test_search_has_80_steps_unless_told_otherwise(place):
+    from autolora_trainer.pipeline import Run
+
+    for changes, steps, epochs in (
+        ({"search_epochs": None}, 80, 1),
+        ({"search_epochs": 3}, -1, 3),
+        ({"search_epochs": None, "search_max_steps": 7}, 7, 1),
+    ):
+        parsed = parse_arguments(command(place, place / "never", **changes))
+        arguments = autolora.search_arguments(Run(*parsed, run_glue.GlueApplication()))
+        assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
+    for typed, steps in (([], 300), (["--search_epochs", "2"], -1), (["--preset", "paper"], -1)):
+        argv = ["--task_name", "sample", "--output_dir", str(place / "never"), "--use_cpu", *typed]
+        parsed = parse_arguments(argv, {"sample": run_glue.SAMPLE_DEFAULTS})
+        assert autolora.search_arguments(Run(*parsed, run_glue.GlueApplication())).max_steps == steps
+
+
+@pytest.mark.parametrize(
+    "rank, more, changes, message",
+    [
+        (5, (), {}, "initial_rank 4 of --ranks in every module, and '.*0.attention.self.query' has rank 5. Drop"),
+        (2, ["roberta.encoder.layer.0.output.dense"], {}, "adapts other ones: not '.*output.dense'. Give the --lora"),
+        (2, (), {"lora_target_modules": "query"}, "adapts other ones: not '.*value'. Give the --lora_target_modules"),
+    ],
+)
+def test_ranks_that_no_cut_can_give_are_refused_before_the_retrain(place, tmp_path, rank, more, changes, message):
+    names = [f"roberta.encoder.layer.{b}.attention.self.{name}" for b in range(2) for name in ("query", "value")]
+    ranks = LearnedRanks({name: ModuleRank(rank) for name in [*names, *more]}, initial_rank=4)
+    ranks.save(tmp_path / "ranks.json")
+    argv = command(place, tmp_path / "o", ranks=tmp_path / "ranks.json", retrain_cut=0.5, **changes)
+    with pytest.raises(UsageError, match=message):
+        run_glue.main(argv)
+    assert not (tmp_path / "o").exists()

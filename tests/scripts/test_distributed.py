@@ -1,0 +1,212 @@
+"""The same search on one process and on two (gloo): the same global batch gives the same ranks."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from safetensors.torch import load_file
+
+import run_glue
+import run_ner
+import run_nlg
+from autolora_trainer import LearnedRanks
+from tests.helpers.commands import LAUNCHERS, ROOT, as_argv, launch_command
+from tests.helpers.faults import hide_java
+from tests.helpers.models import byte_gpt2, byte_tokenizer, tiny_checkpoint
+from tests.helpers.rows import WORDS, restaurants, reviews, sentences, write_rows
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    tiny_checkpoint(folder / "model", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_rows(folder / "train.jsonl", sentences(64))
+    write_rows(folder / "validation.jsonl", sentences(10, seed=1))
+    return folder
+
+
+def search_argv(place, output, batch):
+    return as_argv(
+        {
+            "task_name": "sst2",
+            "model_name_or_path": place / "model",
+            "train_file": place / "train.jsonl",
+            "validation_file": place / "validation.jsonl",
+            "output_dir": output,
+            "learning_rate": 1e-2,
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": 2,
+            "initial_rank": 4,
+            "hypergradient_interval": 1,
+            "lora_dropout": 0,
+            "search_epochs": 2,
+            "max_steps": 2,
+            "optim": "adamw_torch",
+            "adam_epsilon": 1e-4,
+        }
+    )
+
+
+def launch(launcher, script, argv):
+    """Run a script in two processes."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT}
+    command = [*launch_command(launcher, 2), str(script), *argv]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+def learned(output):
+    return LearnedRanks.load(output / "ranks.json"), load_file(output / "adapter_model.safetensors")
+
+
+def test_two_processes_learn_the_ranks_of_one(place):
+    run_glue.main(search_argv(place, place / "one", 8))
+    ranks, adapter = learned(place / "one")
+    for launcher in LAUNCHERS:
+        done = launch(launcher, os.path.join(ROOT, "run_glue.py"), search_argv(place, place / launcher, 4))
+        same, same_adapter = learned(place / launcher)
+        assert same.ranks == ranks.ranks
+        for name, module in ranks.modules.items():
+            assert module.selection == pytest.approx(same.modules[name].selection, abs=1e-5)
+        for name, tensor in adapter.items():
+            assert (tensor - same_adapter[name]).abs().max() < 1e-4
+        assert (
+            done.stdout.count("search: 32 rows in D_tr, 32 in D_val") == done.stdout.count("total rank") == 1
+        )  # one process speaks
+
+
+SPOILT = """
+import os, sys
+import run_glue
+from autolora_trainer import AutoLoraTrainer
+
+compute_loss = AutoLoraTrainer.compute_loss
+
+
+def spoilt(self, model, inputs, *args, **kwargs):
+    loss = compute_loss(self, model, inputs, *args, **kwargs)
+    bad = os.environ["RANK"] == "1" and self.state.global_step == 2
+    return loss.detach() * float("nan") + 0 * loss if bad else loss
+
+
+AutoLoraTrainer.compute_loss = spoilt
+run_glue.main(sys.argv[1:])
+"""
+
+
+def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(place, tmp_path):
+    """The loss of one process is NaN, and its gradients are finite: all drop the step, or they would part for ever."""
+    (tmp_path / "spoilt.py").write_text(SPOILT)
+    done = launch("torchrun", tmp_path / "spoilt.py", search_argv(place, tmp_path / "o", 4))
+    assert "step 3: the loss is not finite; the step is skipped" in done.stderr
+    tensors = load_file(tmp_path / "o" / "adapter_model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+RECORDED = """
+import json, os, sys
+import run_glue
+from autolora_trainer import AutoLoraTrainer
+from autolora_trainer.trainer_utils import RetrainTrainer
+
+seen = {}
+for trainer_class in (AutoLoraTrainer, RetrainTrainer):
+    def recorded(self, model, inputs, *args, original=trainer_class.training_step, **kwargs):
+        rows = seen.setdefault(f"{type(self).__name__} {int(self.state.epoch)}", [])
+        rows += [[token for token in row if token != 1] for row in inputs["input_ids"].tolist()]  # without padding
+        return original(self, model, inputs, *args, **kwargs)
+
+    trainer_class.training_step = recorded
+run_glue.main(sys.argv[1:])
+with open(f"{sys.argv[0]}.{os.environ['RANK']}", "w") as file:
+    json.dump(seen, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def recorded(place, tmp_path_factory):
+    """(folder, command) of a run in two processes with dropout, rows grouped by length and a checkpoint every step."""
+    folder = tmp_path_factory.mktemp("recorded")
+    texts = [" ".join([WORDS[i // 8], WORDS[i % 8], *WORDS[: i % 7]]) for i in range(64)]  # all different
+    write_rows(folder / "train.jsonl", [{"sentence": text, "label": i % 2} for i, text in enumerate(texts)])
+    (folder / "recorded.py").write_text(RECORDED)
+    argv = search_argv(place, folder / "o", 4)
+    changes = {"train_file": folder / "train.jsonl", "train_sampling_strategy": "group_by_length", "save_steps": 1}
+    changes |= {"lora_dropout": 0.5, "max_steps": -1, "num_train_epochs": 2, "search_patience": 0}
+    argv += as_argv(changes)
+    launch("torchrun", folder / "recorded.py", argv)
+    return folder, argv
+
+
+def test_every_epoch_is_shared_out_when_rows_are_grouped_by_length(recorded):
+    """Dropout's numbers differ between processes, so on a CPU the generator that Trainer draws the order from does."""
+    folder, _ = recorded
+    one, two = (json.loads((folder / f"recorded.py.{rank}").read_text()) for rank in (0, 1))
+    assert set(one) == set(two) == {f"{name} {i}" for name in ("AutoLoraTrainer", "RetrainTrainer") for i in (0, 1)}
+    for epoch, rows in one.items():
+        assert len({tuple(row) for row in rows + two[epoch]}) == (64 if "Retrain" in epoch else 32)  # each row once
+    assert one["RetrainTrainer 0"] != one["RetrainTrainer 1"]
+
+
+def test_two_processes_go_on_to_the_same_bits(recorded, tmp_path):
+    """From the middle of the search's second epoch: every process has its own dropout and its share of the order."""
+    folder, argv = recorded
+    part = tmp_path / "o"
+    for step in (1, 2, 3):  # of 4: as a kill leaves it
+        shutil.copytree(folder / "o" / "search" / f"checkpoint-{step}", part / "search" / f"checkpoint-{step}")
+    shutil.copy(folder / "o" / "run.json", part)
+    more = ["--output_dir", str(part), "--resume_from_checkpoint"]
+    launch("torchrun", os.path.join(ROOT, "run_glue.py"), [*argv, *more])
+    assert json.loads((part / "all_results.json").read_text())["resumed_from"] == {"phase": "search", "step": 3}
+    for name in ("ranks.json", "adapter_model.safetensors"):
+        assert (part / name).read_bytes() == (folder / "o" / name).read_bytes()
+
+
+SCORED = """
+import json, sys
+import pytest, run_ner, run_nlg
+from tests.helpers.faults import hide_java
+
+hide_java(pytest.MonkeyPatch())
+for script, argv in json.load(open(sys.argv[1])):
+    {"ner": run_ner, "nlg": run_nlg}[script].main(argv)
+"""
+PREDICTED = {"ner": ["predict_results_ner.txt"], "nlg": ["predict_results_e2e.txt", "predictions_validation.jsonl"]}
+
+
+def test_two_processes_score_and_predict_entities_and_texts_as_one_does(place, tmp_path, monkeypatch):
+    """Seven rows in batches of two: some are padded and sent around twice, and each counts once, in its place."""
+    byte_gpt2(initializer_range=0.1).save_pretrained(tmp_path / "gpt2")
+    byte_tokenizer().save_pretrained(tmp_path / "gpt2")
+    hide_java(monkeypatch)
+    commands = []
+    for script, main, model, rows in (
+        ("ner", run_ner.main, place / "model", reviews(7)),
+        ("nlg", run_nlg.main, tmp_path / "gpt2", restaurants(7)),
+    ):
+        files = {f"{name}_file": write_rows(tmp_path / f"{script}.jsonl", rows) for name in ("train", "validation")}
+        files |= {"test_file": tmp_path / f"{script}.jsonl", "model_name_or_path": model, "method": "lora"}
+        short = {"max_steps": 60, "learning_rate": 3e-2, "per_device_eval_batch_size": 2, "save_strategy": "no"}
+        more = {"task_name": "e2e", "max_new_tokens": 6, "num_beams": 1} if script == "nlg" else {"task_name": "ner"}
+        argv = as_argv({**files, **short, **more, "output_dir": tmp_path / script})
+        main([*argv, "--do_train"])
+        commands.append((script, [*argv, "--do_eval", "--do_predict"]))
+        main(commands[-1][1])
+        shutil.copytree(tmp_path / script, tmp_path / f"{script}-one")
+    (tmp_path / "scored.py").write_text(SCORED)
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    launch("torchrun", tmp_path / "scored.py", [str(tmp_path / "commands.json")])
+    for script, names in PREDICTED.items():
+        one, two = (
+            json.loads((tmp_path / name / "all_results.json").read_text()) for name in (f"{script}-one", script)
+        )
+        # Trainer's loss is a mean of batches, of other batches there
+        scores = [name for name in one if re.match("(eval|predict)_(?!loss|.*per_second|.*time)", name)]
+        assert len(scores) >= 4 and (script == "nlg" or one["eval_f1"] > 0)
+        assert {name: two[name] for name in scores} == pytest.approx({name: one[name] for name in scores})
+        for name in names:
+            assert (tmp_path / script / name).read_bytes() == (tmp_path / f"{script}-one" / name).read_bytes()

@@ -1,0 +1,126 @@
+"""SIGTERM in the middle of a run leaves a checkpoint and one line; the resumed run ends in the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import TrainerControl
+
+import run_glue
+from autolora_trainer.errors import run_guarded
+from autolora_trainer.termination import TerminationCallback
+from tests.helpers.commands import ROOT, command
+
+TWO_PHASES = {"search_epochs": 2, "num_train_epochs": 4, "search_patience": 0}
+
+
+@pytest.fixture(scope="module")
+def whole(place, tmp_path_factory):
+    """The files of runs that nobody stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_glue.main(command(place, folder / "autolora", **TWO_PHASES))
+    run_glue.main(command(place, folder / "adalora", method="adalora"))
+    return folder
+
+
+def stopped(monkeypatch, argv, phase, step):
+    """Run until the run sends itself SIGTERM at the end of a step, so that it comes at a known one."""
+    original = TerminationCallback.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == step and args.output_dir.endswith("search") == (phase == "search"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TerminationCallback, "on_step_end", on_step_end)
+        return run_guarded(lambda: run_glue.main(argv), "run_glue.py")
+
+
+@pytest.mark.parametrize(
+    "phase, step", [("search", 3), ("search", 10), ("retrain", 3), ("retrain", 40)]
+)  # or the last
+def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, whole, monkeypatch, capsys, phase, step):
+    part = tmp_path / "part"
+    argv = command(place, part, **TWO_PHASES)
+    assert stopped(monkeypatch, argv, phase, step) == 143
+    said = capsys.readouterr().err
+    assert said.strip().splitlines()[-1].startswith(f"run_glue.py: stopped by SIGTERM after step {step} of ")
+    assert "Traceback" not in said
+    assert not (part / "all_results.json").exists()
+    resumed = run_glue.main([*argv, "--resume_from_checkpoint"])
+    done = (phase, step) == ("search", 10)  # all of it: what goes on is the retrain, from its beginning
+    assert resumed["resumed_from"] == ({"phase": "retrain", "step": 0} if done else {"phase": phase, "step": step})
+    for name in ("ranks.json", "adapter_model.safetensors"):
+        assert (part / name).read_bytes() == (whole / "autolora" / name).read_bytes()
+
+
+@pytest.mark.parametrize("step", [1, 6, 20])  # in AdaLoRA's free phase, while its budget falls, and the last
+def test_adalora_is_stopped_in_every_phase(place, tmp_path, whole, monkeypatch, capsys, step):
+    """On the way to its budget it has no adapter to give, and that is no failure."""
+    argv = command(place, tmp_path / "part", method="adalora")
+    assert stopped(monkeypatch, argv, "retrain", step) == 143
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"run_glue.py: stopped by SIGTERM after step {step} of 20, and saved it")
+    resumed = run_glue.main([*argv, "--resume_from_checkpoint"])
+    assert resumed["resumed_from"] == {"phase": "retrain", "step": step}
+    paths = [folder / "adapter_model.safetensors" for folder in (whole / "adalora", tmp_path / "part")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_signal_from_outside_is_obeyed_within_a_step(place, tmp_path):
+    typed = command(place, tmp_path / "o", num_train_epochs=2000, ranks=None, search_max_steps=2, logging_steps=1)
+    process = subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, "run_glue.py"), *typed], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    deadline = threading.Timer(120, process.kill)
+    deadline.start()
+    for line in process.stdout:
+        if line.startswith(b"{'loss'"):  # the search logs search_train_loss: this is the retrain
+            break
+    deadline.cancel()
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143 and b"--resume_from_checkpoint to go on" in error
+    assert any(name.startswith("checkpoint-") for name in os.listdir(tmp_path / "o"))
+
+
+def test_a_signal_while_processes_agree_is_not_lost(monkeypatch):
+    callback = TerminationCallback()
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag: callback._ask(signal.SIGTERM, None))
+    arguments = SimpleNamespace(world_size=2, device="cpu")
+    control = callback.on_step_end(arguments, None, TrainerControl())
+    assert callback.asked and not control.should_training_stop  # the others have not heard of it
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag: None)
+    control = callback.on_step_end(arguments, None, control)
+    assert control.should_training_stop and control.should_save and callback.cut_short
+
+
+def test_a_training_that_begins_again_gives_sigterm_back(monkeypatch):
+    """With auto_find_batch_size `on_train_begin` comes once for every size."""
+    before = signal.getsignal(signal.SIGTERM)
+    callback = TerminationCallback()
+    for _ in range(2):
+        callback.on_train_begin(None, None, None)
+    assert signal.getsignal(signal.SIGTERM) == callback._ask
+    callback.on_train_end(None, None, None)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_after_the_last_step_is_sent_again(monkeypatch):
+    """It means what it meant before the training."""
+    heard = []
+    monkeypatch.setattr("os.kill", lambda process, number: heard.append((process, number)))
+    callback = TerminationCallback()
+    callback.on_train_begin(None, None, None)
+    callback._ask(signal.SIGTERM, None)
+    assert heard == []
+    callback.on_train_end(None, None, None)
+    assert heard == [(os.getpid(), signal.SIGTERM)]
+    callback.restore()
+    assert len(heard) == 1
