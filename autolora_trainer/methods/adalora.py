@@ -8,6 +8,7 @@ paper's GLUE runs; its phases, in steps, are kept as shares of the training. Mod
 that methods compare.
 """
 
+import copy
 import math
 from dataclasses import replace
 
@@ -136,20 +137,19 @@ class AdaLora(Method):
 
     def prepare(self, job: Job) -> Plan:
         job.source.refuse_nonlinear()
-        config = self._config(job)
-        skeleton = job.source.skeleton()
+        config, skeleton = self._config(job), job.source.skeleton()
         try:
             with torch.device("meta"):
-                get_peft_model(skeleton, config)
+                get_peft_model(skeleton, copy.deepcopy(config))  # PEFT writes into it
         except Exception as error:  # PEFT raises nearly every kind
             raise ValueError(
                 f"--method adalora does not work with {type(skeleton).__name__}: {sentence(error)} Give other "
                 "--lora_target_modules, or type --method lora."
             ) from error
-        return lambda: Built(get_peft_model(job.source.base_model(), self._config(job)), trainer=AdaLoraTrainer)
+        return lambda: Built(get_peft_model(job.source.base_model(), config), trainer=AdaLoraTrainer)
 
     def _config(self, job: Job) -> AdaLoraConfig:
-        """From a run's arguments and data. PEFT writes into it, so each model has its own."""
+        """From a run's arguments and data."""
         with torch.device("meta"):
             probe = get_peft_model(job.source.skeleton(), job.source.lora_config(r=1))  # whole modules, fused too
         costs = [part.cost for part in lora_parts(probe).values()]

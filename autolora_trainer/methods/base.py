@@ -188,14 +188,20 @@ class Method:
         return Progress()
 
     def parameters(self, model: torch.nn.Module) -> int:
-        """Trainable parameters outside the head; of fused projections those that can differ from zero."""
-        head = sum(p.numel() for p in head_parameters(model).values() if p.requires_grad)
-        return sum(p.numel() for p in model.parameters() if p.requires_grad) - head - masked_parameters(model)
+        """Those that count as the adapter's, by default as in `count_parameters`."""
+        return count_parameters(model)[0]
 
     def card(self, folder: str) -> Card:
         """What the model card of the result in `folder` says of the method."""
         kind, tags = ("A LoRA", ("lora",)) if self.has_lora else ("An", ())
         return Card(self.name, kind + " adapter{of_base}, trained on {data}, by the method {name}.", tags)
+
+
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """(adapter, head): the trainable parameters outside the task's head, of fused projections those that can differ
+    from zero, and those in it."""
+    head = sum(p.numel() for p in head_parameters(model).values() if p.requires_grad)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad) - head - masked_parameters(model), head
 
 
 def given_pattern(job: Job, rule: str, ranks: dict[str, int], model: torch.nn.Module) -> LearnedRanks:

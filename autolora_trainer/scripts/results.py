@@ -10,8 +10,7 @@ from autolora_trainer.errors import usage_errors
 from autolora_trainer.hub.card import write_model_card
 from autolora_trainer.hub.public import public_command
 from autolora_trainer.hub.push import push_to_hub
-from autolora_trainer.lora.heads import head_parameters
-from autolora_trainer.methods.base import Built, load_saved
+from autolora_trainer.methods.base import Built, count_parameters, load_saved
 from autolora_trainer.methods.registry import FORMS
 from autolora_trainer.report.heatmap import save_rank_heatmap
 from autolora_trainer.report.history import HISTORY_FILE, save_selection_history
@@ -33,8 +32,7 @@ def finish(job: Job, trainer: Trainer, built: Built, metrics: dict) -> dict:
         The content of all_results.json.
     """
     request, training = job.request, job.request.training
-    head = sum(p.numel() for p in head_parameters(trainer.model).values() if p.requires_grad)
-    adapter = request.method.parameters(trainer.model)
+    adapter, (_, head) = request.method.parameters(trainer.model), count_parameters(trainer.model)
     evaluation = evaluate(job, trainer) if training.do_eval else {}
     prediction = predict(job, trainer) if training.do_predict else {}
     settings = request.settings

@@ -33,6 +33,7 @@ class Source:
         self.fresh_modules: list[str] = []
         self._public_name: str | None = None
         self._loaded: tuple[torch.nn.Module, RandomState] | None = None
+        self._kind: tuple[type, object] | None = None  # class and config of the model
 
     @property
     def name(self) -> str | None:
@@ -46,7 +47,7 @@ class Source:
         if self._loaded is None:
             set_seed(self.request.training.seed)
             model = self._load()
-            self._public_name = public_model_name(model)
+            self._public_name, self._kind = public_model_name(model), (type(model), model.config)
             return model
         (model, random_state), self._loaded = self._loaded, None
         random_state.restore()
@@ -110,9 +111,11 @@ class Source:
 
     def skeleton(self) -> torch.nn.Module:
         """The model without weights (on the meta device): tells names and shapes."""
-        base = self.loaded()
+        if self._kind is None:
+            self.loaded()
+        kind, config = self._kind
         with torch.device("meta"):
-            return type(base)(base.config)
+            return kind(config)
 
     @cached_property
     def rank_one_adapter(self) -> PeftModel:

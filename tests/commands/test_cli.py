@@ -6,10 +6,11 @@ import pytest
 import yaml
 from peft import LoraConfig, get_peft_model
 
-from autolora_trainer import LearnedRanks, cli
+from autolora_trainer import LearnedRanks
+from autolora_trainer.commands import cli
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.ranks import ModuleRank
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.ranks.learned import ModuleRank
 from tests.helpers.models import tiny_roberta
 
 NAMES = [f"roberta.encoder.layer.{i}.attention.self.{p}" for i in range(2) for p in ("query", "value")]

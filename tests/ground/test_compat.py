@@ -7,8 +7,9 @@ import transformers.trainer
 from transformers import Trainer
 
 from autolora_trainer import AutoLoraTrainer
+from autolora_trainer.compat import HOOKS, check_hooks
 from autolora_trainer.methods.adalora import AdaLoraTrainer
-from autolora_trainer.trainer_utils import HOOKS, RetrainTrainer, check_hooks
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import ROOT
 
 
@@ -23,7 +24,7 @@ def test_a_transformers_without_a_hook_is_refused(monkeypatch):
 
 
 def test_every_hook_that_is_overridden_is_checked():
-    kinds = {kind for trainer in (AutoLoraTrainer, RetrainTrainer, AdaLoraTrainer) for kind in trainer.__mro__}
+    kinds = {kind for trainer in (AutoLoraTrainer, FinalTrainer, AdaLoraTrainer) for kind in trainer.__mro__}
     own = [kind for kind in kinds if kind.__module__.startswith("autolora_trainer")]
     overridden = {name for kind in own for name in vars(kind) if name.startswith("_") and not name.startswith("__")}
     assert overridden & set(dir(Trainer)) <= set(HOOKS)

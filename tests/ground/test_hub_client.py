@@ -7,14 +7,14 @@ import time
 import huggingface_hub
 import pytest
 
-from autolora_trainer.tasks import hub_data
+from autolora_trainer import hub_client
 
 
 @pytest.mark.parametrize(
     "reply, answers", [(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", True), (b"", False)]
 )
 def test_one_question_tells_whether_thehub_answers(reply, answers, monkeypatch):
-    monkeypatch.setattr(hub_data, "HUB_TIMEOUT", 0.5)
+    monkeypatch.setattr(hub_client, "HUB_TIMEOUT", 0.5)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:%d" % server.getsockname()[1])
@@ -31,7 +31,7 @@ def test_one_question_tells_whether_thehub_answers(reply, answers, monkeypatch):
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         began = time.monotonic()
-        assert hub_data.hub_answers() is answers
+        assert hub_client.hub_answers() is answers
         assert time.monotonic() - began < 3
         done.set()
         thread.join(5)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from autolora_trainer.gates import attach_gates
-from autolora_trainer.probe import DIRECTIONS, GradientProbe
+from autolora_trainer.heldout.gradient import DIRECTIONS, GradientProbe
+from autolora_trainer.search.selection import attach_gates
 from tests.helpers.models import lora, tiny_gpt2, tiny_roberta
 
 
@@ -35,7 +35,7 @@ def test_energy_is_the_squared_norm_of_the_whole_gradient(make, targets, task):
     gates = attach_gates(model)
     inputs = batch(model)
     exact = torch.stack([g.norm() for g in whole_gradient(model, gates, inputs)])
-    probe = GradientProbe(gates)
+    probe = GradientProbe(gates.parts, gates.selection.device)
     for _ in range(400):
         with probe.watching():
             loss = model(**inputs).loss
@@ -52,7 +52,7 @@ def test_micro_batches_of_a_window_add_up_before_they_are_squared():
     whole = {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
     energies = []
     for parts in ([whole], halves):
-        probe = GradientProbe(gates, seed=3)
+        probe = GradientProbe(gates.parts, gates.selection.device, seed=3)
         for inputs in parts:
             with probe.watching():
                 loss = model(**inputs).loss / len(parts)
@@ -67,7 +67,7 @@ def test_only_watched_passes_count_and_the_model_computes_the_same():
     gates = attach_gates(model)
     inputs = batch(model)
     before = model(**inputs).loss
-    probe = GradientProbe(gates)
+    probe = GradientProbe(gates.parts, gates.selection.device)
     loss = model(**inputs).loss
     loss.backward()
     probe.collect(lambda tensors: None)
@@ -80,7 +80,7 @@ def test_only_watched_passes_count_and_the_model_computes_the_same():
 
 def test_same_seed_and_count_draw_the_same_directions():
     gates = attach_gates(lora(tiny_roberta()))
-    probes = [GradientProbe(gates, seed) for seed in (0, 0, 1)]
+    probes = [GradientProbe(gates.parts, gates.selection.device, seed) for seed in (0, 0, 1)]
     drawn = []
     for probe in probes:
         with probe.watching():
@@ -91,7 +91,7 @@ def test_same_seed_and_count_draw_the_same_directions():
 
 def test_gradients_that_are_no_numbers_are_left_out():
     gates = attach_gates(lora(tiny_roberta()))
-    probe = GradientProbe(gates)
+    probe = GradientProbe(gates.parts, gates.selection.device)
     probe._sketches = [torch.full((16, DIRECTIONS), float("nan"))] + [torch.ones(16, DIRECTIONS)] * 3
     probe.collect(lambda tensors: None)
     assert probe.energy.tolist() == pytest.approx([0.0] + [4.0] * 3)  # sqrt(16 · 8 / 8)
@@ -106,7 +106,7 @@ def test_activation_checkpointing_changes_nothing():
             model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()
         gates = attach_gates(model)
-        probe = GradientProbe(gates)
+        probe = GradientProbe(gates.parts, gates.selection.device)
         with probe.watching():
             loss = model(**batch(model)).loss
         loss.backward()

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import IterableDataset
 
-from autolora_trainer.splits import EndlessBatches, split_train
+from autolora_trainer.heldout.split import EndlessBatches, split_train
 
 DATA = Dataset.from_dict({"row": list(range(101))})
 

@@ -2,8 +2,9 @@
 
 from huggingface_hub import ModelCard
 
-from autolora_trainer import hub
-from autolora_trainer.ranks import LearnedRanks, ModuleRank
+from autolora_trainer.hub.card import Card, write_model_card
+from autolora_trainer.methods.registry import METHODS
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 
 RANKS = LearnedRanks(
     {f"roberta.encoder.layer.{i}.attention.self.{p}": ModuleRank(i) for i in range(3) for p in ("query", "value")},
@@ -29,6 +30,9 @@ def write_card(folder, ranks=RANKS, **changes):
         head_params=592130,
         seed=42,
     )
-    hub.write_model_card(folder, ranks, **{**settings, **changes})
+    settings |= changes
+    name = settings.pop("method")
+    card = METHODS[name].card(folder) if name in METHODS else Card(name, "{name}, for {base}, on {data}.")
+    write_model_card(folder, ranks, card=card, **settings)
     text = (folder / "README.md").read_text(encoding="utf-8")
     return ModelCard.load(folder / "README.md"), text

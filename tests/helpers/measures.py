@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from autolora_trainer.tasks import DataError
+from autolora_trainer.tasks.files import DataError
 
 
 def evaluation_batch(place):

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import run_glue
-from autolora_trainer.checks import check_model, check_request, find_resume
-from autolora_trainer.methods import CHECKS, grid
-from autolora_trainer.pipeline import Run
-from autolora_trainer.script_arguments import parse_arguments
+from autolora_trainer.methods import grid
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.scripts.job import Job
+from autolora_trainer.scripts.pipeline import prepare
+from autolora_trainer.scripts.request import settle
 from tests.helpers.commands import command
 
 HEAD = 16 * 17 + 16 * 2 + 2  # of the tiny RoBERTa: dense and out_proj
@@ -19,16 +20,11 @@ COST = 16 + 16  # one component of query or value; there are four modules
 PEFT_FILE = "adapter_model.safetensors"
 
 
-def prepared(place, output, **changes) -> Run:
-    """A run that has been checked, before its method builds."""
-    run = Run(*parse_arguments(command(place, output, **changes)), run_glue.GlueApplication())
-    check_request(run)
-    run.resume = find_resume(run)
-    run.application.load_data(run)
-    check_model(run)
-    CHECKS.get(run.method.method, lambda run: None)(run)
+def prepared(place, output, **changes) -> Job:
+    """A run that has been checked, before its method prepares."""
+    job = prepare(settle(run_glue.Glue(), *parse_arguments(command(place, output, **changes))))
     os.makedirs(output, exist_ok=True)
-    return run
+    return job
 
 
 def collate(batch):
@@ -45,7 +41,7 @@ class Trials:
     def __init__(self, dies_after=None):
         self.ran, self.dies_after = [], dies_after
 
-    def __call__(self, run, ranks, folder):
+    def __call__(self, ranks, folder):
         if len(self.ran) == self.dies_after:
             raise KeyboardInterrupt
         self.ran.append(os.path.basename(folder))

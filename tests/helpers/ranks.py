@@ -1,6 +1,6 @@
 """Ranks as a search leaves them."""
 
-from autolora_trainer.ranks import LearnedRanks, ModuleRank
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 
 
 def learned(ranks, initial_rank=8):

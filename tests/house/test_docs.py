@@ -16,10 +16,10 @@ from transformers import AutoModelForSequenceClassification
 import run_glue
 import run_ner
 import run_nlg
-from autolora_trainer import cli
-from autolora_trainer.arguments import SearchArguments
-from autolora_trainer.sample import encoder_path
-from autolora_trainer.script_arguments import MethodArguments, ModelArguments, ScriptTrainingArguments
+from autolora_trainer.commands import cli
+from autolora_trainer.sample.__init__ import encoder_path
+from autolora_trainer.scripts.arguments import MethodArguments, ModelArguments, ScriptTrainingArguments
+from autolora_trainer.search.arguments import SearchArguments
 from tests.helpers.commands import ROOT
 
 PAGES = sorted(glob.glob(os.path.join(ROOT, "docs", "*.md")))

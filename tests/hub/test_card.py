@@ -7,7 +7,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from autolora_trainer.ranks import LearnedRanks, ModuleRank
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from tests.helpers.cards import RANKS, write_card
 
 

@@ -19,12 +19,14 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import run_glue
-from autolora_trainer import LearnedRanks, cli, hub, hub_client
-from autolora_trainer.application import load_pretrained
+from autolora_trainer import LearnedRanks, hub_client
+from autolora_trainer.commands import cli
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.ranks import ModuleRank, fingerprint
-from autolora_trainer.script_arguments import ModelArguments
-from autolora_trainer.tasks import hub_data
+from autolora_trainer.hub.push import PushError, push_to_hub
+from autolora_trainer.ranks.adapter import fingerprint
+from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.scripts.arguments import ModelArguments
+from autolora_trainer.scripts.source import load_pretrained
 from tests.helpers.commands import sst2_command
 from tests.helpers.hub_server import HubServer, use
 from tests.helpers.models import tiny_checkpoint
@@ -244,8 +246,8 @@ def folder(place, tmp_path_factory):
 def test_failed_push_is_one_line_in_bounded_time(folder, server, in_seconds, path, how, message):
     server.fail(path, how)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(hub.PushError) as caught:
-        hub.push_to_hub(folder, "me/x", token=TOKEN)
+    with pytest.raises(PushError) as caught:
+        push_to_hub(folder, "me/x", token=TOKEN)
     line = only_line(str(caught.value))
     assert line.startswith("Could not push to me/x: ") and message in line and TOKEN not in line
     assert f"The run itself is finished, in {folder}. " in line and "type: python -c " in line
@@ -272,18 +274,18 @@ def test_the_clients_of_others_are_left_as_they_were(folder, server):
     from huggingface_hub import get_session
 
     before = get_session().timeout
-    hub.push_to_hub(folder, "me/x", token=TOKEN)
+    push_to_hub(folder, "me/x", token=TOKEN)
     server.fail("create", 500)
-    with pytest.raises(hub.PushError):
-        hub.push_to_hub(folder, "me/x", token=TOKEN)
+    with pytest.raises(PushError):
+        push_to_hub(folder, "me/x", token=TOKEN)
     assert get_session().timeout == before
 
 
 def test_hub_that_is_not_there_is_one_line(folder, server, in_seconds):
     server.shutdown()
     server.server_close()
-    with pytest.raises(hub.PushError, match="Connection refused.* Check the connection, then type") as caught:
-        hub.push_to_hub(folder, "me/x", token=TOKEN)
+    with pytest.raises(PushError, match="Connection refused.* Check the connection, then type") as caught:
+        push_to_hub(folder, "me/x", token=TOKEN)
     only_line(str(caught.value))
     with pytest.raises(ValueError, match="Connection refused") as caught:
         LearnedRanks.from_pretrained("me/ranks")
@@ -302,7 +304,7 @@ def test_script_whose_push_fails_has_status_1_and_every_result(place, server, tm
     assert 0 <= results["eval_accuracy"] <= 1
 
     server._failures.clear()  # what the line says to type does it
-    hub.push_to_hub(tmp_path / "o", "me/sst2-autolora", token=TOKEN)
+    push_to_hub(tmp_path / "o", "me/sst2-autolora", token=TOKEN)
     assert set(server.repositories["me/sst2-autolora"]) == WITHOUT_RANKS
 
 
@@ -316,8 +318,8 @@ def test_name_that_no_repository_can_have_is_refused_before_the_run(place, serve
 
 def test_name_that_the_hub_refuses_is_told(folder, server):
     server.fail("/repos/create", 400)
-    with pytest.raises(hub.PushError, match="400.*Check the repository's name and your rights to it") as caught:
-        hub.push_to_hub(folder, "me/reserved", token=TOKEN)
+    with pytest.raises(PushError, match="400.*Check the repository's name and your rights to it") as caught:
+        push_to_hub(folder, "me/reserved", token=TOKEN)
     only_line(str(caught.value))
 
 
@@ -365,7 +367,7 @@ def test_ranks_that_cannot_be_pushed_are_one_line(server, in_seconds, how):
 
 
 def test_base_model_of_a_silent_hub_comes_from_the_cache_or_costs_one_line(place, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub_data, "HUB_TIMEOUT", 0.5)
+    monkeypatch.setattr(hub_client, "HUB_TIMEOUT", 0.5)
     files = {path.name: path.read_bytes() for path in (place / "tiny-roberta").iterdir()}
     server.repositories["me/base"] = files
     model = ModelArguments(cache_dir=str(tmp_path / "models"))
@@ -388,6 +390,6 @@ def test_card_that_is_no_yaml_is_refused_by_the_hub_and_told(folder, server, tmp
     """The server reads the front matter, as the Hub does: what this package writes passes, this does not."""
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "README.md").write_text("---\ntags: [a\n---\n# x\n")
-    with pytest.raises(hub.PushError, match="the metadata is no YAML"):
-        hub.push_to_hub(tmp_path / "o", "me/x", token=TOKEN)
+    with pytest.raises(PushError, match="the metadata is no YAML"):
+        push_to_hub(tmp_path / "o", "me/x", token=TOKEN)
     assert yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["library_name"] == "peft"

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from autolora_trainer import hub
+from autolora_trainer.hub.public import public_command
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ from autolora_trainer import hub
     ],
 )  # fmt: skip
 def test_public_command(typed, public):
-    shown = hub.public_command(shlex.split(typed))
+    shown = public_command(shlex.split(typed))
     assert shown == (f"python {typed}" if public is None else public)
-    assert hub.public_command(shlex.split(shown)) == shown
+    assert public_command(shlex.split(shown)) == shown
 
 
 def test_public_command_knows_what_is_on_disk(tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_public_command_knows_what_is_on_disk(tmp_path, monkeypatch):
     (tmp_path / "rows").touch()
     typed = ["run_glue.py", "--train_file", "train.jsonl", "--seed", "1", "--task_name", "mrpc"]
     typed += ["--model_name_or_path", "owner/name", "--test_file", str(tmp_path / "rows")]
-    assert hub.public_command(typed) == (
+    assert public_command(typed) == (
         "python run_glue.py --train_file $DATA/train.jsonl --seed 1 --task_name mrpc --model_name_or_path name "
         "--test_file $DATA/rows"
     )

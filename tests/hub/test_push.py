@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import huggingface_hub
 import pytest
 
-from autolora_trainer import hub
+from autolora_trainer.hub.push import PushError, push_to_hub
 from tests.helpers.cards import write_card
 
 
@@ -68,20 +68,20 @@ def run_folder(tmp_path):
 
 
 def test_push_sends_the_adapter_and_nothing_else(tmp_path, server):
-    url = hub.push_to_hub(run_folder(tmp_path), "me/adapter", token="hf_secret", endpoint=server.endpoint)
+    url = push_to_hub(run_folder(tmp_path), "me/adapter", token="hf_secret", endpoint=server.endpoint)
     assert url == f"{server.endpoint}/me/adapter"
     assert sorted(server.files) == ["README.md", "adapter_config.json", "adapter_model.safetensors", "cost.json"]
 
 
 def test_push_goes_to_the_branch_that_is_asked_for(tmp_path, server, monkeypatch):
     folder = run_folder(tmp_path)
-    hub.push_to_hub(folder, "me/adapter", endpoint=server.endpoint, revision="dev")
+    push_to_hub(folder, "me/adapter", endpoint=server.endpoint, revision="dev")
     changing = [path for path in server.seen if "/branch/" in path or "/commit/" in path]
     assert changing == ["/api/models/me/adapter/branch/dev", "/api/models/me/adapter/commit/dev"]
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.failing = ("/api/models/me/adapter/branch/dev",)
-    with pytest.raises(hub.PushError, match="type: python -c .*revision=.*dev"):
-        hub.push_to_hub(folder, "me/adapter", endpoint=server.endpoint, revision="dev")
+    with pytest.raises(PushError, match="type: python -c .*revision=.*dev"):
+        push_to_hub(folder, "me/adapter", endpoint=server.endpoint, revision="dev")
 
 
 @pytest.mark.parametrize("path", ["/api/repos/create", "/api/validate-yaml", "/api/models/me/adapter/commit/main"])
@@ -91,19 +91,19 @@ def test_failed_push_is_one_line_and_loses_nothing(tmp_path, server, path, monke
     before = sorted(p.name for p in folder.rglob("*"))
     server.failing = (path,)
     with pytest.raises(
-        hub.PushError, match="Could not push to me/adapter: .*500.* is finished, in .* type: python -c"
+        PushError, match="Could not push to me/adapter: .*500.* is finished, in .* type: python -c"
     ) as caught:
-        hub.push_to_hub(folder, "me/adapter", token="hf_secret", endpoint=server.endpoint)
+        push_to_hub(folder, "me/adapter", token="hf_secret", endpoint=server.endpoint)
     assert "\n" not in str(caught.value) and "hf_secret" not in str(caught.value)
     assert sorted(p.name for p in folder.rglob("*")) == before
 
 
 def test_push_without_a_network_says_so(tmp_path):
-    with pytest.raises(hub.PushError, match="Unset HF_HUB_OFFLINE"):
-        hub.push_to_hub(run_folder(tmp_path), "me/adapter", endpoint="http://127.0.0.1:9")
+    with pytest.raises(PushError, match="Unset HF_HUB_OFFLINE"):
+        push_to_hub(run_folder(tmp_path), "me/adapter", endpoint="http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("repo_id", ["a/b/c", "", "a b", "-x", "a--b"])
 def test_name_that_no_repository_can_have_is_refused_before_anything_is_sent(tmp_path, repo_id):
     with pytest.raises(ValueError, match="hub_model_id must be a repository's name"):
-        hub.push_to_hub(tmp_path, repo_id)
+        push_to_hub(tmp_path, repo_id)

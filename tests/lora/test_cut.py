@@ -8,10 +8,12 @@ from peft import LoraConfig
 from transformers import Trainer
 
 from autolora_trainer import LearnedRanks
-from autolora_trainer.cut import CutCallback, copy_cut, cut_to_ranks
-from autolora_trainer.fused import adapt, lora_parts
-from autolora_trainer.ranks import ModuleRank
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.lora.svd import copy_cut, cut_to_ranks
+from autolora_trainer.ranks.adapter import build_adapter
+from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.training.callbacks import CutCallback
 from tests.helpers.models import lora, tiny_gpt2, tiny_roberta
 from tests.helpers.rows import rows
 from tests.helpers.trainings import short_training
@@ -43,7 +45,7 @@ def test_what_is_cut_stays_cut_and_the_small_adapter_computes_the_same(make, tar
     base = make()
     kind = "SEQ_CLS" if make is tiny_roberta else "CAUSAL_LM"
     config = LoraConfig(task_type=kind, lora_alpha=8, target_modules=targets)
-    model = adapt(copy.deepcopy(base), config, rank=4)
+    model = add_lora(copy.deepcopy(base), config, rank=4)
     ranks = learned(model)
     data = rows(32)
     if make is tiny_gpt2:

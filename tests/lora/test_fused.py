@@ -34,13 +34,15 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
-from autolora_trainer.fused import adapt, lora_layers, lora_parts, out_features, part_rows, resolve_targets
-from autolora_trainer.gates import attach_gates
-from autolora_trainer.pipeline import count_parameters
-from autolora_trainer.probe import GradientProbe
-from autolora_trainer.ranks import ModuleRank
-from autolora_trainer.report import lora_rank_for_servers, rank_grid
-from autolora_trainer.retrain import build_adapter, start_from
+from autolora_trainer.heldout.gradient import GradientProbe
+from autolora_trainer.lora.fused import add_lora, out_features, part_rows, resolve_targets
+from autolora_trainer.lora.parts import lora_layers, lora_parts
+from autolora_trainer.methods.base import count_parameters
+from autolora_trainer.ranks.adapter import build_adapter, lora_rank_for_servers
+from autolora_trainer.ranks.grid import rank_grid
+from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.search.handover import start_from
+from autolora_trainer.search.selection import attach_gates
 from tests.helpers.models import tiny_gpt2, tiny_roberta
 from tests.helpers.rows import rows
 from tests.helpers.trainings import short_training
@@ -160,7 +162,7 @@ def test_a_layout_that_is_not_known_is_left_whole():
     model = tiny("falcon")
     assert resolve_targets(model, CONFIG) is None
     with pytest.raises(ValueError, match="has no parts that are known. Give the whole, 'query_key_value'"):
-        adapt(model, LoraConfig(target_modules=["query_key_value#q"]))
+        add_lora(model, LoraConfig(target_modules=["query_key_value#q"]))
 
 
 def test_layouts_go_by_the_model_and_not_by_the_name():
@@ -175,11 +177,11 @@ def test_layouts_go_by_the_model_and_not_by_the_name():
 
 def test_gpt2_is_searched_by_query_and_value_unless_told_otherwise():
     assert resolve_targets(tiny_gpt2(), CONFIG) == {name: ["q", "v"] for name in FUSED}
-    assert list(lora_parts(adapt(tiny_gpt2(), LoraConfig(target_modules=["c_attn"])))) == FUSED
+    assert list(lora_parts(add_lora(tiny_gpt2(), LoraConfig(target_modules=["c_attn"])))) == FUSED
     chosen = LoraConfig(target_modules=["c_attn#v", "c_attn#k", "mlp.c_proj"])
-    found = list(lora_parts(adapt(tiny_gpt2(), chosen)))
+    found = list(lora_parts(add_lora(tiny_gpt2(), chosen)))
     assert found[:3] == [f"{FUSED[0]}#k", f"{FUSED[0]}#v", "transformer.h.0.mlp.c_proj"]
-    assert list(lora_parts(adapt(tiny_roberta(), LoraConfig(target_modules=["query"]))))[0].endswith("query")
+    assert list(lora_parts(add_lora(tiny_roberta(), LoraConfig(target_modules=["query"]))))[0].endswith("query")
 
 
 @pytest.mark.parametrize("targets", [None, ["c_attn#q", "c_attn#v"], ["c_attn#v", "c_fc"]])
@@ -196,14 +198,14 @@ def test_modules_that_a_config_leaves_out_are_left_out(targets, left_out):
     """The same modules as in PEFT, which knows no parts."""
     whole = [target.partition("#")[0] for target in targets or ["c_attn"]]
     expected = lora_layers(get_peft_model(tiny_gpt2(), LoraConfig(target_modules=whole, **left_out)))
-    built = adapt(tiny_gpt2(), LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **left_out))
+    built = add_lora(tiny_gpt2(), LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **left_out))
     assert list(lora_layers(built)) == list(expected) and FUSED[0] not in expected
     assert f"{FUSED[1]}#v" in lora_parts(built)
 
 
 def test_a_config_that_leaves_every_module_out_is_refused():
     with pytest.raises(ValueError, match="leave none of c_attn#q, c_attn#v in GPT2LMHeadModel. Leave out less."):
-        adapt(tiny_gpt2(), LoraConfig(exclude_modules=["c_attn"]))
+        add_lora(tiny_gpt2(), LoraConfig(exclude_modules=["c_attn"]))
 
 
 @pytest.mark.parametrize("size, heads", [(16, 2), (48, 2), (768, 12)])
@@ -211,9 +213,9 @@ def test_cross_attention_has_no_query_in_its_fused_projection(size, heads):
     settings = dict(n_embd=size, n_head=heads, n_layer=1, add_cross_attention=True)
     model, crossed = tiny_gpt2(**settings), "transformer.h.0.crossattention.c_attn"  # [k | v]
     assert resolve_targets(model, CONFIG) == {FUSED[0]: ["q", "v"], crossed: []}
-    assert list(lora_parts(adapt(model, CONFIG))) == [f"{FUSED[0]}#q", f"{FUSED[0]}#v", crossed]
+    assert list(lora_parts(add_lora(model, CONFIG))) == [f"{FUSED[0]}#q", f"{FUSED[0]}#v", crossed]
     with pytest.raises(ValueError, match="crossattention.c_attn', which has no parts that are known"):
-        adapt(tiny_gpt2(**settings), LoraConfig(target_modules=["c_attn#q"]))
+        add_lora(tiny_gpt2(**settings), LoraConfig(target_modules=["c_attn#q"]))
 
 
 @pytest.mark.parametrize(
@@ -222,12 +224,12 @@ def test_cross_attention_has_no_query_in_its_fused_projection(size, heads):
 )
 def test_parts_that_are_not_there_are_refused(target, sentence):
     with pytest.raises(ValueError, match=sentence):
-        adapt(tiny_gpt2(), LoraConfig(target_modules=[target]))
+        add_lora(tiny_gpt2(), LoraConfig(target_modules=[target]))
 
 
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_every_component_has_the_scale_of_an_unfused_lora(use_rslora):
-    model = adapt(tiny_gpt2(), LoraConfig(lora_alpha=8, use_rslora=use_rslora), rank=4)
+    model = add_lora(tiny_gpt2(), LoraConfig(lora_alpha=8, use_rslora=use_rslora), rank=4)
     assert {part.scaling for part in lora_parts(model).values()} == {4.0 if use_rslora else 2.0}
 
 
@@ -235,7 +237,7 @@ def test_every_component_has_the_scale_of_an_unfused_lora(use_rslora):
 
 
 def test_gates_scale_every_part_by_its_own_variables():
-    model = adapt(tiny_gpt2(), CONFIG, rank=2)
+    model = add_lora(tiny_gpt2(), CONFIG, rank=2)
     for part in lora_parts(model).values():
         part.set_lora_B(torch.randn(part.shape[0], 2))
     plain = copy.deepcopy(model)
@@ -254,9 +256,9 @@ def test_gates_scale_every_part_by_its_own_variables():
 
 
 def test_probe_sees_the_gradient_of_each_part():
-    model = adapt(tiny_gpt2(), CONFIG, rank=2)
+    model = add_lora(tiny_gpt2(), CONFIG, rank=2)
     gates = attach_gates(model)
-    probe = GradientProbe(gates)
+    probe = GradientProbe(gates.parts, gates.selection.device)
     ids = torch.randint(0, 64, (4, 8))
     weight = lora_layers(model)[FUSED[0]].get_base_layer().weight.requires_grad_()
     squares = torch.zeros(2)
@@ -284,7 +286,7 @@ def test_a_search_learns_ranks_for_query_and_value_apart(tmp_path):
     trainer.train()
     assert list(trainer.learned_ranks.ranks) == [f"{name}#{part}" for name in FUSED for part in "qv"]
     assert off_blocks(trainer.model) == [0.0, 0.0]
-    assert rank_grid(trainer.learned_ranks)[0] == ["c_attn#q", "c_attn#v"]
+    assert rank_grid(trainer.learned_ranks.ranks)[0] == ["c_attn#q", "c_attn#v"]
 
 
 # ---- export: one ordinary LoRA
@@ -314,7 +316,7 @@ def test_the_exported_adapter_has_one_scale_and_a_rank_that_servers_take():
         == {config.lora_alpha / config.r}
         == {8 / 1.5}
     )
-    assert config.r == 4 and lora_rank_for_servers(RANKS) == 8
+    assert config.r == 4 and lora_rank_for_servers(RANKS.ranks) == 8
     assert config.peft_type == "LORA" and sorted(config.rank_pattern.values()) == [2, 4]
 
 

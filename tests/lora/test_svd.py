@@ -2,7 +2,7 @@
 
 import torch
 
-from autolora_trainer.rules import best_factors
+from autolora_trainer.lora.svd import best_factors
 
 
 def test_a_best_approximation_of_a_rank_that_cannot_be_has_zeros():

@@ -13,13 +13,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    TrainerCallback,
     TrainingArguments,
 )
 
 import run_glue
 from autolora_trainer.errors import UsageError
-from autolora_trainer.methods import adalora
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.methods import adalora, adalora_trainer
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import spoil
 from tests.helpers.measures import accuracy
@@ -47,7 +48,7 @@ def trained(arguments, steps=12, **config):
     settings = {**adalora.schedule(steps), **config}
     model = get_peft_model(tiny_roberta(), adalora.adalora_config(lora_config, 2, **settings))
     args = TrainingArguments(use_cpu=True, save_strategy="no", learning_rate=1e-2, **arguments)
-    return adalora.AdaLoraTrainer(model=model, args=args, train_dataset=rows())
+    return adalora_trainer.AdaLoraTrainer(model=model, args=args, train_dataset=rows())
 
 
 # ---- the budget
@@ -69,9 +70,9 @@ def test_a_run_ends_with_the_singular_values_of_its_budget(finished):
 def test_ranks_differ_between_modules_and_the_budget_falls_on_the_way(tmp_path):
     budgets = []
 
-    class Watch(adalora.TrainerCallback):
+    class Watch(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **kwargs):
-            budgets.append(sum(adalora.kept_ranks(model).values()))
+            budgets.append(sum(adalora_trainer.kept_ranks(model).values()))
 
     trainer = trained({"output_dir": tmp_path, "max_steps": 40}, steps=40)
     trainer.add_callback(Watch())
@@ -79,7 +80,7 @@ def test_ranks_differ_between_modules_and_the_budget_falls_on_the_way(tmp_path):
     assert budgets[:6] == [12] * 6 and budgets[-20:] == [8] * 20  # free, and fine-tuning of what is left
     assert budgets == sorted(budgets, reverse=True) and set(budgets) >= {12, 11, 10, 9, 8}
     assert trainer.allocation.calls == 40
-    assert len(set(adalora.kept_ranks(trainer.model).values())) > 1
+    assert len(set(adalora_trainer.kept_ranks(trainer.model).values())) > 1
 
 
 def test_singular_values_are_trained_and_there_are_none_in_lora(tmp_path):
@@ -92,7 +93,9 @@ def test_singular_values_are_trained_and_there_are_none_in_lora(tmp_path):
         if name in before:
             assert not torch.equal(parameter, before[name]), f"Parameter {name} has not changed"
     lora = get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", r=2))
-    assert not adalora.is_adalora(lora) and not any("lora_E" in name for name, _ in lora.named_parameters())
+    assert lora.peft_config["default"].peft_type == "LORA" and not any(
+        "lora_E" in name for name, _ in lora.named_parameters()
+    )
 
 
 def test_rank_budget_is_an_average_rank():
@@ -104,7 +107,7 @@ def test_rank_budget_is_an_average_rank():
 
 
 def test_a_training_that_never_allocates_fails_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(adalora.AllocationCallback, "on_optimizer_step", lambda *args, **kwargs: None)
+    monkeypatch.setattr(adalora_trainer.AllocationCallback, "on_optimizer_step", lambda *args, **kwargs: None)
     with pytest.raises(RuntimeError, match="ended after 12 steps without having allocated its budget"):
         trained({"output_dir": tmp_path, "max_steps": 12}).train()
 
@@ -137,7 +140,7 @@ def test_every_schedule_leaves_a_budgeting_phase(total):
 def test_steps_are_counted_as_trainer_counts_them(tmp_path, changes):
     args = TrainingArguments(output_dir=tmp_path, use_cpu=True, **{"per_device_train_batch_size": 4, **changes})
     data = rows(45)
-    trainer = RetrainTrainer(model=tiny_roberta(), args=args, train_dataset=data)
+    trainer = FinalTrainer(model=tiny_roberta(), args=args, train_dataset=data)
     counted = trainer.set_initial_training_values(args, trainer.get_train_dataloader())[-1]
     assert adalora.optimizer_steps(args, len(data)) == counted
 
@@ -193,7 +196,7 @@ def test_parts_of_a_fused_projection_are_refused():
     method = SimpleNamespace(lora_target_modules=["c_proj", "c_attn#q"], use_rslora=False)
     training = SimpleNamespace(do_train=True, load_best_model_at_end=False, auto_find_batch_size=False)
     with pytest.raises(ValueError, match="adapts whole modules, got --lora_target_modules c_attn#q. Give c_attn."):
-        adalora.check(SimpleNamespace(method=method, training=training))
+        adalora.AdaLora().check_request(SimpleNamespace(settings=method, training=training))
 
 
 # ---- what is saved
@@ -205,7 +208,7 @@ def test_plain_peft_loads_the_adapter_to_the_same_accuracy(place, finished):
     model = PeftModel.from_pretrained(base, output)
     model.base_model.trainable_adapter_name = "default"  # PEFT 0.21 needs it for a pass with labels
     assert accuracy(place, model) == results["eval_accuracy"]
-    assert adalora.kept_parameters(model) == results["adapter_params"]
+    assert adalora_trainer.kept_parameters(model) == results["adapter_params"]
 
 
 def test_loaded_adapter_predicts_what_the_trained_model_does(tmp_path):
@@ -258,11 +261,11 @@ def test_the_last_allocation_comes_though_its_step_is_skipped(tmp_path):
     config = trainer.model.peft_config["default"]
     spoil(trainer, "gradient", {config.total_step - config.tfinal})
     trainer.train()
-    assert sum(adalora.kept_ranks(trainer.model).values()) == trainer.model.base_model.rankallocator.target_bgt
+    assert sum(adalora_trainer.kept_ranks(trainer.model).values()) == trainer.model.base_model.rankallocator.target_bgt
 
 
 def test_a_step_that_fp16_s_scaler_drops_is_not_scored():
-    callback, scored = adalora.AllocationCallback(), []
+    callback, scored = adalora_trainer.AllocationCallback(), []
     weight = torch.nn.Parameter(torch.ones(1))
     weight.grad = torch.tensor([float("nan")])
     model = SimpleNamespace(
@@ -290,7 +293,7 @@ def test_the_regularisation_is_pefts_and_counts_once_a_step(tmp_path):
             module.p = 0.0
     with torch.no_grad():
         by_peft = forward_of_peft(trainer, inputs).loss
-        term = adalora.ORTHOGONAL_WEIGHT * adalora.orthogonal_regularization(trainer.model)
+        term = adalora.ORTHOGONAL_WEIGHT * adalora_trainer.orthogonal_regularization(trainer.model)
         bare = by_peft - term
         assert term > 0.01
         torch.testing.assert_close(trainer.model(**inputs).loss, bare)
@@ -321,16 +324,21 @@ def test_resumed_run_is_bit_identical(place, finished, tmp_path, step):
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in (output, copy))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     for later in range(step + 4, 21, 4):  # with the allocator's statistics
-        first, second = (load_file(f / f"checkpoint-{later}" / adalora.ALLOCATOR_TENSORS) for f in (output, copy))
+        first, second = (
+            load_file(f / f"checkpoint-{later}" / adalora_trainer.ALLOCATOR_TENSORS) for f in (output, copy)
+        )
         assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    states = [json.loads((f / "checkpoint-20" / adalora.ALLOCATOR_STATE).read_text()) for f in (output, copy)]
+    states = [json.loads((f / "checkpoint-20" / adalora_trainer.ALLOCATOR_STATE).read_text()) for f in (output, copy)]
     assert states[0] == states[1] and states[0]["calls"] == 20
 
 
 def test_a_checkpoint_holds_statistics_only_while_the_budget_falls(finished):
     output, _ = finished
     held = [
-        any(name.startswith("ipt.") for name in load_file(output / f"checkpoint-{step}" / adalora.ALLOCATOR_TENSORS))
+        any(
+            name.startswith("ipt.")
+            for name in load_file(output / f"checkpoint-{step}" / adalora_trainer.ALLOCATOR_TENSORS)
+        )
         for step in (4, 8, 12, 16)
     ]
     assert held == [True, True, False, False]

@@ -5,26 +5,25 @@ import pytest
 import run_glue
 from autolora_trainer.errors import UsageError
 from autolora_trainer.methods import autolora
-from autolora_trainer.ranks import LearnedRanks, ModuleRank
-from autolora_trainer.script_arguments import parse_arguments
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.scripts.request import settle
 from tests.helpers.commands import command
 
 
 def test_search_has_80_steps_unless_told_otherwise(place):
-    from autolora_trainer.pipeline import Run
-
     for changes, steps, epochs in (
         ({"search_epochs": None}, 80, 1),
         ({"search_epochs": 3}, -1, 3),
         ({"search_epochs": None, "search_max_steps": 7}, 7, 1),
     ):
         parsed = parse_arguments(command(place, place / "never", **changes))
-        arguments = autolora.search_arguments(Run(*parsed, run_glue.GlueApplication()))
+        arguments = autolora.search_arguments(settle(run_glue.Glue(), *parsed))
         assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
     for typed, steps in (([], 300), (["--search_epochs", "2"], -1), (["--preset", "paper"], -1)):
         argv = ["--task_name", "sample", "--output_dir", str(place / "never"), "--use_cpu", *typed]
         parsed = parse_arguments(argv, {"sample": run_glue.SAMPLE_DEFAULTS})
-        assert autolora.search_arguments(Run(*parsed, run_glue.GlueApplication())).max_steps == steps
+        assert autolora.search_arguments(settle(run_glue.Glue(), *parsed)).max_steps == steps
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from autolora_trainer.methods import adapter
-from autolora_trainer.pipeline import count_parameters
+from autolora_trainer.methods import bottleneck
+from autolora_trainer.methods.base import count_parameters
 from tests.helpers.models import FAMILIES, tiny_roberta
 
 
@@ -19,7 +19,7 @@ def test_bottlenecks_start_as_the_identity_and_come_back_from_their_files(tmp_pa
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batch = {"input_ids": torch.randint(3, 60, (2, 8)), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
     before = model(**batch).logits
-    adapter.add_bottlenecks(model, 4, task_type="SEQ_CLS")
+    bottleneck.add_bottlenecks(model, 4, task_type="SEQ_CLS")
     assert torch.equal(model(**batch).logits, before)
     blocks = len({re.search(r"\d+", name)[0] for name in model.bottleneck_config["modules"]})
     assert len(model.bottleneck_config["modules"]) == 2 * blocks == 2 * model.config.num_hidden_layers
@@ -28,15 +28,15 @@ def test_bottlenecks_start_as_the_identity_and_come_back_from_their_files(tmp_pa
             parameter.data += 0.1 * torch.randn_like(parameter)
     trained = model(**batch).logits
     assert not torch.allclose(trained, before)
-    adapter.save_bottleneck_adapter(model, tmp_path)
+    bottleneck.save_bottleneck_adapter(model, tmp_path)
     fresh = FAMILIES[family]()
     fresh.load_state_dict(base)
-    adapter.load_bottleneck_adapter(fresh, tmp_path)
+    bottleneck.load_bottleneck_adapter(fresh, tmp_path)
     assert torch.equal(fresh.eval()(**batch).logits, trained)
 
 
 def test_every_bottleneck_is_on_the_way_to_the_output():
-    model = adapter.add_bottlenecks(tiny_roberta(), 4)
+    model = bottleneck.add_bottlenecks(tiny_roberta(), 4)
     batch = {"input_ids": torch.randint(3, 60, (2, 8)), "labels": torch.tensor([0, 1])}
     model(**batch).loss.backward()
     up = [p for name, p in model.named_parameters() if ".bottleneck.up." in name]
@@ -45,7 +45,7 @@ def test_every_bottleneck_is_on_the_way_to_the_output():
 
 def test_layer_norms_can_stay_frozen_and_the_base_always_does():
     for layer_norm in (True, False):
-        model = adapter.add_bottlenecks(tiny_roberta(), 4, layer_norm)
+        model = bottleneck.add_bottlenecks(tiny_roberta(), 4, layer_norm)
         trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         assert any("LayerNorm" in name for name in trainable) == layer_norm
         rest = [n for n in trainable if ".bottleneck." not in n and "LayerNorm" not in n]
@@ -55,7 +55,7 @@ def test_layer_norms_can_stay_frozen_and_the_base_always_does():
 def test_the_size_of_table_1():
     """0.9M, the parameters of "Adapter" in Tables 1 and 3, is a bottleneck of 24 in RoBERTa-base."""
     with torch.device("meta"):
-        model = adapter.add_bottlenecks(
+        model = bottleneck.add_bottlenecks(
             tiny_roberta(hidden_size=768, num_hidden_layers=12, intermediate_size=3072), 24, layer_norm=False
         )
     assert count_parameters(model)[0] == 24 * (2 * 768 * 24 + 24 + 768) == 903_744
@@ -64,7 +64,7 @@ def test_the_size_of_table_1():
 def test_a_model_without_known_blocks_is_refused():
     model = T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
     with pytest.raises(ValueError, match="found 0 attention outputs and 0 feed-forward outputs in T5ForConditional"):
-        adapter.find_outputs(model)
+        bottleneck.find_outputs(model)
 
 
 @pytest.mark.parametrize(
@@ -83,31 +83,31 @@ def test_a_model_without_known_blocks_is_refused():
     ],
 )
 def test_damaged_adapter_files_are_refused(tmp_path, change, message):
-    adapter.save_bottleneck_adapter(adapter.add_bottlenecks(tiny_roberta(), 4), tmp_path)
-    path = tmp_path / adapter.CONFIG
+    bottleneck.save_bottleneck_adapter(bottleneck.add_bottlenecks(tiny_roberta(), 4), tmp_path)
+    path = tmp_path / bottleneck.CONFIG
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ValueError, match=message):
-        adapter.load_bottleneck_adapter(tiny_roberta(), tmp_path)
+        bottleneck.load_bottleneck_adapter(tiny_roberta(), tmp_path)
 
 
 def test_a_model_has_room_for_one_bottleneck_adapter(tmp_path):
-    model = adapter.add_bottlenecks(tiny_roberta(), 4)
-    adapter.save_bottleneck_adapter(model, tmp_path)
+    model = bottleneck.add_bottlenecks(tiny_roberta(), 4)
+    bottleneck.save_bottleneck_adapter(model, tmp_path)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for second in (
-        lambda: adapter.add_bottlenecks(model, 8),
-        lambda: adapter.load_bottleneck_adapter(model, tmp_path),
+        lambda: bottleneck.add_bottlenecks(model, 8),
+        lambda: bottleneck.load_bottleneck_adapter(model, tmp_path),
     ):
         with pytest.raises(ValueError, match="has a bottleneck adapter already, .* Load its base model anew"):
             second()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    adapter.load_bottleneck_adapter(tiny_roberta(), tmp_path)
+    bottleneck.load_bottleneck_adapter(tiny_roberta(), tmp_path)
 
 
 def test_a_missing_or_truncated_adapter_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no bottleneck adapter"):
-        adapter.load_bottleneck_adapter(tiny_roberta(), tmp_path)
-    adapter.save_bottleneck_adapter(adapter.add_bottlenecks(tiny_roberta(), 4), tmp_path)
-    (tmp_path / adapter.WEIGHTS).write_bytes(b"1234")
+        bottleneck.load_bottleneck_adapter(tiny_roberta(), tmp_path)
+    bottleneck.save_bottleneck_adapter(bottleneck.add_bottlenecks(tiny_roberta(), 4), tmp_path)
+    (tmp_path / bottleneck.WEIGHTS).write_bytes(b"1234")
     with pytest.raises(ValueError, match="cannot be read"):
-        adapter.load_bottleneck_adapter(tiny_roberta(), tmp_path)
+        bottleneck.load_bottleneck_adapter(tiny_roberta(), tmp_path)

@@ -11,11 +11,12 @@ from transformers import GPT2ForSequenceClassification
 
 import run_glue
 from autolora_trainer.errors import UsageError
-from autolora_trainer.fused import adapt, lora_layers
+from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.methods import eva
-from autolora_trainer.pipeline import count_parameters
-from autolora_trainer.ranks import LearnedRanks, ModuleRank
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer.methods.base import count_parameters
+from autolora_trainer.ranks.adapter import build_adapter
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from tests.helpers.commands import command
 from tests.helpers.methods import COST, collate, prepared
 from tests.helpers.models import tiny_gpt2, tiny_roberta
@@ -74,8 +75,9 @@ def test_eva_is_pefts():
 
 
 def test_eva_run_starts_from_its_components_and_saves_plain_lora(place, tmp_path):
-    run = prepared(place, tmp_path / "o", method="eva", rank_budget="lora:2")
-    built = eva.build(run)
+    job = prepared(place, tmp_path / "o", method="eva", rank_budget="lora:2")
+    with job.folder.claim({}):
+        built = job.request.method.prepare(job)()
     assert built.ranks.rank_rule == "eva" and built.ranks.total_rank == 8 and set(built.phases) == {"calibration"}
     for layer in lora_layers(built.model).values():
         a = layer.lora_A["default"].weight.detach()
@@ -91,8 +93,8 @@ def test_eva_run_starts_from_its_components_and_saves_plain_lora(place, tmp_path
 
 def test_eva_works_on_whole_fused_projections():
     model = tiny_gpt2()
-    probe = adapt(tiny_gpt2(), LoraConfig(task_type="CAUSAL_LM", r=1))
-    costs = eva.layer_costs(probe)
+    probe = add_lora(tiny_gpt2(), LoraConfig(task_type="CAUSAL_LM", r=1))
+    costs = eva.layer_costs(lora_layers(probe))
     assert costs == {f"transformer.h.{b}.attn.c_attn": 16 + 48 for b in range(2)}
     data = [{"input_ids": row["input_ids"], "attention_mask": row["attention_mask"],
              "labels": [-100] * 5 + row["input_ids"][5:]} for row in rows(32)]  # fmt: skip

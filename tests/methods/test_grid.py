@@ -1,5 +1,6 @@
 """Is the best configuration of a grid found, within its budget, and no trial run twice?"""
 
+import importlib.util
 import json
 import math
 import os
@@ -8,53 +9,57 @@ import pytest
 
 import run_glue
 from autolora_trainer.errors import UsageError
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.methods import grid
-from autolora_trainer.pipeline import make_trainer
-from autolora_trainer.ranks import LearnedRanks
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.methods import grid, grid_space
+from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.scripts import trial
+from autolora_trainer.scripts.job import Job, make_trainer
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.methods import COST, PEFT_FILE, Trials, needs_optuna, prepared
 
 
 def test_the_grid_is_16_pairs_and_a_budget_cuts_it():
     sizes = {"query": 10, "value": 10}
-    assert len(grid.configurations(sizes, grid.LEVELS)) == grid.TRIALS == 16
-    within = grid.configurations(sizes, grid.LEVELS, budget=80)
+    assert len(grid_space.configurations(sizes, grid_space.LEVELS)) == grid.TRIALS == 16
+    within = grid_space.configurations(sizes, grid_space.LEVELS, budget=80)
     assert all(sum(config.values()) <= 8 for config in within) and {"query": 4, "value": 4} in within
 
 
 def test_a_grid_too_large_to_list_is_drawn():
     sizes = {f"projection{i}": 10 for i in range(12)}  # 4 ** 12 configurations
-    drawn = grid.configurations(sizes, grid.LEVELS, budget=400, seed=1)
-    assert drawn == grid.configurations(sizes, grid.LEVELS, budget=400, seed=1)
-    assert dict.fromkeys(sizes, 1) in drawn and max(grid.parameters(config, sizes) for config in drawn) <= 400
-    chosen = grid.some(drawn, 16, seed=1)
-    assert len(chosen) == 16 and chosen != grid.some(drawn, 16, seed=2)
+    drawn = grid_space.configurations(sizes, grid_space.LEVELS, budget=400, seed=1)
+    assert drawn == grid_space.configurations(sizes, grid_space.LEVELS, budget=400, seed=1)
+    assert dict.fromkeys(sizes, 1) in drawn and max(grid_space.parameters(config, sizes) for config in drawn) <= 400
+    chosen = grid_space.some(drawn, 16, seed=1)
+    assert len(chosen) == 16 and chosen != grid_space.some(drawn, 16, seed=2)
 
 
 def test_groups_are_projections():
     names = [f"model.layers.{i}.self_attn.{p}_proj" for i in range(4) for p in "qv"]
-    assert list(grid.groups(names)) == ["q_proj", "v_proj"] and len(grid.groups(names)["q_proj"]) == 4
-    assert list(grid.groups([f"h.{i}.attn.c_attn#{p}" for i in range(2) for p in "qv"])) == ["c_attn#q", "c_attn#v"]
-    halves = grid.groups([f"h.{i}.attn.c_attn" for i in range(4)])
+    assert list(grid_space.groups(names)) == ["q_proj", "v_proj"] and len(grid_space.groups(names)["q_proj"]) == 4
+    assert list(grid_space.groups([f"h.{i}.attn.c_attn#{p}" for i in range(2) for p in "qv"])) == [
+        "c_attn#q",
+        "c_attn#v",
+    ]
+    halves = grid_space.groups([f"h.{i}.attn.c_attn" for i in range(4)])
     assert [len(names) for names in halves.values()] == [2, 2]
-    both = grid.groups(["encoder.0.dense", "encoder.0.mlp.dense"])
+    both = grid_space.groups(["encoder.0.dense", "encoder.0.mlp.dense"])
     assert list(both) == ["encoder.dense", "encoder.mlp.dense"]
 
 
 @needs_optuna
-@pytest.mark.parametrize("sampler", grid.SAMPLERS)
+@pytest.mark.parametrize("sampler", grid_space.SAMPLERS)
 def test_a_grid_that_was_killed_does_not_run_a_finished_trial_again(place, tmp_path, monkeypatch, capsys, sampler):
     settings = {"method": "grid", "sampler": sampler, "grid_trials": 5, "initial_rank": 4, "max_steps": 2, "seed": 5}
     whole, first, second = Trials(), Trials(dies_after=3), Trials()
-    monkeypatch.setattr(grid, "run_in_process", whole)
+    monkeypatch.setattr(Job, "try_ranks", whole)
     run_glue.main(command(place, tmp_path / "whole", **settings))
     assert len(whole.ran) == len(set(whole.ran)) == 5
-    monkeypatch.setattr(grid, "run_in_process", first)
+    monkeypatch.setattr(Job, "try_ranks", first)
     with pytest.raises(KeyboardInterrupt):
         run_glue.main(command(place, tmp_path / "part", **settings))
-    monkeypatch.setattr(grid, "run_in_process", second)
+    monkeypatch.setattr(Job, "try_ranks", second)
     resumed = run_glue.main([*command(place, tmp_path / "part", **settings), "--resume_from_checkpoint"])
     assert first.ran + second.ran == whole.ran
     assert resumed["resumed_from"] == {"phase": "search", "step": 3}
@@ -67,7 +72,7 @@ def test_a_grid_that_was_killed_does_not_run_a_finished_trial_again(place, tmp_p
 
 @needs_optuna
 def test_the_best_configuration_is_trained_on_all_rows(place, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(grid, "run_in_process", trials := Trials())
+    monkeypatch.setattr(Job, "try_ranks", trials := Trials())
     results = run_glue.main(command(place, tmp_path / "o", method="grid", max_steps=2))
     assert "different sizes, up to rank 8 everywhere, and so is the best" in caplog.text
     assert "add --rank_budget lora:2" in caplog.text  # initial_rank is 4
@@ -80,9 +85,9 @@ def test_the_best_configuration_is_trained_on_all_rows(place, tmp_path, monkeypa
 
 
 @needs_optuna
-@pytest.mark.parametrize("sampler", grid.SAMPLERS)
+@pytest.mark.parametrize("sampler", grid_space.SAMPLERS)
 def test_nothing_beyond_the_budget_is_tried(place, tmp_path, monkeypatch, caplog, sampler):
-    monkeypatch.setattr(grid, "run_in_process", trials := Trials())
+    monkeypatch.setattr(Job, "try_ranks", trials := Trials())
     settings = {"method": "grid", "sampler": sampler, "rank_budget": "lora:3", "initial_rank": 4, "max_steps": 1}
     results = run_glue.main(command(place, tmp_path / "o", **settings))
     assert "different sizes" not in caplog.text
@@ -95,60 +100,60 @@ def test_nothing_beyond_the_budget_is_tried(place, tmp_path, monkeypatch, caplog
 def test_a_trial_is_trained_on_one_part_of_the_rows_and_scored_on_the_other(place, tmp_path, monkeypatch):
     seen = {}
 
-    def spy(run, model, callbacks):
-        seen["trainer"] = trainer = make_trainer(run, model, callbacks)
+    def spy(job, model, callbacks):
+        seen["trainer"] = trainer = make_trainer(job, model, callbacks)
         evaluate = trainer.evaluate
         trainer.evaluate = lambda rows: evaluate(seen.setdefault("held_out", rows))
         return trainer
 
-    monkeypatch.setattr("autolora_trainer.pipeline.make_trainer", spy)
-    run = prepared(place, tmp_path / "o", method="grid", max_steps=2)
-    ranks = dict.fromkeys(run.costs, 2)
-    arguments = grid.trial_arguments(run, str(tmp_path / "t"))
-    result = grid.train_trial(run_glue.GlueApplication, run.model, run.data, run.method, arguments, ranks)
+    monkeypatch.setattr(trial, "make_trainer", spy)
+    job = prepared(place, tmp_path / "o", method="grid", max_steps=2)
+    ranks = dict.fromkeys(job.source.costs, 2)
+    request = trial.trial_request(job.request, str(tmp_path / "t"))
+    result = trial.train_trial(request, ranks)
     training = seen["trainer"].train_dataset
     assert len(training) == len(seen["held_out"]) == 20 and result["cost"]["passes"] == 2
     both = sorted(str(row["input_ids"]) for row in [*training, *seen["held_out"]])
-    assert both == sorted(str(row["input_ids"]) for row in run.train_dataset)
+    assert both == sorted(str(row["input_ids"]) for row in job.train_rows)
     assert {layer.r["default"] for layer in lora_layers(seen["trainer"].model).values()} == {2}
     assert 0 < result["loss"] < 2
 
 
 @needs_optuna
 def test_a_configuration_that_diverges_is_the_worst_and_ends_no_grid(place, tmp_path, monkeypatch):
-    run = prepared(place, tmp_path / "o", method="grid", max_steps=20)
+    job = prepared(place, tmp_path / "o", method="grid", max_steps=20)
 
     def diverged(self, model, inputs, *args, **kwargs):
         return model(**inputs).loss * math.nan
 
-    monkeypatch.setattr(RetrainTrainer, "compute_loss", diverged)
-    arguments = grid.trial_arguments(run, str(tmp_path / "t"))
-    ranks = dict.fromkeys(run.costs, 2)
-    result = grid.train_trial(run_glue.GlueApplication, run.model, run.data, run.method, arguments, ranks)
+    monkeypatch.setattr(FinalTrainer, "compute_loss", diverged)
+    request = trial.trial_request(job.request, str(tmp_path / "t"))
+    ranks = dict.fromkeys(job.source.costs, 2)
+    result = trial.train_trial(request, ranks)
     assert result["loss"] == math.inf and result["cost"]["passes"] == 10
 
 
 @needs_optuna
 def test_a_trial_is_a_process_of_its_own(place, tmp_path):
-    run = prepared(place, tmp_path / "o", method="grid", max_steps=1)
-    space = grid.Space.of(run, run.costs)
-    result = grid.evaluate(run, space, {"query": 1, "value": 2})
+    job = prepared(place, tmp_path / "o", method="grid", max_steps=1)
+    space = grid_space.Space.of(job.request.settings, job.source.costs)
+    result = grid.evaluate(job, space, {"query": 1, "value": 2})
     assert result["cost"]["passes"] == 1 and 0 < result["loss"] < 2
     assert os.path.isfile(tmp_path / "o" / "grid" / "1-2" / "result.json")
-    assert grid.evaluate(run, space, {"query": 1, "value": 2}) == result  # from its file
+    assert grid.evaluate(job, space, {"query": 1, "value": 2}) == result  # from its file
 
 
 @needs_optuna
 def test_the_reason_of_a_failed_trial_reaches_the_run(place, tmp_path, monkeypatch):
-    def fails(run, ranks, folder):
+    def fails(job, ranks, folder):
         with open(os.path.join(folder, grid.ERROR), "w") as file:
             file.write("OutOfMemoryError: no room\n")
         return 1
 
-    monkeypatch.setattr(grid, "run_in_process", fails)
+    monkeypatch.setattr(Job, "try_ranks", fails)
     with pytest.raises(RuntimeError, match="The trial with query 1, value 1 failed: OutOfMemoryError: no room"):
         run_glue.main(command(place, tmp_path / "o", method="grid"))
-    monkeypatch.setattr(grid, "run_in_process", lambda *args: -9)  # killed
+    monkeypatch.setattr(Job, "try_ranks", lambda *args: -9)  # killed
     with pytest.raises(RuntimeError, match="failed: its process ended with status -9"):
         run_glue.main(command(place, tmp_path / "o", method="grid"))
     diverged = {"loss": math.inf, "cost": {"wall_seconds": 1, "passes": 1, "examples": 1, "peak_memory_mb": 1}}
@@ -158,7 +163,7 @@ def test_the_reason_of_a_failed_trial_reaches_the_run(place, tmp_path, monkeypat
 
 
 def test_grid_without_optuna_says_what_to_install(place, tmp_path, monkeypatch):
-    find = grid.importlib.util.find_spec
-    monkeypatch.setattr(grid.importlib.util, "find_spec", lambda name: None if name == "optuna" else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "optuna" else find(name))
     with pytest.raises(UsageError, match=r'needs Optuna. Type pip install "autolora_trainer\[grid\]"'):
         run_glue.main(command(place, tmp_path / "o", method="grid"))

@@ -15,12 +15,14 @@ from transformers import (
 )
 
 import run_glue
-from autolora_trainer.checks import is_output
 from autolora_trainer.errors import UsageError
-from autolora_trainer.fused import adapt
-from autolora_trainer.methods import METHODS, adapter, eva, peft
-from autolora_trainer.pipeline import count_parameters, make_trainer
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.methods import adapter, bottleneck, eva
+from autolora_trainer.methods.base import count_parameters
+from autolora_trainer.methods.registry import METHODS, OUTPUTS
+from autolora_trainer.runs.outputs import is_output
+from autolora_trainer.scripts.job import make_trainer
+from autolora_trainer.training.trainer import FinalTrainer, WholeTensorsTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import interrupt
 from tests.helpers.measures import accuracy
@@ -67,10 +69,11 @@ IDENTITIES = {
 @pytest.mark.parametrize("method", IDENTITIES)
 def test_a_method_trains_its_own_parameters_and_the_head(place, tmp_path, method):
     arguments, pattern, _, _ = IDENTITIES[method]
-    run = prepared(place, tmp_path / "o", method=method, max_steps=3, **arguments)
-    model = METHODS[method](run).model
+    job = prepared(place, tmp_path / "o", method=method, max_steps=3, **arguments)
+    job.folder.clear = lambda: None
+    model = METHODS[method].prepare(job)().model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    make_trainer(run, model, []).train()
+    make_trainer(job, model, []).train()
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     head = {name for name in changed if re.search(r"classifier\.(modules_to_save\.default\.)?(dense|out_proj)", name)}
     assert len(head) == 4
@@ -115,14 +118,15 @@ def test_switching_the_method_leaves_nothing_of_the_old_one(place, tmp_path):
     run_glue.main(command(place, tmp_path / "o", method="full", max_steps=1))
     run_glue.main([*command(place, tmp_path / "o", method="adapter", max_steps=1), "--overwrite"])
     assert not (tmp_path / "o" / "model.safetensors").exists() and not (tmp_path / "o" / "config.json").exists()
-    assert is_output("model-00001-of-00002.safetensors") and is_output("grid") and not is_output("model-x.safetensors")
+    assert is_output("model-00001-of-00002.safetensors") and not is_output("model-x.safetensors")
+    assert is_output("grid", OUTPUTS)
 
 
 def test_parameters_of_every_kind_of_model():
-    assert count_parameters(adapt(tiny_gpt2(), LoraConfig(task_type="CAUSAL_LM", r=3))) == (2 * 2 * 3 * COST, 0)
+    assert count_parameters(add_lora(tiny_gpt2(), LoraConfig(task_type="CAUSAL_LM", r=3))) == (2 * 2 * 3 * COST, 0)
     dora = get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", r=2, use_dora=True))
     assert count_parameters(dora) == (4 * (2 * COST + 16), HEAD)
-    assert count_parameters(adapter.add_bottlenecks(tiny_gpt2(), 4, layer_norm=False)) == (4 * (2 * 16 * 4 + 20), 0)
+    assert count_parameters(bottleneck.add_bottlenecks(tiny_gpt2(), 4, layer_norm=False)) == (4 * (2 * 16 * 4 + 20), 0)
     for kind in (GPT2ForSequenceClassification, LlamaForSequenceClassification):
         model = tiny_llama(kind) if kind is LlamaForSequenceClassification else kind(tiny_gpt2().config)
         assert count_parameters(model) == (sum(p.numel() for p in model.parameters()) - 32, 32)
@@ -146,7 +150,7 @@ def test_resume_is_exact(place, tmp_path, monkeypatch, method, file):
     if method in ("eva", "svd"):
         settings["rank_budget"] = "lora:1"
     whole = run_glue.main(command(place, tmp_path / "whole", **settings))
-    trainer = {"adapter": adapter.BottleneckTrainer, "p_tuning": peft.PeftTypeTrainer}.get(method, RetrainTrainer)
+    trainer = {"adapter": adapter.BottleneckTrainer, "p_tuning": WholeTensorsTrainer}.get(method, FinalTrainer)
     with monkeypatch.context() as patch:
         interrupt(patch, trainer, 10)
         with pytest.raises(KeyboardInterrupt):

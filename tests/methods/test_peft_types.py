@@ -10,35 +10,39 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import RobertaForTokenClassification
 
 import run_glue
-from autolora_trainer.methods import peft
-from autolora_trainer.pipeline import Run, count_parameters
-from autolora_trainer.script_arguments import parse_arguments
+from autolora_trainer.methods import peft_types
+from autolora_trainer.methods.base import count_parameters
+from autolora_trainer.methods.registry import METHODS
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.scripts.request import Request
+from autolora_trainer.scripts.source import Source
+from autolora_trainer.scripts.task_kind import Rows
+from autolora_trainer.tasks import lengths
 from tests.helpers.commands import command
 from tests.helpers.methods import HEAD, collate
 from tests.helpers.models import FAMILIES, tiny_gpt2, tiny_llama, tiny_roberta
 from tests.helpers.rows import rows
 
 
-class FakeRun:
-    """What `methods.peft` asks of a run, around a tiny model."""
+class FakeJob:
+    """What `methods.peft_types` asks of a job, around a tiny model."""
 
     def __init__(self, make, task, peft_type, targets=None, **kwargs):
         argv = ["--method", "peft", "--peft_type", peft_type, "--peft_kwargs", json.dumps(kwargs)]
-        _, _, self.method, self.training = parse_arguments(argv + ["--output_dir", "nowhere", "--use_cpu", "True"])
-        self.method.lora_target_modules = targets
-        self.application = SimpleNamespace(task_type=task)
-        self.make, self.adapted, self.data_collator, self.fresh_modules = make, None, collate, []
+        parsed = parse_arguments(argv + ["--output_dir", "nowhere", "--use_cpu", "True"])
+        parsed[2].lora_target_modules = targets
+        self.task_type, self.peft_type = task, peft_type
+        self.request = Request(SimpleNamespace(task_type=task), *parsed, METHODS["peft"])
+        self.source = Source(self.request)
+        self.source._load = make
         ids = [row["input_ids"] for row in rows(4, length=8)]
         labels = {"SEQ_CLS": [0, 1, 0, 1], "TOKEN_CLS": [[i % 2 for i in row] for row in ids], "CAUSAL_LM": ids}[task]
-        self.train_dataset = [
-            {"input_ids": row, "attention_mask": [1] * 8, "labels": label} for row, label in zip(ids, labels)
-        ]
+        train = [{"input_ids": row, "attention_mask": [1] * 8, "labels": label} for row, label in zip(ids, labels)]
+        self.rows = Rows({"train": train}, collator=collate)
 
-    lora_config = Run.lora_config
-
-    def base_model(self):
-        torch.manual_seed(0)
-        return self.make()
+    def adapter(self):
+        """The model under the adapter, as the method prepares it."""
+        return self.request.method.prepare(self)().model
 
 
 KINDS = {
@@ -76,13 +80,11 @@ TYPES = {
 
 @pytest.mark.parametrize("kind, name", [(kind, name) for name, (kinds, _) in TYPES.items() for kind in kinds])
 def test_a_peft_type_trains_and_comes_back(tmp_path, kind, name):
-    run = FakeRun(*KINDS[kind], name, **TYPES[name][1])
-    model = peft.adapt(run)
+    job = FakeJob(*KINDS[kind], name, **TYPES[name][1])
+    model = job.adapter()
     adapter_params, head = count_parameters(model)
-    assert adapter_params > 0 and head == (
-        0 if run.application.task_type == "CAUSAL_LM" else HEAD if kind == "SEQ_CLS" else 34
-    )
-    batch = collate(run.train_dataset)
+    assert adapter_params > 0 and head == (0 if job.task_type == "CAUSAL_LM" else HEAD if kind == "SEQ_CLS" else 34)
+    batch = collate(job.rows.datasets["train"])
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     before = [p.detach().clone() for p in trained]
@@ -94,7 +96,7 @@ def test_a_peft_type_trains_and_comes_back(tmp_path, kind, name):
     with torch.no_grad():
         expected = model.eval()(**batch).logits
     model.save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(run.base_model(), tmp_path).eval()
+    again = PeftModel.from_pretrained(job.source.base_model(), tmp_path).eval()
     with torch.no_grad():
         torch.testing.assert_close(again(**batch).logits, expected, atol=1e-6, rtol=1e-5)
 
@@ -105,7 +107,7 @@ def test_a_peft_type_trains_and_comes_back(tmp_path, kind, name):
 )  # VeRA has no `exclude_modules`
 def test_all_linear_layers_are_those_of_no_head(kind, name, settings):
     task = "TOKEN_CLS" if kind == "roberta tokens" else "SEQ_CLS"
-    model = peft.adapt(FakeRun(FAMILIES[kind], task, name, ["all-linear"], **settings))
+    model = FakeJob(FAMILIES[kind], task, name, ["all-linear"], **settings).adapter()
     adapted = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     assert len(adapted) == 12 and not any("classifier" in name for name in adapted)
 
@@ -118,9 +120,9 @@ def test_a_type_is_tried_where_its_model_is():
             moved.append(device)
             return self.as_subclass(torch.Tensor)
 
-    moved, run = [], FakeRun(*KINDS["gpt2"], "IA3")
-    run.data_collator = lambda rows: {key: value.as_subclass(Watched) for key, value in collate(rows).items()}
-    peft.adapt(run)
+    moved, job = [], FakeJob(*KINDS["gpt2"], "IA3")
+    job.rows.collator = lambda rows: {key: value.as_subclass(Watched) for key, value in collate(rows).items()}
+    job.adapter()
     assert moved == 3 * [torch.device("cpu")]
 
 
@@ -153,25 +155,24 @@ def test_a_type_is_tried_where_its_model_is():
     ],
 )
 def test_what_a_peft_type_cannot_do_is_refused_in_one_line(kind, name, changes, message):
-    run = FakeRun(*KINDS[kind], name, **changes)
+    job = FakeJob(*KINDS[kind], name, **changes)
     with pytest.raises(ValueError, match=message) as error:
-        peft.adapt(run)
+        job.adapter()
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind, limit", [("SEQ_CLS", 38), ("gpt2", 40), ("llama", None)])
 def test_virtual_tokens_and_rows_fit_the_positions(kind, limit):
-    run = FakeRun(*KINDS[kind], "PREFIX_TUNING", num_virtual_tokens=31)
-    run.datasets = {"train": rows(4, length=5), "validation": [{"input_ids": [7] * 8}]}
-    model = peft.adapt(FakeRun(*KINDS[kind], "PREFIX_TUNING", num_virtual_tokens=30))
-    assert peft.positions(model) == limit and peft.longest_row(run.datasets["train"]) == 5
-    peft.check_positions(run, model)
+    datasets = {"train": rows(4, length=5), "validation": [{"input_ids": [7] * 8}]}
+    model = FakeJob(*KINDS[kind], "PREFIX_TUNING", num_virtual_tokens=30).adapter()
+    assert lengths.positions(model) == limit and lengths.longest_row(datasets["train"]) == 5
+    peft_types.check_positions(datasets, model)
     if limit is None:
         return
-    run.datasets["validation"] = [{"input_ids": [7] * (limit - 29)}]
+    datasets["validation"] = [{"input_ids": [7] * (limit - 29)}]
     message = f"30 virtual tokens and the longest validation row, {limit - 29} tokens, exceed the {limit} positions"
     with pytest.raises(ValueError, match=f"{message} of .* Lower --max_seq_length to {limit - 30}, or num_virtual"):
-        peft.check_positions(run, model)
+        peft_types.check_positions(datasets, model)
     fits = {"input_ids": torch.full((1, limit - 30), 7), "attention_mask": torch.ones(1, limit - 30)}
     assert model(**fits).logits.isfinite().all()
     with pytest.raises((IndexError, RuntimeError)):

@@ -5,9 +5,10 @@ import torch
 from peft import LoraConfig
 
 import run_glue
-from autolora_trainer.fused import adapt, lora_layers
+from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.methods import svd
-from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.ranks.learned import LearnedRanks
 from tests.helpers.commands import command
 from tests.helpers.methods import COST
 from tests.helpers.models import tiny_roberta
@@ -15,7 +16,7 @@ from tests.helpers.models import tiny_roberta
 
 def test_the_cut_keeps_the_largest_singular_values_of_all_modules(place, tmp_path):
     """Against ranks counted by hand, on the adapter that was cut."""
-    wide = adapt(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"]))
+    wide = add_lora(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"]))
     for scale, layer in enumerate(lora_layers(wide).values(), 1):
         layer.lora_B["default"].weight.data.normal_().mul_(scale)
     values = torch.stack(

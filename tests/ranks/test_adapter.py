@@ -5,9 +5,8 @@ import random
 import pytest
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.ranks import verify_ranks
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.ranks.adapter import build_adapter, verify_ranks
 from tests.helpers.models import tiny_roberta
 from tests.helpers.ranks import learned, names
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from autolora_trainer.rules import fill_budget, parse_budget
+from autolora_trainer.ranks.budget import fill_budget, parse_budget
 
 
 def test_budget_is_met_within_one_component_and_monotone():

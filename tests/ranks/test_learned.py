@@ -6,7 +6,7 @@ import typing
 
 import pytest
 
-from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.ranks.learned import LearnedRanks
 from tests.helpers.ranks import learned
 
 

@@ -1,6 +1,6 @@
 """Does a fingerprint tell checkpoints apart?"""
 
-from autolora_trainer.ranks import fingerprint
+from autolora_trainer.ranks.adapter import fingerprint
 from tests.helpers.models import lora, tiny_roberta
 from tests.helpers.ranks import names
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from autolora_trainer.methods import linear
-from autolora_trainer.methods.random import random_ranks
-from autolora_trainer.methods.uniform import uniform_ranks
+from autolora_trainer.ranks import budget
+from autolora_trainer.ranks.budget import random_ranks, uniform_ranks
 from tests.helpers.methods import COST
 
 MODULES = {f"layer.{block}.{name}": COST for block in range(12) for name in ("query", "value")}
@@ -16,7 +15,7 @@ def test_patterns_have_the_asked_size(total):
     patterns = {
         "uniform": uniform_ranks(MODULES, size),
         "random": random_ranks(MODULES, size, capacity=8, min_rank=1, seed=0),
-        "linear": linear.linear_ranks(MODULES, size),
+        "linear": budget.linear_ranks(MODULES, size),
     }
     assert {name: sum(ranks.values()) for name, ranks in patterns.items()} == dict.fromkeys(patterns, total)
     assert all(min(ranks.values()) >= 1 for ranks in patterns.values())
@@ -25,10 +24,10 @@ def test_patterns_have_the_asked_size(total):
 
 
 def test_linear_ranks_go_from_half_to_one_and_a_half_times_the_mean():
-    ranks = linear.linear_ranks(MODULES, 24 * 8 * COST)
+    ranks = budget.linear_ranks(MODULES, 24 * 8 * COST)
     assert [ranks[f"layer.{block}.query"] for block in (0, 11)] == [4, 12]
-    assert linear.linear_ranks({"0.q": 10, "1.q": 30}, 70) == {"0.q": 1, "1.q": 2}  # unequal shapes: within the size
-    assert linear.linear_ranks({"0.q": 10, "1.q": 10, "2.q": 10}, 20, min_rank=0) == {"0.q": 0, "1.q": 1, "2.q": 1}
+    assert budget.linear_ranks({"0.q": 10, "1.q": 30}, 70) == {"0.q": 1, "1.q": 2}  # unequal shapes: within the size
+    assert budget.linear_ranks({"0.q": 10, "1.q": 10, "2.q": 10}, 20, min_rank=0) == {"0.q": 0, "1.q": 1, "2.q": 1}
 
 
 def test_uniform_ranks_spread_what_is_left():

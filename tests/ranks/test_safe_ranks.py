@@ -6,7 +6,7 @@ import time
 import pytest
 
 from autolora_trainer import LearnedRanks
-from autolora_trainer.ranks import ModuleRank
+from autolora_trainer.ranks.learned import ModuleRank
 
 
 def ranks_file(modules='{"q": {"rank": 1}}', more=""):

@@ -10,12 +10,12 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from autolora_trainer import LearnedRanks, cli
+from autolora_trainer import LearnedRanks
+from autolora_trainer.commands import cli
 from autolora_trainer.errors import UsageError
-from autolora_trainer.fused import lora_layers, lora_parts
-from autolora_trainer.ranks import ModuleRank
-from autolora_trainer.report import lora_rank_for_servers
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer.lora.parts import lora_layers, lora_parts
+from autolora_trainer.ranks.adapter import build_adapter, lora_rank_for_servers
+from autolora_trainer.ranks.learned import ModuleRank
 from tests.helpers.models import byte_llama, tiny_gpt2
 
 # What vLLM lets LoRA adapt of a Llama and of a GPT-2, by the last part of the name.
@@ -123,7 +123,7 @@ def sizes(module):
 
 def test_files_keep_the_rules_of_vllm(exported):
     make, adapted, folder, ranks = exported
-    scales = served_by_vllm(folder, make(), lora_rank_for_servers(ranks))
+    scales = served_by_vllm(folder, make(), lora_rank_for_servers(ranks.ranks))
     real = {name: layer.scaling["default"] for name, layer in lora_layers(adapted).items()}
     assert scales == pytest.approx(real) and len(scales) == sum(r > 0 for r in ranks.module_ranks.values())
 
@@ -131,7 +131,7 @@ def test_files_keep_the_rules_of_vllm(exported):
 def test_rank_that_the_server_is_told_is_needed(exported):
     make, _, folder, ranks = exported
     largest = max(ranks.module_ranks.values())
-    assert largest <= lora_rank_for_servers(ranks)
+    assert largest <= lora_rank_for_servers(ranks.ranks)
     with pytest.raises(AssertionError):
         served_by_vllm(folder, make(), largest - 1)
 

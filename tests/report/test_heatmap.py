@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from autolora_trainer import report
+from autolora_trainer.report.heatmap import save_rank_heatmap
 from tests.helpers.ranks import of_ranks, roberta
 
 
 def test_heatmap_is_written_twice_with_every_rank_as_text(tmp_path):
     ranks = roberta()
-    png, svg = report.save_rank_heatmap(ranks, tmp_path)
+    png, svg = save_rank_heatmap(ranks, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rank_heatmap.png", "rank_heatmap.svg"]
     assert open(png, "rb").read(8) == b"\x89PNG\r\n\x1a\n"
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", open(svg, encoding="utf-8").read())
@@ -21,7 +21,7 @@ def test_heatmap_is_written_twice_with_every_rank_as_text(tmp_path):
 
 def test_heatmap_bytes_depend_on_the_ranks_alone(tmp_path):
     def both():
-        return [open(path, "rb").read() for path in report.save_rank_heatmap(roberta(), tmp_path)]
+        return [open(path, "rb").read() for path in save_rank_heatmap(roberta(), tmp_path)]
 
     first = both()
     assert both() == first
@@ -32,5 +32,5 @@ def test_heatmap_bytes_depend_on_the_ranks_alone(tmp_path):
     "ranks", [of_ranks({"lm_head": 0}), of_ranks({}), of_ranks({"h.0.$x^{2}$<b>&": 512}), roberta(60)]
 )
 def test_heatmap_of_unusual_ranks(tmp_path, ranks):
-    png, svg = report.save_rank_heatmap(ranks, tmp_path, title="$\\frac{ <b>&'")
+    png, svg = save_rank_heatmap(ranks, tmp_path, title="$\\frac{ <b>&'")
     assert "&lt;b&gt;" in open(svg, encoding="utf-8").read()

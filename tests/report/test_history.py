@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from autolora_trainer import report
+from autolora_trainer.report.history import save_selection_history
 from tests.helpers.ranks import roberta
 
 
@@ -21,7 +21,7 @@ def write_history(path, names, steps=4, k=3):
 @pytest.mark.parametrize("layers", [1, 5, 30])
 def test_history_becomes_a_picture(tmp_path, layers):
     write_history(tmp_path / "h.csv", list(roberta(layers).modules))
-    report.save_selection_history(tmp_path / "h.csv", tmp_path / "h.png")
+    save_selection_history(tmp_path / "h.csv", tmp_path / "h.png")
     assert (tmp_path / "h.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["h.csv", "h.png"]
 
@@ -38,4 +38,4 @@ def test_history_becomes_a_picture(tmp_path, layers):
 def test_a_file_that_is_no_history_is_named(tmp_path, content, message):
     (tmp_path / "h.csv").write_text(content)
     with pytest.raises(ValueError, match=message):
-        report.save_selection_history(tmp_path / "h.csv", tmp_path / "h.png")
+        save_selection_history(tmp_path / "h.csv", tmp_path / "h.png")

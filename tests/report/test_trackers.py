@@ -12,9 +12,10 @@ from transformers.integrations import TrackioCallback, WandbCallback
 
 import run_glue
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
-from autolora_trainer.report import rank_heatmap_pixels
-from autolora_trainer.script_arguments import parse_arguments
-from autolora_trainer.trackers import HISTOGRAMS, RankTracking
+from autolora_trainer.report.heatmap import rank_heatmap_pixels
+from autolora_trainer.report.trackers import RankTracking
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.search.callback import HISTOGRAMS
 from tests.helpers.commands import as_argv, write_sst2
 from tests.helpers.models import lora, tiny_roberta
 from tests.helpers.rows import rows
@@ -184,5 +185,5 @@ def test_only_the_main_process_sends(monkeypatch):
 
 
 def test_nothing_is_drawn_where_nobody_looks(tmp_path, monkeypatch):
-    monkeypatch.setattr("autolora_trainer.report.rank_heatmap_pixels", lambda ranks: pytest.fail("drawn"))
+    monkeypatch.setattr("autolora_trainer.report.trackers.rank_heatmap_pixels", lambda ranks: pytest.fail("drawn"))
     search(tmp_path, steps=4)

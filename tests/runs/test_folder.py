@@ -7,8 +7,8 @@ import pytest
 import run_glue
 from autolora_trainer import LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.ranks import ModuleRank
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import interrupt
 
@@ -73,7 +73,7 @@ def test_names_that_begin_like_ours_are_not_cleared(place, tmp_path):
 def test_where_run_json_is_damaged_a_run_goes_on_and_clears_nothing(place, tmp_path, monkeypatch):
     settings = {"save_strategy": "steps", "save_steps": 1, "method": "lora", "max_steps": 4}
     with monkeypatch.context() as patch:
-        interrupt(patch, RetrainTrainer, 3)
+        interrupt(patch, FinalTrainer, 3)
         with pytest.raises(KeyboardInterrupt):
             run_glue.main(command(place, tmp_path, **settings))
     (tmp_path / "run.json").write_text("{")

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-import autolora_trainer.pipeline
 import run_glue
 from autolora_trainer import AutoLoraTrainer
-from autolora_trainer.checks import learned_settings
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.script_arguments import parse_arguments
+from autolora_trainer.methods.registry import METHODS
+from autolora_trainer.runs.resume import learned_settings
+from autolora_trainer.scripts.command_line import parse_arguments
 from tests.helpers.commands import command
 from tests.helpers.faults import interrupt
 
@@ -81,6 +81,6 @@ def test_resume_with_other_lengths_and_files_goes_on(place, begun, tmp_path, old
 def test_a_length_is_a_setting_where_more_than_more_steps_hangs_on_it(place, tmp_path, method, changes):
     def settings(**changes):
         parsed = parse_arguments(command(place, tmp_path / "o", method=method, **changes))
-        return learned_settings(autolora_trainer.pipeline.Run(*parsed, run_glue.GlueApplication()))
+        return learned_settings(*parsed, METHODS[method].length_is_learned)
 
     assert (settings() != settings(**changes)) == (method in ("adalora", "grid"))

@@ -15,10 +15,10 @@ from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassificatio
 import run_glue
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.pipeline import execute
-from autolora_trainer.ranks import ModuleRank
-from autolora_trainer.retrain import build_adapter
-from autolora_trainer.script_arguments import parse_arguments
+from autolora_trainer.ranks.adapter import build_adapter
+from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.scripts.pipeline import execute
 from tests.helpers.commands import ROOT, sst2_command
 from tests.helpers.models import lora, tiny_gpt2, tiny_roberta
 from tests.helpers.rows import rows
@@ -115,7 +115,7 @@ def test_a_search_under_deepspeed_ends_before_it_writes(place, monkeypatch):
     for key, value in launch_environment("deepspeed_zero2.yaml").items():  # later: parsing would ask for the library
         monkeypatch.setenv(key, value)
     with pytest.raises(UsageError, match="The search moves whole LoRA weights, and DeepSpeed shards them"):
-        execute(run_glue.GlueApplication(), *groups)
+        execute(run_glue.Glue(), *groups)
     assert not (place / "refused").exists()
 
 

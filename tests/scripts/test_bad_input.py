@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 import run_glue
 import run_ner
 import run_nlg
-from autolora_trainer import cli
+from autolora_trainer.commands import cli
 from autolora_trainer.errors import run_guarded
 from tests.helpers.commands import ROOT, as_argv
 from tests.helpers.models import byte_gpt2, byte_tokenizer, tiny_checkpoint

@@ -6,7 +6,8 @@ import pytest
 
 import run_glue
 from autolora_trainer.errors import UsageError
-from autolora_trainer.script_arguments import PRESETS, hide_secrets, parse_arguments
+from autolora_trainer.scripts.arguments import PRESETS
+from autolora_trainer.scripts.command_line import hide_secrets, parse_arguments
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import re
 
 import run_glue
-from autolora_trainer.demo import verdict
-from autolora_trainer.ranks import LearnedRanks
-from autolora_trainer.script_arguments import MethodArguments
+from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.scripts.arguments import MethodArguments
+from autolora_trainer.scripts.demo import verdict
 
 COST = {"search": {"wall_seconds": 10.0}, "retrain": {"wall_seconds": 40.0}}
 

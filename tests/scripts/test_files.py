@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import run_glue
-from autolora_trainer import LearnedRanks, hub
+from autolora_trainer import LearnedRanks
 from autolora_trainer.errors import UsageError
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.methods import autolora
+from autolora_trainer.scripts import results as outcome
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.measures import accuracy
 
@@ -100,11 +102,11 @@ def test_token_reaches_no_file(place, tmp_path):
 
 def test_a_model_card_has_the_scores_of_the_test_rows(place, tmp_path, monkeypatch):
     output, pushed = tmp_path / "o", []
-    monkeypatch.setattr(run_glue.GlueApplication, "predict", lambda *args: {"accuracy": 0.75})
+    monkeypatch.setattr(run_glue.Glue, "predict", lambda *args: {"accuracy": 0.75})
     argv = command(place, output, method="lora", max_steps=1, test_file=place / "test.jsonl", base_model_id="a/b")
     run_glue.main([*argv, "--do_train", "--do_predict"])
     assert "0.75" in (output / "README.md").read_text()
-    monkeypatch.setattr(hub, "push_to_hub", lambda folder, name, **kwargs: pushed.append((folder, name)) or name)
+    monkeypatch.setattr(outcome, "push_to_hub", lambda folder, name, **kwargs: pushed.append((folder, name)) or name)
     run_glue.main([*argv, "--do_eval", "--push_to_hub", "--hub_model_id", "me/mine"])
     assert pushed == [(str(output), "me/mine")]
 
@@ -119,7 +121,9 @@ def test_a_model_card_has_the_scores_of_the_test_rows(place, tmp_path, monkeypat
 )
 def test_a_pushed_card_loads_what_was_pushed(place, tmp_path, monkeypatch, typed, loads_as):
     pushed = []
-    monkeypatch.setattr(hub, "push_to_hub", lambda folder, name, **kwargs: pushed.append((name, kwargs["revision"])))
+    monkeypatch.setattr(
+        outcome, "push_to_hub", lambda folder, name, **kwargs: pushed.append((name, kwargs["revision"]))
+    )
     run_glue.main(command(place, tmp_path, method="lora", max_steps=1, base_model_id="a/b", push_to_hub=True, **typed))
     assert pushed == [(typed["hub_model_id"], typed.get("hub_revision"))]
     assert f"adapter = {loads_as}" in (tmp_path / "README.md").read_text()
@@ -138,7 +142,7 @@ def test_evaluation_alone_uses_the_adapter_in_output_dir_and_adds_to_its_results
     assert written == {**finished[1], **few} and written["eval_samples"] == 6 and not list(output.glob("*.tmp"))
     for name, content in (("run.json", "{}"), ("all_results.json", "[]"), ("all_results.json", "{")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(RetrainTrainer, "evaluate", lambda *args: {"eval_loss": 1.0})
+            patch.setattr(FinalTrainer, "evaluate", lambda *args: {"eval_loss": 1.0})
             (output / name).write_text(content)
             before = (output / "all_results.json").read_bytes()
             run_glue.main(command(place, output) + ["--do_eval"])
@@ -146,7 +150,7 @@ def test_evaluation_alone_uses_the_adapter_in_output_dir_and_adds_to_its_results
 
 
 def test_an_evaluation_alone_does_not_ask_what_a_search_needs(place, finished, monkeypatch):
-    monkeypatch.setattr("autolora_trainer.checks.search_arguments", lambda run: 1 / 0)
+    monkeypatch.setattr(autolora, "search_arguments", lambda request: 1 / 0)
     argv = [*command(place, finished[0]), "--do_eval", "--use_cpu"]
     assert run_glue.main(argv)["eval_loss"] == pytest.approx(finished[1]["eval_loss"], abs=1e-6)
 

@@ -15,7 +15,8 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 import run_glue
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.fused import lora_layers
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.tasks.glue import GLUE_TASKS
 from tests.helpers.commands import ROOT, command
 from tests.helpers.rows import WORDS, write_rows
 
@@ -72,9 +73,7 @@ def test_scores_do_not_depend_on_how_batches_are_kept(place, tmp_path):
 
 
 def test_a_mean_of_metrics_can_choose_the_best_checkpoint(place):
-    from autolora_trainer.tasks.glue import GLUE_TASKS
-
-    application = run_glue.GlueApplication()
+    application = run_glue.Glue()
     for name, several in (("mrpc", True), ("sst2", False)):
         application.task = GLUE_TASKS[name]
         assert ("combined_score" in application.metric_names(None)) == several
@@ -110,7 +109,7 @@ def drawn(place, tmp_path, monkeypatch):
     def tokenize(self, run, dataset, split):
         raise UsageError(" ".join(map(str, dataset["label"])))
 
-    monkeypatch.setattr(run_glue.GlueApplication, "tokenize", tokenize)
+    monkeypatch.setattr(run_glue.Glue, "tokenize", tokenize)
 
     def labels(**changes):
         with pytest.raises((UsageError, ValueError)) as caught:

@@ -27,14 +27,16 @@ from transformers import (
 
 import run_glue
 import run_nlg
-from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks, script_arguments
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.fused import adapt, lora_layers, lora_parts
-from autolora_trainer.gates import attach_gates
-from autolora_trainer.methods.common import component_costs
-from autolora_trainer.ranks import QUANTIZED, ModuleRank, fingerprint, is_other_model
-from autolora_trainer.retrain import build_adapter
-from autolora_trainer.trainer_utils import RetrainTrainer, fix_loss_scale
+from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.parts import lora_layers, lora_parts
+from autolora_trainer.methods.base import component_costs
+from autolora_trainer.ranks.adapter import QUANTIZED, build_adapter, fingerprint, is_other_model
+from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.search.selection import attach_gates
+from autolora_trainer.training.passes import fix_loss_scale
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import as_argv, write_sst2
 from tests.helpers.models import byte_llama, byte_tokenizer, tiny_gpt2
 from tests.helpers.rows import rows, write_rows
@@ -87,7 +89,7 @@ def searcher(folder, model, targets="all-linear", data=None, rank=4, **changes):
 
 
 def retrain(folder, model, data=None, **changes):
-    trainer = RetrainTrainer(
+    trainer = FinalTrainer(
         model, short_training(folder, **{"max_steps": 2, **changes}), train_dataset=data or texts(8)
     )
     fix_loss_scale(trainer).train()
@@ -267,7 +269,7 @@ def test_reentrant_checkpoints_train_the_same_adapter(tmp_path):
 
 
 def adapt_all(model, rank=4):
-    return adapt(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"), rank=rank)
+    return add_lora(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"), rank=rank)
 
 
 def test_sequences_of_1024_tokens(tmp_path):
@@ -373,7 +375,7 @@ def test_search_on_a_quantized_base(checkpoints, tmp_path, kind, targets, bits):
     trainer.train()
     assert torch.isfinite(trainer.gates.logits).all() and (trainer.gates.logits != 0).any()
     ranks, config = trainer.learned_ranks, LoraConfig(task_type="CAUSAL_LM")
-    plain = adapt(load(checkpoints / kind), LoraConfig(task_type="CAUSAL_LM", target_modules=targets), rank=1)
+    plain = add_lora(load(checkpoints / kind), LoraConfig(task_type="CAUSAL_LM", target_modules=targets), rank=1)
     assert component_costs(plain) == component_costs(trainer.model)
     adapted = build_adapter(load(checkpoints / kind, bits), ranks, config)
     retrain(tmp_path, adapted, max_steps=8)
@@ -473,9 +475,7 @@ def test_what_cannot_be_loaded_is_one_line(place, tmp_path, capsys, changes, sen
 
 
 def test_missing_library_is_named(place, tmp_path, monkeypatch):
-    find = script_arguments.importlib.util.find_spec
-    monkeypatch.setattr(
-        script_arguments.importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
-    )
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
     with pytest.raises(UsageError, match=r'--load_in_8bit needs bitsandbytes.*pip install "autolora_trainer\[quant'):
         run_nlg.main(script(place, tmp_path, load_in_8bit=True))

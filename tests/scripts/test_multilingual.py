@@ -26,8 +26,8 @@ from transformers import (
 import run_glue
 import run_ner
 from autolora_trainer import LearnedRanks
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.tasks import ner
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.tasks import ner_windows
 from tests.helpers.commands import as_argv
 from tests.helpers.rows import write_rows
 
@@ -190,10 +190,10 @@ def test_words_of_four_scripts_have_a_labelled_token_each(place):
     tokenizer = AutoTokenizer.from_pretrained(place / "TOKEN_CLS")
     rows = Dataset.from_list(entities())
     labels = {name: index for index, name in enumerate(sorted({tag for row in rows for tag in row["tags"]}))}
-    windows = ner.tokenize(rows, tokenizer, labels, POSITIONS - 2)
+    windows = ner_windows.tokenize(rows, tokenizer, labels, POSITIONS - 2)
     assert len(windows.rows) == len(rows)
     for row, window in zip(rows, windows.rows):
-        labelled = [label for label in window["labels"] if label != ner.IGNORED]
+        labelled = [label for label in window["labels"] if label != ner_windows.IGNORED]
         assert labelled == [labels[tag] for tag in row["tags"]]
 
 
@@ -231,7 +231,7 @@ def test_entities_of_four_languages_in_windows(place, tmp_path):
     with open(tmp_path / "predict_results_ner.txt", encoding="utf-8") as file:
         predicted = [line.split() for line in file]
     assert [len(tags) for tags in predicted] == [len(row["tokens"]) for row in long_rows()]
-    scores = ner.entity_scores([row["tags"] for row in long_rows()], predicted)
+    scores = ner_windows.entity_scores([row["tags"] for row in long_rows()], predicted)
     assert results["predict_f1"] == pytest.approx(scores["f1"])
     assert json.loads((tmp_path / "labels.json").read_text())["labels"][0] == "O"
     base = AutoModelForTokenClassification.from_pretrained(

@@ -14,8 +14,8 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, ByT5Tok
 import run_ner
 from autolora_trainer import LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.script_arguments import parse_arguments
-from autolora_trainer.tasks import ner
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.tasks import ner, ner_windows
 from tests.helpers.commands import as_argv
 from tests.helpers.entities import LABELS
 from tests.helpers.models import tiny_checkpoint
@@ -66,7 +66,9 @@ def tags_by(model, tokenizer, sentences, length, labels):
     for words in sentences:
         tags = ["O"] * len(words)
         encoded = tokenizer(words, is_split_into_words=True, add_special_tokens=False).word_ids()
-        for start, end, scored in ner.plan_windows([encoded.count(word) for word in range(len(words))], length - 2):
+        for start, end, scored in ner_windows.plan_windows(
+            [encoded.count(word) for word in range(len(words))], length - 2
+        ):
             batch = tokenizer(words[start:end], is_split_into_words=True, return_tensors="pt")
             with torch.no_grad():
                 best = model(**batch).logits[0].argmax(-1).tolist()
@@ -95,7 +97,7 @@ def test_script_scores_what_the_adapter_does_in_windows(place, tmp_path, length)
     for split, prefix in (("validation", "eval_"), ("test", "predict_")):
         rows = read(place / f"{split}.jsonl")
         found = tags_by(model, tokenizer, [row["tokens"] for row in rows], length, labels)
-        expected = ner.entity_scores([row["tags"] for row in rows], found)
+        expected = ner_windows.entity_scores([row["tags"] for row in rows], found)
         assert {name: results[prefix + name] for name in expected} == expected
     lines = (output / "predict_results_ner.txt").read_text().splitlines()
     assert lines == [" ".join(tags) for tags in found]

@@ -10,12 +10,12 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
 
 import autolora_trainer.pipeline
 import run_nlg
-from autolora_trainer import LearnedRanks, generation
+from autolora_trainer import LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.pipeline import Run, execute
-from autolora_trainer.ranks import ModuleRank
-from autolora_trainer.script_arguments import parse_arguments
-from autolora_trainer.tasks import nlg, nlg_metrics
+from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.scripts.pipeline import execute
+from autolora_trainer.tasks import generation, nlg, nlg_metrics
 from tests.helpers.commands import as_argv
 from tests.helpers.measures import by_hand
 from tests.helpers.models import byte_gpt2, byte_llama, byte_tokenizer
@@ -312,19 +312,18 @@ def test_a_tokenizer_without_an_end_token_is_refused(place, tmp_path):
 )
 def test_texts_are_not_decoded_by_processes_that_wait_for_each_other(monkeypatch, kind, stage, refused):
     *parsed, training = parse_nlg("--task_name", "e2e", "--method", "lora", "--use_cpu", "--do_eval")
-    run = Run(*parsed, training, run_nlg.NlgApplication())
-    run_nlg.refuse_sharded_decoding(run)
+    run_nlg.refuse_sharded_decoding(training)
     monkeypatch.setenv(f"ACCELERATE_USE_{kind.upper()}", "true")
     training.deepspeed_plugin = stage and SimpleNamespace(zero_stage=stage)
     if refused:
         with pytest.raises(ValueError, match=f"decodes texts .* whole weights, and {kind} shards .* --decode false"):
-            run_nlg.refuse_sharded_decoding(run)
+            run_nlg.refuse_sharded_decoding(training)
     else:
-        run_nlg.refuse_sharded_decoding(run)
+        run_nlg.refuse_sharded_decoding(training)
 
 
 def test_sharded_decoding_is_refused_before_anything_is_written(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_nlg, "refuse_sharding", lambda run, reason, cure: 1 / 0)
+    monkeypatch.setattr(run_nlg, "refuse_sharding", lambda training, reason, cure: 1 / 0)
     for changes in ({}, {"validation_file": None, "test_file": place / "test.jsonl", "do_predict": True}):
         with pytest.raises(ZeroDivisionError):
             run_nlg.main(command(place, tmp_path / "o", method="lora", **changes))
@@ -346,4 +345,4 @@ def test_a_metric_that_fails_fails_the_run(place, tmp_path, monkeypatch):
     monkeypatch.setattr(nlg_metrics, "score", fails)
     parsed = parse_nlg(*command(place, tmp_path / "o", method="lora", max_steps=1, num_beams=1))
     with pytest.raises(RuntimeError, match="no"):
-        execute(run_nlg.NlgApplication(), *parsed)
+        execute(run_nlg.Nlg(), *parsed)

@@ -8,7 +8,7 @@ import pytest
 import run_glue
 from autolora_trainer import AutoLoraTrainer
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import interrupt
 
@@ -61,7 +61,7 @@ def resumes_to_the_same_bits(place, tmp_path, whole_run, monkeypatch, phase, aft
     output, whole = whole_run(settings)
     for after in afters:
         with monkeypatch.context() as patch:
-            interrupt(patch, AutoLoraTrainer if phase == "search" else RetrainTrainer, after)
+            interrupt(patch, AutoLoraTrainer if phase == "search" else FinalTrainer, after)
             with pytest.raises(KeyboardInterrupt):
                 run_glue.main([*command(place, tmp_path / "part", **settings), "--resume_from_checkpoint"])
     assert not (tmp_path / "part" / "all_results.json").exists()
@@ -88,7 +88,7 @@ def test_resume_from_the_last_checkpoint_of_a_phase_trains_nothing_more(
     }
     output, whole = whole_run(settings)
     with monkeypatch.context() as patch:
-        cls = AutoLoraTrainer if phase == "search" else RetrainTrainer
+        cls = AutoLoraTrainer if phase == "search" else FinalTrainer
         patch.setattr(cls, "_finalize_training", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_glue.main(command(place, tmp_path / "part", **settings))

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 import run_glue
-from autolora_trainer import AutoLoraTrainer, checkpoints
-from autolora_trainer.checkpoints import MANIFEST, _hash, fault, newest_checkpoint, sealed
+from autolora_trainer import AutoLoraTrainer
+from autolora_trainer.commands import cli
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.methods.autolora import KEPT_COMPONENTS
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.search.handover import HANDOVER_FILE
+from autolora_trainer.training import checkpoints
+from autolora_trainer.training.checkpoints import MANIFEST, _hash, fault, newest_checkpoint, sealed
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import three_steps
 from tests.helpers.faults import interrupt
 
@@ -23,7 +25,7 @@ from tests.helpers.faults import interrupt
 def interrupted(place, tmp_path_factory):
     """{phase: output_dir of a run that was killed in its third step}; checkpoints 1 and 2 of the phase are whole."""
     folder = tmp_path_factory.mktemp("interrupted")
-    for phase, trainer in (("search", AutoLoraTrainer), ("retrain", RetrainTrainer)):
+    for phase, trainer in (("search", AutoLoraTrainer), ("retrain", FinalTrainer)):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             interrupt(patch, trainer, 2)
             run_glue.main(three_steps(place, folder / phase))
@@ -49,7 +51,7 @@ def test_only_trainers_own_files_are_pickles(interrupted, phase):
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"} == kinds["pickle"]
     assert all(TRAINERS_OWN.fullmatch(name) for name in kinds["pickle"])
     ours = {"selection.safetensors", "selection.json", MANIFEST, "adapter_model.safetensors", "run.json"}
-    ours |= {KEPT_COMPONENTS, "cost.json", "ranks.json"} if phase == "retrain" else set()
+    ours |= {HANDOVER_FILE, "cost.json", "ranks.json"} if phase == "retrain" else set()
     assert ours <= kinds["data"]
 
 
@@ -222,7 +224,7 @@ def test_a_changed_figure_in_a_manifest_is_damage(interrupted, tmp_path):
     [
         ("ranks.json", 1, "ranks.json is not a ranks.json: "),
         ("search/cost.json", 1, "cost.json is damaged: .* Remove it to do without it."),
-        (f"search/{KEPT_COMPONENTS}", 1, f"{KEPT_COMPONENTS} is no safetensors file .*Search again."),
+        (f"search/{HANDOVER_FILE}", 1, f"{HANDOVER_FILE} is no safetensors file .*Search again."),
         ("run.json", 0, ""),
     ],
 )
@@ -245,7 +247,7 @@ def test_search_whose_kept_components_are_gone_goes_on_to_make_them_again(place,
     output = shutil.copytree(interrupted["retrain"], tmp_path / "o")
     for path in () if retrained else output.glob("checkpoint-*"):
         shutil.rmtree(path)
-    kept = output / "search" / KEPT_COMPONENTS
+    kept = output / "search" / HANDOVER_FILE
     content = kept.read_bytes()
     kept.unlink()
     results = run_glue.main([*three_steps(place, output), "--resume_from_checkpoint"])
@@ -270,8 +272,6 @@ def test_planted_pickle_in_place_of_the_adapter_is_one_line(place, tmp_path, cap
 
 @pytest.mark.parametrize("name", ["cost.json", "all_results.json"])
 def test_show_runs_no_planted_pickle(place, interrupted, tmp_path, capsys, name):
-    from autolora_trainer import cli
-
     output = shutil.copytree(interrupted["retrain"], tmp_path / "o")
     plant(output / name, tmp_path / "marker")
     assert run_guarded(lambda: cli.main(["show", str(output)]), "autolora") == 2

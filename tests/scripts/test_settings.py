@@ -9,10 +9,10 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-import autolora_trainer.pipeline
 import run_glue
 from autolora_trainer import LearnedRanks
-from autolora_trainer.methods import autolora
+from autolora_trainer.scripts.source import Source
+from autolora_trainer.search import trainer
 from tests.helpers.commands import command
 from tests.helpers.measures import accuracy, loss
 
@@ -91,7 +91,7 @@ def test_a_schedule_that_follows_evaluations_is_for_a_retrain(place, finished, t
 
 @pytest.mark.parametrize("trend, says", [(0.3, True), (2.5, False)])
 def test_search_whose_held_out_loss_did_not_fall_says_so(place, tmp_path, caplog, monkeypatch, trend, says):
-    monkeypatch.setattr(autolora.AutoLoraTrainer, "held_out_evidence", lambda self: (0.0, trend))
+    monkeypatch.setattr(trainer.AutoLoraTrainer, "held_out_evidence", lambda self: (0.0, trend))
     run_glue.main(command(place, tmp_path / "o", max_steps=1))
     assert ("the held-out loss did not fall during the search (t = 0.3)" in caplog.text) == says
 
@@ -164,16 +164,16 @@ def test_the_best_checkpoint_is_that_of_the_loss_unless_told_otherwise(place, tm
 def test_the_search_s_model_is_gone_before_the_retrain_s_is_loaded(place, tmp_path, monkeypatch):
     """A GPU has seldom room for both."""
     models, alive = [], []
-    base_model = autolora_trainer.pipeline.Run.base_model
+    base_model = Source.base_model
 
-    def recorded(run):
+    def recorded(source):
         gc.disable()  # as if no collection were due
         alive.append(len({id(reference()) for reference in models if reference() is not None}))
-        model = base_model(run)
+        model = base_model(source)
         models.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(autolora_trainer.pipeline.Run, "base_model", recorded)
+    monkeypatch.setattr(Source, "base_model", recorded)
     try:
         run_glue.main(command(place, tmp_path / "o", max_steps=1))
     finally:

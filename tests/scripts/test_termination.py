@@ -13,7 +13,7 @@ from transformers import TrainerControl
 
 import run_glue
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.termination import TerminationCallback
+from autolora_trainer.training.callbacks import TerminationCallback
 from tests.helpers.commands import ROOT, command
 
 TWO_PHASES = {"search_epochs": 2, "num_train_epochs": 4, "search_patience": 0}

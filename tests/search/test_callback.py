@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autolora_trainer import RankSelectionCallback
-from autolora_trainer.callbacks import settled
+from autolora_trainer.search.evidence import settled
 from tests.helpers.trainings import Watch, searcher
 
 

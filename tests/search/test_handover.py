@@ -9,11 +9,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from autolora_trainer import AutoLoraTrainer, LearnedRanks
-from autolora_trainer.fused import lora_parts
-from autolora_trainer.gates import attach_gates
-from autolora_trainer.ranks import ModuleRank
-from autolora_trainer.retrain import build_adapter, kept_components, load_kept_components
-from autolora_trainer.rules import RANK_RULES, SearchState, keep_components
+from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.ranks.adapter import build_adapter
+from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.search.handover import handover_tensors, load_handover, strongest
+from autolora_trainer.search.rules import RANK_RULES, SearchState
+from autolora_trainer.search.selection import attach_gates
 from tests.helpers.models import lora, tiny_gpt2, tiny_roberta
 from tests.helpers.ranks import learned
 from tests.helpers.rows import rows
@@ -98,7 +99,7 @@ def test_kept_components_start_the_retrain_where_the_search_ended(tmp_path, rule
     ids = torch.arange(3, 15).view(1, 12)
     expected = searched(ids).logits
     found = SearchState.of(gates, torch.zeros_like(gates.selection))
-    save_file(kept_components(gates, found, [4] * len(gates.names), rule, searched), tmp_path / "kept.safetensors")
+    save_file(handover_tensors(gates, found, [4] * len(gates.names), rule, searched), tmp_path / "kept.safetensors")
     gates.remove()
     fresh = build_adapter(
         searched.unload(),
@@ -106,7 +107,7 @@ def test_kept_components_start_the_retrain_where_the_search_ended(tmp_path, rule
         LoraConfig(task_type="SEQ_CLS", lora_alpha=16),
         scaling,
     )
-    load_kept_components(tmp_path / "kept.safetensors", fresh)
+    load_handover(tmp_path / "kept.safetensors", fresh)
     torch.testing.assert_close(fresh.eval()(ids).logits, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -114,7 +115,7 @@ def test_kept_components_are_the_chosen_ones():
     gates = attach_gates(lora(tiny_roberta(), rank=4))
     found = SearchState.of(gates, torch.zeros_like(gates.selection))
     ranks = [2, 0, 1, 4]
-    kept = keep_components(gates, found, ranks, "strength")
+    kept = strongest(gates, found, ranks, "strength")
     assert list(kept) == [name for name, rank in zip(gates.names, ranks) if rank]
     row = 0
     best = found.strength()[row].argsort(descending=True)[:2].sort().values

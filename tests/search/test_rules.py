@@ -6,14 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from autolora_trainer.rules import (
-    RANK_RULES,
-    SearchState,
-    keep_components,
-    rank_from_selection,
-    select_ranks,
-    spectral_cut,
-)
+from autolora_trainer.search.handover import strongest
+from autolora_trainer.search.rules import RANK_RULES, SearchState, rank_from_selection, select_ranks, spectral_cut
 
 
 def state(alpha, norms=None, sensitivity=None, shape=(6, 5)):
@@ -165,7 +159,7 @@ def test_no_module_gets_a_rank_that_its_matrix_cannot_have(rule, budget):
     if budget == "lora:3":  # 18 + 18 + 32 each: what the narrow ones cannot hold goes to the other
         assert sum(rank * cost for rank, cost in zip(ranks, (18, 18, 32))) > 3 * 68 - 32
     gates = SimpleNamespace(names=["0", "1", "2"])
-    for name, (kept_a, kept_b) in keep_components(gates, searched, ranks, rule).items():
+    for name, (kept_a, kept_b) in strongest(gates, searched, ranks, rule).items():
         rank, (m, n) = ranks[int(name)], shapes[int(name)]
         assert kept_a.shape == (rank, n) and kept_b.shape == (m, rank)
     with pytest.raises(ValueError, match="asks for 408 adapter parameters, and rank 8 in every module has 328"):

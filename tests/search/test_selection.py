@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.gates import CONSTRAINTS, attach_gates, selection
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.search.selection import CONSTRAINTS, attach_gates, selection
 from tests.helpers.models import lora, tiny_gpt2, tiny_roberta
 
 IDS = torch.arange(3, 15).view(1, 12)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autolora_trainer.errors import Terminated
-from autolora_trainer.termination import TerminationCallback
+from autolora_trainer.training.callbacks import TerminationCallback
 from tests.helpers.trainings import StopAt, searcher, trained_state
 
 

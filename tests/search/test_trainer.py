@@ -13,8 +13,8 @@ from torch import nn
 from transformers import TrainingArguments
 
 from autolora_trainer import AutoLoraTrainer, LearnedRanks
-from autolora_trainer.ranks import ModuleRank
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer.ranks.adapter import build_adapter
+from autolora_trainer.ranks.learned import ModuleRank
 from tests.helpers.models import tiny_gpt2, tiny_roberta
 from tests.helpers.rows import rows
 from tests.helpers.trainings import LORA, Watch, arguments, searcher, trained_state
@@ -165,7 +165,7 @@ def test_interval_sets_how_often_a_selection_step_is_taken(tmp_path):
     for interval, steps in ((1, 12), (5, 3)):
         trainer = searcher(tmp_path, hypergradient_interval=interval)
         trainer.train()
-        assert trainer._selection_steps == steps and trainer.selection_passes == 3 * steps
+        assert trainer.evidence.steps == steps and trainer.selection_passes == 3 * steps
 
 
 def test_search_stops_when_the_ranks_have_settled(tmp_path):
@@ -180,7 +180,7 @@ def test_a_second_training_of_a_settled_search_searches_again(tmp_path):
     trainer = searcher(tmp_path, max_steps=400, search_patience=4, rank_rule="threshold", threshold=0.0)
     for steps in (5, 10):
         trainer.train()
-        assert trainer.state.global_step == 9 and trainer._selection_steps == steps and trainer.learned_ranks
+        assert trainer.state.global_step == 9 and trainer.evidence.steps == steps and trainer.learned_ranks
 
 
 def test_a_stream_with_rows_held_out_can_be_searched(tmp_path):

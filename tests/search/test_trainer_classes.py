@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from autolora_trainer import LearnedRanks
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.retrain import build_adapter
-from autolora_trainer.trainer_utils import fix_loss_scale
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.ranks.adapter import build_adapter
+from autolora_trainer.training.passes import fix_loss_scale
 from examples import library, seq2seq
 from tests.helpers.models import byte_tokenizer, padded
 from tests.helpers.rows import write_rows

@@ -6,8 +6,9 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, hypergradient
-from autolora_trainer.trainer_utils import RandomState, full_precision
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
+from autolora_trainer.search import hypergradient
+from autolora_trainer.training.passes import RandomState, full_precision
 from tests.helpers.measures import relative_error
 from tests.helpers.models import tiny_roberta
 from tests.helpers.rows import rows

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from autolora_trainer.trainer_utils import unrecorded
+from autolora_trainer.training.passes import unrecorded
 from examples import sft
 from tests.helpers.models import byte_llama, byte_tokenizer, padded
 from tests.helpers.rows import write_rows

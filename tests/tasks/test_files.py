@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from autolora_trainer.tasks import read_rows
+from autolora_trainer.tasks.files import read_rows
 from tests.helpers.measures import data_error
 from tests.helpers.rows import pair_rows, write
 

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import GenerationConfig, GPT2LMHeadModel
 
-from autolora_trainer.generation import NoRepeatInText, generate_texts, line_break_tokens
 from autolora_trainer.tasks import nlg
+from autolora_trainer.tasks.generation import NoRepeatInText, generate_texts, line_break_tokens
 from tests.helpers.models import byte_gpt2, byte_llama, byte_tokenizer, padded
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from transformers import EvalPrediction, RobertaConfig
 
-from autolora_trainer.tasks import GLUE_TASKS, DataError, align_labels, check_split, load_task, tokenize
+from autolora_trainer.tasks.files import DataError
+from autolora_trainer.tasks.glue import GLUE_TASKS, align_labels, check_split, load_task, tokenize
 from autolora_trainer.tasks.metrics import compute_metrics
 from tests.helpers.measures import data_error
 from tests.helpers.models import tiny_tokenizer

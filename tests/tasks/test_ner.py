@@ -7,7 +7,7 @@ import sys
 import pytest
 from datasets import Dataset, DatasetDict
 
-from autolora_trainer.tasks import ner
+from autolora_trainer.tasks import ner, ner_windows
 from tests.helpers.entities import LABELS, jsonl, rows
 from tests.helpers.measures import data_error
 from tests.helpers.rows import write
@@ -19,7 +19,7 @@ def test_scores_by_hand():
     gold = ["B-DNA I-DNA O B-protein".split(), "B-protein I-protein I-protein O".split(), "O O B-RNA".split()]
     guess = ["B-DNA I-DNA O B-protein".split(), "B-protein I-protein O O".split(), "B-DNA O B-protein".split()]
     # gold: 1 DNA, 2 protein, 1 RNA; guessed: 2 DNA, 3 protein; right: the first DNA, the first protein
-    assert ner.entity_scores(gold, guess) == pytest.approx(
+    assert ner_windows.entity_scores(gold, guess) == pytest.approx(
         {
             **{"precision": 2 / 5, "recall": 2 / 4, "f1": 4 / 9, "accuracy": 8 / 11},
             **{"precision_DNA": 1 / 2, "recall_DNA": 1.0, "f1_DNA": 2 / 3},
@@ -41,11 +41,11 @@ def test_scores_by_hand():
     ],
 )
 def test_scores_are_strict(guess, found):
-    assert ner.entity_scores(["B-DNA I-DNA O".split()], [guess.split()])["recall"] == found
+    assert ner_windows.entity_scores(["B-DNA I-DNA O".split()], [guess.split()])["recall"] == found
 
 
 def test_scores_without_an_entity_are_zero_and_silent(recwarn):
-    assert ner.entity_scores([["O", "O"]], [["O", "O"]]) == {
+    assert ner_windows.entity_scores([["O", "O"]], [["O", "O"]]) == {
         "precision": 0.0,
         "recall": 0.0,
         "f1": 0.0,
@@ -73,7 +73,7 @@ def test_scores_agree_with_counting(seed):
     guess = [[tag if generator.random() < 0.8 else generator.choice(LABELS) for tag in tags] for tags in gold]
     true = {(i, *entity) for i, tags in enumerate(gold) for entity in entities(tags)}
     predicted = {(i, *entity) for i, tags in enumerate(guess) for entity in entities(tags)}
-    scores = ner.entity_scores(gold, guess)
+    scores = ner_windows.entity_scores(gold, guess)
     for kind in ("", *{entity[-1] for entity in true | predicted}):
         t, p = ({e for e in found if kind in ("", e[-1])} for found in (true, predicted))
         suffix = f"_{kind}" if kind else ""
@@ -83,7 +83,7 @@ def test_scores_agree_with_counting(seed):
 
 def test_without_seqeval_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "seqeval", None)
-    assert data_error(ner.require_seqeval) == (
+    assert data_error(ner_windows.require_seqeval) == (
         "The scores of named entities need seqeval, which is not installed. Type: pip install 'autolora_trainer[ner]'"
     )
 

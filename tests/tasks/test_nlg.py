@@ -6,7 +6,7 @@ import re
 import pytest
 from datasets import Dataset, DatasetDict
 
-from autolora_trainer.tasks import nlg
+from autolora_trainer.tasks import nlg, nlg_prompts
 from tests.helpers.measures import data_error
 from tests.helpers.models import byte_tokenizer
 
@@ -21,7 +21,7 @@ def test_e2e_prompt_is_that_of_loras_files():
         "name[The Vaults], eatType[pub], priceRange[more than £30], customer rating[5 out of 5], familyFriendly[no], "
         "near[Café Adriatic]"
     )
-    assert nlg.prompt_of_meaning(meaning) == (
+    assert nlg_prompts.prompt_of_meaning(meaning) == (
         "name : The Vaults | Type : pub | price : more than £30 | customer rating : 5 out of 5 | family friendly : no "
         "| near : Café Adriatic"
     )
@@ -32,7 +32,7 @@ def test_e2e_prompt_is_that_of_loras_files():
 )
 def test_what_is_no_meaning_representation_is_refused(meaning):
     with pytest.raises(ValueError, match=r"written as name\[Blue Spice\], eatType\[pub\]"):
-        nlg.prompt_of_meaning(meaning)
+        nlg_prompts.prompt_of_meaning(meaning)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_what_is_no_meaning_representation_is_refused(meaning):
     ],
 )
 def test_triples_in_every_form_give_the_prompt_of_loras_code(value):
-    assert nlg.prompt_of_triples(nlg.as_triples(value)) == 'A_B : leader : C | A_B : size : "1, 2"'
+    assert nlg_prompts.prompt_of_triples(nlg_prompts.as_triples(value)) == 'A_B : leader : C | A_B : size : "1, 2"'
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_triples_in_every_form_give_the_prompt_of_loras_code(value):
 )
 def test_what_is_no_set_of_triples_is_refused(value):
     with pytest.raises(ValueError, match=r"subject \| property \| object"):
-        nlg.prompt_of_triples(nlg.as_triples(value))
+        nlg_prompts.prompt_of_triples(nlg_prompts.as_triples(value))
 
 
 def test_training_has_a_row_for_every_reference():

@@ -11,8 +11,10 @@ from contextlib import nullcontext
 import psutil
 import pytest
 
-from autolora_trainer.tasks import DataError, nlg_metrics
-from autolora_trainer.tasks.nlg_metrics import METRICS, bleu, copy_slots, nist, score, ter
+from autolora_trainer.tasks import coco, nlg_metrics
+from autolora_trainer.tasks.files import DataError
+from autolora_trainer.tasks.nlg_metrics import METRICS, bleu, copy_slots, nist, score
+from autolora_trainer.tasks.ter import _edit_distance, ter
 
 # Three rows with three, one and two references. Each value pinned on them is of the original scripts, run once: for
 # E2E pymteval of e2e-metrics and pycocoevalcap 1.2 (the code in e2e-metrics); for WebNLG multi-bleu-detok.perl,
@@ -173,7 +175,7 @@ def test_edit_distance_is_levenshteins():
     for _ in range(300):
         one, two = ([generator.choice("abcd") for _ in range(generator.randint(1, 90))] for _ in range(2))
         positions = {word: sum(1 << i for i, other in enumerate(two) if other == word) for word in two}
-        assert nlg_metrics._edit_distance(one, positions, len(two)) == by_table(one, two)
+        assert _edit_distance(one, positions, len(two)) == by_table(one, two)
 
 
 # ---- COCO's metrics, METEOR
@@ -181,25 +183,25 @@ def test_edit_distance_is_levenshteins():
 
 @needs_java
 def test_rouge_and_cider_are_the_coco_scripts():
-    predictions, references = nlg_metrics._ptb_tokens(PREDICTIONS, REFERENCES)
+    predictions, references = coco.ptb_tokens(PREDICTIONS, REFERENCES)
     assert predictions[2] == "a pub -lrb- rated 3 out of 5 -rrb- is in the city centre"
     assert [len(row) for row in references] == [3, 1, 2]
-    assert nlg_metrics._rouge_l(predictions, references) == pytest.approx(59.18633235004916)
-    assert nlg_metrics._cider(predictions, references) == pytest.approx(4.246638629604589)
+    assert coco.rouge_l(predictions, references) == pytest.approx(59.18633235004916)
+    assert coco.cider(predictions, references) == pytest.approx(4.246638629604589)
 
 
 @needs_java
 def test_tokenizer_keeps_rows_apart_whatever_is_in_them():
     predictions = ["", "\ufffd", "a\nb\u2028c\x0bd\x85e", "…", "x \U0001f600 \ud800"]
-    predictions, references = nlg_metrics._ptb_tokens([nlg_metrics._one_line(text) for text in predictions], [["end"]])
+    predictions, references = coco.ptb_tokens([nlg_metrics._one_line(text) for text in predictions], [["end"]])
     assert (predictions[:3], references) == (["", "", "a b c d e"], [["end"]])
-    assert nlg_metrics._cider([""], [[""]]) == 0  # of punctuation nothing is left
+    assert coco.cider([""], [[""]]) == 0  # of punctuation nothing is left
 
 
 @needs_java
 def test_all_metrics_are_those_of_the_scripts(monkeypatch):
-    with nlg_metrics._meteor_process() as ask:  # one start for all, as it takes 10 to 30 s
-        monkeypatch.setattr(nlg_metrics, "_meteor_process", lambda: nullcontext(ask))
+    with coco.meteor_process() as ask:  # one start for all, as it takes 10 to 30 s
+        monkeypatch.setattr(coco, "meteor_process", lambda: nullcontext(ask))
         e2e = score("e2e", PREDICTIONS, REFERENCES)
         webnlg = score("webnlg", PREDICTIONS, REFERENCES, seen=SEEN)
         empty = score("e2e", ["", ""], [["a pub."], ["a café", "the ||| café"]])
@@ -272,7 +274,7 @@ def test_java_that_fails_or_hangs_is_left_behind(task, body, said, monkeypatch, 
     java.write_text(f"#!/bin/sh\n{body}\n")
     java.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(java))
-    monkeypatch.setattr(nlg_metrics, "JAVA_TIMEOUT", 0.5)
+    monkeypatch.setattr(coco, "JAVA_TIMEOUT", 0.5)
     assert set(score(task, PREDICTIONS, REFERENCES)) == set(METRICS[task]) - NEEDS_JAVA
     (record,) = caplog.records
     assert said in record.getMessage() and "\n" not in record.getMessage()

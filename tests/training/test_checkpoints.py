@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerState
 
-from autolora_trainer.checkpoints import CheckpointManifest, fault, newest_checkpoint, sealed
+from autolora_trainer.training.checkpoints import CheckpointManifest, fault, newest_checkpoint, sealed
 from tests.helpers.trainings import searcher, short_training
 
 

@@ -11,8 +11,8 @@ from torch.utils.data import SequentialSampler
 import run_glue
 from autolora_trainer import AutoLoraTrainer
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.finite import STEPS_IN_A_ROW, NonFiniteError
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.training.finite import STEPS_IN_A_ROW, NonFiniteError
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import spoil
 from tests.helpers.models import lora, tiny_roberta
@@ -22,7 +22,7 @@ from tests.helpers.trainings import searcher, short_training, trained_state
 BAD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
-class _Sequential(RetrainTrainer):
+class _Sequential(FinalTrainer):
     def _get_train_sampler(self, *args):
         return SequentialSampler(self.train_dataset)
 
@@ -155,7 +155,7 @@ def test_nan_selection_ends_without_ranks(tmp_path):
 
 @pytest.mark.parametrize("phase", ["search", "retrain"])
 def test_script_stops_in_one_line_with_status_1(place, tmp_path, monkeypatch, capsys, phase):
-    cls = AutoLoraTrainer if phase == "search" else RetrainTrainer
+    cls = AutoLoraTrainer if phase == "search" else FinalTrainer
     original = cls.compute_loss
 
     def compute_loss(self, *args, **kwargs):

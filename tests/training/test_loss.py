@@ -29,7 +29,8 @@ from transformers import (
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
 from autolora_trainer.tasks import nlg
-from autolora_trainer.trainer_utils import RetrainTrainer, _reads_item_count, fix_loss_scale
+from autolora_trainer.training.passes import _reads_item_count, fix_loss_scale
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.measures import by_hand
 from tests.helpers.models import byte_gpt2, byte_llama, byte_tokenizer, lora, tiny_gpt2, tiny_roberta
 from tests.helpers.rows import rows
@@ -41,7 +42,7 @@ def training_rows(tokenizer):
     return nlg.encode_pairs(nlg.encode_prompts(list(texts), tokenizer), list(texts.values()), tokenizer, 99)[0]
 
 
-def trainer_of(model, folder, rows, trainer_class=RetrainTrainer, **arguments):
+def trainer_of(model, folder, rows, trainer_class=FinalTrainer, **arguments):
     settings = {"output_dir": str(folder), "use_cpu": True, "report_to": [], "optim": "sgd", "max_grad_norm": 0.0}
     settings |= {"save_strategy": "no", "disable_tqdm": True, "lr_scheduler_type": "constant", "learning_rate": 0.1}
     arguments = TrainingArguments(**{**settings, **arguments})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from autolora_trainer.trainer_utils import RandomState, full_precision, is_full_precision
+from autolora_trainer.training.passes import RandomState, full_precision, is_full_precision
 from tests.helpers.trainings import searcher
 
 

@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding, TrainingArguments
 
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.models import tiny_checkpoint, tiny_roberta
 
 
@@ -14,7 +14,7 @@ def evaluator(folder, **arguments):
     settings = {"output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "report_to": [], **arguments}
     collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_checkpoint(folder / "tiny")))
     model = tiny_roberta(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).eval()
-    return RetrainTrainer(model=model, args=TrainingArguments(**settings), data_collator=collator)
+    return FinalTrainer(model=model, args=TrainingArguments(**settings), data_collator=collator)
 
 
 def rows_of_ids(count, seed=0):

@@ -4,7 +4,7 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
-from autolora_trainer.ranks import ModuleRank
+from autolora_trainer.ranks.learned import ModuleRank
 from tests.helpers.models import lora, tiny_roberta
 from tests.scripts.mistakes.cases import MODULES, Bad, Ranks
 
