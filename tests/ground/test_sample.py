@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoTokenizer
 
-from autolora_trainer.sample.__init__ import SAMPLE_LABELS, encoder_path
+from autolora_trainer.sample import SAMPLE_LABELS, encoder_path
 from autolora_trainer.sample.data import _Event, generate, generate_text, load_sample
 from autolora_trainer.sample.lexicon import CONFIRMS, DENIES, DID_NOT_HAPPEN, HAPPENED, VERBS
 from autolora_trainer.tasks.glue import GLUE_TASKS

@@ -17,7 +17,7 @@ import run_glue
 import run_ner
 import run_nlg
 from autolora_trainer.commands import cli
-from autolora_trainer.sample.__init__ import encoder_path
+from autolora_trainer.sample import encoder_path
 from autolora_trainer.scripts.arguments import MethodArguments, ModelArguments, ScriptTrainingArguments
 from autolora_trainer.search.arguments import SearchArguments
 from tests.helpers.commands import ROOT
@@ -123,7 +123,7 @@ def known_arguments():
     known |= {option for action in get_args_parser()._actions for option in action.option_strings}
     known |= {"--enable-lora", "--lora-modules", "--max-lora-rank", "--logdir"}  # vLLM's, TensorBoard's
     for path in [
-        os.path.join(ROOT, "autolora_trainer", "cli.py"),
+        os.path.join(ROOT, "autolora_trainer", "commands", "cli.py"),
         *glob.glob(os.path.join(ROOT, "benchmarks", "*.py")),
     ]:
         known |= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', read(path)))

@@ -35,6 +35,6 @@ def test_programs_take_public_names_from_the_package_itself():
     found = []
     for path in paths:
         with open(path, encoding="utf-8") as file:
-            for names in re.findall(r"^from autolora_trainer\.\w+ import (.+)$", file.read(), re.MULTILINE):
+            for names in re.findall(r"^from autolora_trainer\.[\w.]+ import (.+)$", file.read(), re.MULTILINE):
                 found += [f"{os.path.basename(path)}: {name}" for name in public & set(names.split(", "))]
     assert found == [] and {"ModuleRank", "AutoLoraMixin", "build_adapter"} <= public

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from autolora_trainer.sample.__init__ import encoder_path
+from autolora_trainer.sample import encoder_path
 from autolora_trainer.sample.data import generate
 from autolora_trainer.search import hypergradient
 from autolora_trainer.search.selection import attach_gates
