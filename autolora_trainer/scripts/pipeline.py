@@ -22,7 +22,6 @@ from autolora_trainer.scripts.job import Job, make_trainer, set_up_logging
 from autolora_trainer.scripts.request import Request, settle
 from autolora_trainer.scripts.results import evaluate_saved, finish, typed_command
 from autolora_trainer.scripts.source import Source
-from autolora_trainer.scripts.trial import run_trial, trial_request
 from autolora_trainer.training.callbacks import TerminationCallback, show_phase
 from autolora_trainer.training.checkpoints import CheckpointManifest, read_manifest
 from autolora_trainer.training.cost import CostMeter
@@ -71,7 +70,7 @@ def prepare(request: Request) -> Job:
         folder.check_clearing()
     ranks = _given_ranks(request)
     rows = request.task.load(request)
-    job = Job(request, Source(request), rows, folder, ranks, trial=(trial_request, run_trial))
+    job = Job(request, Source(request), rows, folder, ranks)
     for check in AFTER_LOADING:
         check(job)
     return job

@@ -12,7 +12,7 @@ from autolora_trainer.errors import UsageError
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.methods import grid, grid_space
 from autolora_trainer.ranks.learned import LearnedRanks
-from autolora_trainer.scripts import trial
+from autolora_trainer.scripts import job as jobs
 from autolora_trainer.scripts.job import Job, make_trainer
 from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
@@ -106,11 +106,11 @@ def test_a_trial_is_trained_on_one_part_of_the_rows_and_scored_on_the_other(plac
         trainer.evaluate = lambda rows: evaluate(seen.setdefault("held_out", rows))
         return trainer
 
-    monkeypatch.setattr(trial, "make_trainer", spy)
+    monkeypatch.setattr(jobs, "make_trainer", spy)
     job = prepared(place, tmp_path / "o", method="grid", max_steps=2)
     ranks = dict.fromkeys(job.source.costs, 2)
-    request = trial.trial_request(job.request, str(tmp_path / "t"))
-    result = trial.train_trial(request, ranks)
+    request = jobs.trial_request(job.request, str(tmp_path / "t"))
+    result = jobs.train_trial(request, ranks)
     training = seen["trainer"].train_dataset
     assert len(training) == len(seen["held_out"]) == 20 and result["cost"]["passes"] == 2
     both = sorted(str(row["input_ids"]) for row in [*training, *seen["held_out"]])
@@ -127,9 +127,9 @@ def test_a_configuration_that_diverges_is_the_worst_and_ends_no_grid(place, tmp_
         return model(**inputs).loss * math.nan
 
     monkeypatch.setattr(FinalTrainer, "compute_loss", diverged)
-    request = trial.trial_request(job.request, str(tmp_path / "t"))
+    request = jobs.trial_request(job.request, str(tmp_path / "t"))
     ranks = dict.fromkeys(job.source.costs, 2)
-    result = trial.train_trial(request, ranks)
+    result = jobs.train_trial(request, ranks)
     assert result["loss"] == math.inf and result["cost"]["passes"] == 10
 
 

@@ -111,10 +111,10 @@ RECORDED = """
 import json, os, sys
 import run_glue
 from autolora_trainer import AutoLoraTrainer
-from autolora_trainer.trainer_utils import RetrainTrainer
+from autolora_trainer.training.trainer import FinalTrainer
 
 seen = {}
-for trainer_class in (AutoLoraTrainer, RetrainTrainer):
+for trainer_class in (AutoLoraTrainer, FinalTrainer):
     def recorded(self, model, inputs, *args, original=trainer_class.training_step, **kwargs):
         rows = seen.setdefault(f"{type(self).__name__} {int(self.state.epoch)}", [])
         rows += [[token for token in row if token != 1] for row in inputs["input_ids"].tolist()]  # without padding
@@ -146,10 +146,10 @@ def test_every_epoch_is_shared_out_when_rows_are_grouped_by_length(recorded):
     """Dropout's numbers differ between processes, so on a CPU the generator that Trainer draws the order from does."""
     folder, _ = recorded
     one, two = (json.loads((folder / f"recorded.py.{rank}").read_text()) for rank in (0, 1))
-    assert set(one) == set(two) == {f"{name} {i}" for name in ("AutoLoraTrainer", "RetrainTrainer") for i in (0, 1)}
+    assert set(one) == set(two) == {f"{name} {i}" for name in ("AutoLoraTrainer", "FinalTrainer") for i in (0, 1)}
     for epoch, rows in one.items():
         assert len({tuple(row) for row in rows + two[epoch]}) == (64 if "Retrain" in epoch else 32)  # each row once
-    assert one["RetrainTrainer 0"] != one["RetrainTrainer 1"]
+    assert one["FinalTrainer 0"] != one["FinalTrainer 1"]
 
 
 def test_two_processes_go_on_to_the_same_bits(recorded, tmp_path):

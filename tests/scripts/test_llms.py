@@ -31,7 +31,6 @@ from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, Learned
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_layers, lora_parts
-from autolora_trainer.methods.base import component_costs
 from autolora_trainer.ranks.adapter import QUANTIZED, build_adapter, fingerprint, is_other_model
 from autolora_trainer.ranks.learned import ModuleRank
 from autolora_trainer.search.selection import attach_gates
@@ -139,7 +138,7 @@ def test_module_without_a_rank_stays_out_of_the_adapter(tmp_path):
     """A budget of three components of the attention for fourteen modules: most of them must go."""
     model = tiny("llama")
     trainer = searcher(tmp_path, model, rank_budget="120", min_rank=0)
-    costs = component_costs(trainer.model)
+    costs = {name: part.cost for name, part in lora_parts(trainer.model).items()}
     trainer.train()
     ranks = trainer.learned_ranks
     left_out = {name for name, rank in ranks.ranks.items() if rank == 0}
@@ -376,7 +375,8 @@ def test_search_on_a_quantized_base(checkpoints, tmp_path, kind, targets, bits):
     assert torch.isfinite(trainer.gates.logits).all() and (trainer.gates.logits != 0).any()
     ranks, config = trainer.learned_ranks, LoraConfig(task_type="CAUSAL_LM")
     plain = add_lora(load(checkpoints / kind), LoraConfig(task_type="CAUSAL_LM", target_modules=targets), rank=1)
-    assert component_costs(plain) == component_costs(trainer.model)
+    costs = [{name: part.cost for name, part in lora_parts(model).items()} for model in (plain, trainer.model)]
+    assert costs[0] == costs[1]
     adapted = build_adapter(load(checkpoints / kind, bits), ranks, config)
     retrain(tmp_path, adapted, max_steps=8)
     adapted.save_pretrained(tmp_path / "adapter")

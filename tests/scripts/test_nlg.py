@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
 
-import autolora_trainer.pipeline
 import run_nlg
 from autolora_trainer import LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.scripts import job as jobs
 from autolora_trainer.scripts.command_line import parse_arguments
 from autolora_trainer.scripts.pipeline import execute
 from autolora_trainer.tasks import generation, nlg, nlg_metrics
@@ -97,13 +97,13 @@ def test_references_of_one_input_stay_on_one_side_of_the_search(place, tmp_path,
     ]
     write_rows(tmp_path / "train.jsonl", rows)
     sides = []
-    split = autolora_trainer.pipeline.split_train
+    split = jobs.split_train
 
     def recorded(dataset, *arguments):
         sides[:] = split(dataset, *arguments)
         return sides
 
-    monkeypatch.setattr(autolora_trainer.pipeline, "split_train", recorded)
+    monkeypatch.setattr(jobs, "split_train", recorded)
     argv = command(place, tmp_path / "o", method="autolora", train_file=tmp_path / "train.jsonl", decode=False)
     run_nlg.main([*argv, "--max_steps", "1"])
     prompts = [{str(row["input_ids"][: row["labels"].count(-100)]) for row in side} for side in sides]

@@ -13,7 +13,7 @@ import run_glue
 from autolora_trainer import AutoLoraTrainer
 from autolora_trainer.commands import cli
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.search.handover import HANDOVER_FILE
+from autolora_trainer.runs.outputs import HANDOVER_FILE
 from autolora_trainer.training import checkpoints
 from autolora_trainer.training.checkpoints import MANIFEST, _hash, fault, newest_checkpoint, sealed
 from autolora_trainer.training.trainer import FinalTrainer

@@ -10,7 +10,7 @@ from tests.helpers.models import tiny_checkpoint, tiny_roberta
 
 
 def evaluator(folder, **arguments):
-    """A `RetrainTrainer` for rows of ids, and its model."""
+    """A `FinalTrainer` for rows of ids, and its model."""
     settings = {"output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "report_to": [], **arguments}
     collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_checkpoint(folder / "tiny")))
     model = tiny_roberta(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).eval()
