@@ -30,7 +30,6 @@ def command_of(plan: str, output: str, script: str = "compare") -> str:
     """The command that works off a plan; at the paper's scale, models and rows come from the Hub."""
     model = "GPT2" if plan in ("plans/e2e", "plans/webnlg") else "MODEL"
     places = "" if plan.startswith("paper/") else f"--data $DATA --model {model} "
-    places += "--sibling SIBLING " if plan == "plans/transfer" else ""
     plan = f"benchmarks/{plan}.yaml"
     return f"python benchmarks/{script}.py {plan} {places}--output benchmarks/results/{output}.jsonl"
 

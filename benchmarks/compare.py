@@ -15,7 +15,6 @@ A plan (`benchmarks/plans/*.yaml`):
     methods:                                                         # label: what differs from the settings
       uniform: {rank_budget: "lora:4"}                               # the label is the --method where none is given
       no constraint: {method: autolora, constraint: none}
-      a tenth: {method: autolora, ranks_from: {share: 0.1}}          # ranks of another search; see transfer.py
     reference: uniform                # paired differences are to this one
     same_time: {as: autolora, method: uniform}   # one more row: this method, with the epochs that fit that one's time
     tuning:                                                          # optional
@@ -40,7 +39,7 @@ import time
 import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks import sharing, transfer, trials  # noqa: E402
+from benchmarks import sharing, trials  # noqa: E402
 from benchmarks.significance import difference_cells, markdown, mean_cell  # noqa: E402
 
 TUNING = "tuning"
@@ -82,12 +81,6 @@ def load_plan(path: str) -> dict:
     if problem:
         sys.exit(f"compare.py: error: {path} {problem}. See the head of benchmarks/compare.py.")
     plan["methods"] = {label: settings or {} for label, settings in plan["methods"].items()}
-    try:
-        for label, settings in plan["methods"].items():
-            if "ranks_from" in settings:
-                transfer.check(label, settings["ranks_from"])
-    except ValueError as error:
-        sys.exit(f"compare.py: error: {path}: {error}.")
     same = plan.get("same_time")
     if same and not {same.get("as"), same.get("method")} <= plan["methods"].keys():
         sys.exit(f"compare.py: error: {path}: same_time needs `as` and `method`, both among the methods.")
@@ -114,7 +107,6 @@ def trial_settings(plan: dict, trial: dict) -> dict:
     own = plan["methods"].get(label, {})
     settings = {"method": own.get("method", label), "task_name": trial["task"], **plan["settings"]}
     settings |= plan["task_settings"].get(trial["task"], {}) | own | trial.get("changes", {})
-    settings.pop("ranks_from", None)
     return {**settings, "seed": trial["seed"]}
 
 
@@ -125,11 +117,10 @@ def planned(plan: dict, rows: list[dict]):
         for task in plan["tasks"]:
             if seed == 0 and plan["tuning"]:
                 yield from tuning_trials(plan, task)
-            for label, settings in plan["methods"].items() if seed < seeds(plan, task) else ():
+            for label in plan["methods"] if seed < seeds(plan, task) else ():
                 changes = tuned(plan, rows, task, label) if plan["tuning"] else {}
-                source = {"source": settings["ranks_from"]} if "ranks_from" in settings else {}
                 if changes is not None:
-                    yield {"task": task, "seed": seed, "method": label, **source, "changes": changes}
+                    yield {"task": task, "seed": seed, "method": label, "changes": changes}
     same = plan.get("same_time")
     for task in plan["tasks"] if same else ():
         for seed in range(seeds(plan, task)):
@@ -224,8 +215,8 @@ def run_trial(options, trial: dict, settings: list[str]) -> dict:
     """Run one trial; its row.
 
     Args:
-        options: `data`, `model`, `sibling`, `scratch` and `isolate` of the command line.
-        trial: task, seed, method; `kind` and `val_fraction` of tuning; `source` of ranks that another search learned.
+        options: `data`, `model`, `scratch` and `isolate` of the command line.
+        trial: task, seed, method; `kind` and `val_fraction` of tuning.
         settings: the arguments of the script, without places.
     """
     script = trials.script_of(trial["task"])
@@ -234,14 +225,9 @@ def run_trial(options, trial: dict, settings: list[str]) -> dict:
             where = split_for_tuning(options, trial, settings, f"{folder}-rows")
         else:
             where = trials.places(options.data, options.model, trial["task"])
-        searched = None
-        if "source" in trial:
-            searched = transfer.search(options, trial, settings, f"{folder}-source")
-            where.append(f"--ranks={searched['path']}")
         results = trials.run(script, [*settings, *where, f"--output_dir={folder}"], options.isolate)
         head = {name: value for name, value in trial.items() if name != "changes"}
-        row = trials.row_of(head, settings, results, folder, script)
-        return transfer.with_cost(row, searched) if searched else row
+        return trials.row_of(head, settings, results, folder, script)
 
 
 def unfinished(plan: dict, rows: list[dict]) -> list[tuple[dict, list[str]]]:
@@ -285,8 +271,7 @@ def dry_run(plan: dict, rows: list[dict]) -> str:
         seconds = expected_seconds(rows, trial)
         total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
         shown = f"{seconds:.0f} s" if seconds else "unknown"
-        source = f" --ranks RANKS  # {transfer.described(trial)}" if "source" in trial else ""
-        lines.append(f"{shown:>8}  python {trials.script_of(trial['task'])}.py {' '.join(settings)}{source}")
+        lines.append(f"{shown:>8}  python {trials.script_of(trial['task'])}.py {' '.join(settings)}")
     left = len(lines)
     if later := without_rate(plan, rows):
         lines.append(f"          … and {later} reported runs, once their rates are known")
@@ -394,7 +379,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", help="YAML file; see above")
     trials.add_arguments(parser)
-    parser.add_argument("--sibling", help="folder of the smaller model whose ranks a plan of transfer.py maps")
     parser.add_argument("--isolate", action="store_true", help="every trial in a process of its own")
     parser.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
     options = parser.parse_args()

@@ -428,14 +428,6 @@ def llama_section() -> str:
     return join("## A small Llama on other text", text, llama.report(rows), cells, provenance(rows, command))
 
 
-def transfer_section() -> str:
-    text = (
-        "Ranks that were searched elsewhere, for the full retrain; the time counts the search that gave the ranks. "
-        "Only a model's own search leaves weights to start from; all others, `own ranks from scratch` too, train anew."
-    )
-    return plan_section("Rank transfer", text, "transfer")
-
-
 def all_linear_section() -> str:
     text = (
         "All 37 linear layers of MiniLM, rank 2 on average, ranks of zero allowed, one rate, everything trained from "
@@ -502,7 +494,6 @@ def page() -> str:
         front_section(),
         planted_section(),
         agreement_section(),
-        transfer_section(),
         all_linear_section(),
         llama_section(),
         hypergradient_section(),

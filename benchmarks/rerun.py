@@ -26,7 +26,7 @@ from benchmarks import compare, front, trials  # noqa: E402
 EXACT = 0.05  # points
 REPEATABILITY = 1.96 * math.sqrt(2)  # times the standard deviation: 95 % of the differences of two runs
 PLACES = ("--model_name_or_path", "--train_file", "--validation_file", "--test_file", "--output_dir")
-HEAD = ("task", "seed", "method", "kind", "val_fraction", "source")
+HEAD = ("task", "seed", "method", "kind", "val_fraction")
 
 
 def tolerance(row: dict, rows: list[dict], machine: str, versions: dict) -> tuple[float | None, str]:
@@ -118,7 +118,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("line", type=int, help="which of them, from 1")
     parser.add_argument("--data", help="folder with a folder per task; default: the Hub")
     parser.add_argument("--model", help="folder of the base model; default: the row's")
-    parser.add_argument("--sibling", help="folder of the smaller model, for rows of rank transfer")
     parser.add_argument("--scratch", help="folder for the run; default: a temporary one")
     parser.add_argument("--isolate", action="store_true", help="in a process of its own")
     parser.add_argument("--tolerance", type=float, help="points, instead of the rule's")

@@ -355,8 +355,6 @@ def test_a_method_may_have_rates_of_its_own(place):
         ({"same_time": {"as": "x", "method": "uniform"}}, "same_time needs"),
         ({"task_seeds": {"cola": 1}}, "task_seeds names 'cola', which is none of mrpc"),
         ({"tuning": {"learning_rate": [1], "method_learning_rate": {"full": [1]}}}, "names 'full', which is none of"),
-        ({"methods": {"uniform": {"ranks_from": {"shar": 0.1}}}, "same_time": None}, "ranks_from of 'uniform' must"),
-        ({"methods": {"uniform": {"ranks_from": {"share": 2}}}, "same_time": None}, "has the share 2; give one above"),
     ],
 )
 def test_a_plan_that_cannot_be_run_is_one_line(tmp_path, change, sentence):
