@@ -67,7 +67,7 @@ from autolora_trainer.pipeline import count_parameters  # noqa: E402
 from autolora_trainer.report import format_score, format_table  # noqa: E402
 from autolora_trainer.tasks.glue import GLUE_TASKS  # noqa: E402
 from autolora_trainer.trainer_utils import RetrainTrainer, fix_loss_scale  # noqa: E402
-from benchmarks.trials import machine  # noqa: E402
+from benchmarks.lib.trials import machine  # noqa: E402
 
 SHAPES = {  # random weights: time and memory do not depend on their values
     "tiny": RobertaConfig(

@@ -33,11 +33,12 @@ from autolora_trainer.ranks import ModuleRank  # noqa: E402
 from autolora_trainer.report import format_rank_table  # noqa: E402
 from autolora_trainer.retrain import build_adapter  # noqa: E402
 from autolora_trainer.rules import parse_budget  # noqa: E402
-from benchmarks import trials  # noqa: E402
-from benchmarks.compare import sizes_cell  # noqa: E402
+from benchmarks.lib import trials  # noqa: E402
+from benchmarks.lib.comparison import sizes_cell  # noqa: E402
+from benchmarks.lib.significance import markdown  # noqa: E402
 from benchmarks.pretrain_sample import read_paragraphs  # noqa: E402
-from benchmarks.significance import markdown  # noqa: E402
 
+COMMAND = "python benchmarks/llama.py --text $DATA/TEXT --other $DATA/OTHER"
 LENGTH, VOCABULARY, BUDGET = 128, 4096, "lora:2"
 LORA = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", lora_alpha=16)
 
@@ -161,9 +162,7 @@ def main() -> None:
             row |= {"ranks": ranks.ranks, "search_seconds": round(searched, 1)}
             row["wall_seconds"] = round(time.perf_counter() - started, 1)
             names = ("steps", "search_steps", "adapt_steps", "learning_rate")
-            row["command"] = "python benchmarks/llama.py --text $DATA/TEXT --other $DATA/OTHER " + " ".join(
-                f"--{name} {getattr(options, name)}" for name in names
-            )
+            row["command"] = " ".join([COMMAND, *(f"--{name} {getattr(options, name)}" for name in names)])
             print(method, seed, row["score"], row["adapter_params"], f"{row['wall_seconds']} s", flush=True)
             trials.append_row(options.output, {**row, **trials.origin()})
     with open(os.path.splitext(options.output)[0] + ".md", "w", encoding="utf-8") as file:

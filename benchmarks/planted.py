@@ -38,7 +38,7 @@ from transformers.utils import logging
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa: E402
 from autolora_trainer.rules import RANK_RULES, select_ranks  # noqa: E402
-from benchmarks import trials  # noqa: E402
+from benchmarks.lib import trials  # noqa: E402
 
 COMMAND = "python benchmarks/planted.py"
 

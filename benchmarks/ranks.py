@@ -33,12 +33,12 @@ from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa:
 from autolora_trainer.arguments import SEARCH_STEPS  # noqa: E402
 from autolora_trainer.rules import RANK_RULES, select_ranks  # noqa: E402
 from autolora_trainer.tasks import glue  # noqa: E402
-from benchmarks import sharing, trials  # noqa: E402
-from benchmarks.significance import cross_agreement, markdown, rank_agreement  # noqa: E402
+from benchmarks.lib import sharing, trials  # noqa: E402
+from benchmarks.lib.patterns import DEFAULT_RULE  # noqa: E402
+from benchmarks.lib.significance import cross_agreement, markdown, rank_agreement  # noqa: E402
 
 ROWS = 2000
 COMMAND = "python benchmarks/ranks.py --data $DATA --model MODEL"
-DEFAULT_RULE = AutoLoraTrainingArguments.__dataclass_fields__["rank_rule"].default
 
 
 def load_rows(path: str, shuffled_by: int | None) -> Dataset:

@@ -49,8 +49,8 @@ import autolora_trainer.trainer as trainer_module  # noqa: E402
 import run_glue  # noqa: E402
 from autolora_trainer.checkpoints import MANIFEST, newest_checkpoint  # noqa: E402
 from autolora_trainer.errors import run_guarded  # noqa: E402
-from benchmarks import trials  # noqa: E402
-from benchmarks.significance import markdown  # noqa: E402
+from benchmarks.lib import trials  # noqa: E402
+from benchmarks.lib.significance import markdown  # noqa: E402
 from tests.tiny import as_argv, sentences, tiny_checkpoint, write_rows  # noqa: E402
 
 RESULTS = ("ranks.json", "adapter_model.safetensors")  # compared byte for byte; ranks.json holds α

@@ -1,7 +1,7 @@
 """A trial is one run of a script, exactly as its row's command says; a row is what is kept of it.
 
-Shared by `front.py` and `compare.py`: arguments of a trial, rows that are already there, running in this process or in
-one of its own, and the row itself.
+Arguments of a trial, running in this process or in one of its own, the row and what it says of its place and time, and
+the files of rows, with the table beside each.
 """
 
 import contextlib
@@ -12,13 +12,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
-from benchmarks import sharing  # noqa: E402
+import torch
 
+from autolora_trainer.ranks import LearnedRanks
+from benchmarks.lib import sharing
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SVD_CUT = "svd_cut"  # the method of rows that were cut from a uniform adapter, whose settings they have
 SCRIPTS = {"jnlpba": "run_ner", "ner": "run_ner", "e2e": "run_nlg", "webnlg": "run_nlg", "nlg": "run_nlg"}
 METRICS = {
     "cola": ("matthews_correlation", 100),
@@ -27,15 +29,6 @@ METRICS = {
     "e2e": ("bleu", 1),
     "webnlg": ("bleu", 1),
 }  # (the task's own metric, factor to points); accuracy elsewhere
-
-
-def add_arguments(parser) -> None:
-    """The arguments of a benchmark that works off a plan of trials."""
-    parser.add_argument("--data", help="folder with a folder per task: train.jsonl, …; default: the Hub")
-    parser.add_argument("--model", help="folder of the base model; default: the plan's")
-    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
-    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
-    parser.add_argument("--report", action="store_true", help="write the table beside --output, and run nothing")
 
 
 def script_of(task: str) -> str:
@@ -79,6 +72,12 @@ def value_of(typed: list[str], name: str) -> str | None:
     return next((word.partition("=")[2] for word in typed if word.startswith(f"--{name}=")), None)
 
 
+def settings_of(row: dict) -> list[str]:
+    """The arguments of a row's script. The first rows of budgets leave out a `--method` that is their label."""
+    method = "uniform" if row["method"] == SVD_CUT else row["method"]
+    return row["settings"] if value_of(row["settings"], "method") else [f"--method={method}", *row["settings"]]
+
+
 def read_rows(path: str) -> list[dict]:
     if not os.path.exists(path):
         return []
@@ -108,15 +107,26 @@ def append_row(path: str, row: dict) -> None:
         file.write(json.dumps(row).encode() + b"\n")
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that numbers depend on."""
-    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
+def write_table(output: str, text: str) -> None:
+    """Print a table, and write it beside its rows."""
+    with open(os.path.splitext(output)[0] + ".md", "w", encoding="utf-8") as file:
+        file.write(text)
+    print(text)
+
+
+def versions(*more: str) -> dict[str, str | None]:
+    """Of the libraries that numbers depend on, and of `more`; None for what is not installed."""
+    found = {}
+    for name in ("torch", "transformers", "peft", "accelerate", *more):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def machine(device: str | None = None) -> str:
     """What bits and seconds depend on. `device`: cpu or cuda; default: what a script would take."""
-    import torch
-
     if device == "cuda" or (device is None and torch.cuda.is_available()):
         return torch.cuda.get_device_name()
     return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
@@ -144,7 +154,7 @@ def run(script: str, typed: list[str], isolate: bool = False) -> dict:
             env=environment,
         )
         if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the script failed")
+            raise RuntimeError((done.stderr.strip() or "the script failed").splitlines()[-1])
         with open(os.path.join(folder, "all_results.json"), encoding="utf-8") as file:
             return json.load(file)
     with open(os.devnull, "w") as nowhere:
@@ -164,17 +174,15 @@ def scratch_folder(parent: str | None):
         yield os.path.join(place, "trial")
 
 
-def shown_command(script: str, typed: list[str], task: str, model: str = "MODEL") -> str:
+def shown_command(script: str, typed: list[str], task: str) -> str:
     """A trial's command with names in place of this machine's folders."""
     splits = ("train", "validation") if script == "run_glue" else ("train", "validation", "test")
     files = " ".join(f"--{split}_file $DATA/{task}/{split}.jsonl" for split in splits)
-    return f"python {script}.py {' '.join(typed)} --model_name_or_path {model} {files}"
+    return f"python {script}.py {' '.join(typed)} --model_name_or_path MODEL {files}"
 
 
 def row_of(head: dict, settings: list[str], results: dict, folder: str, script: str) -> dict:
     """What is kept of a trial. `head`: task, seed, method, and whatever tells this trial from others."""
-    from autolora_trainer.ranks import LearnedRanks
-
     with open(os.path.join(folder, "cost.json"), encoding="utf-8") as file:
         cost = json.load(file)
     ranks_path = os.path.join(folder, "ranks.json")

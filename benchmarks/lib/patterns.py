@@ -9,10 +9,11 @@ import statistics
 
 import numpy as np
 
+from autolora_trainer import AutoLoraTrainingArguments
 from autolora_trainer.ranks import LearnedRanks, ModuleRank
-from benchmarks.ranks import DEFAULT_RULE
-from benchmarks.significance import cross_agreement, markdown, rank_agreement
+from benchmarks.lib.significance import cross_agreement, markdown, rank_agreement
 
+DEFAULT_RULE = AutoLoraTrainingArguments.__dataclass_fields__["rank_rule"].default
 GPT2 = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 LAYERS = {"e2e": GPT2, "webnlg": GPT2}  # of a block; query and value elsewhere
 
@@ -50,6 +51,15 @@ def first_runs(found: dict[str, dict[int, list[int]]]) -> dict[str, LearnedRanks
         modules = {name: ModuleRank(rank) for name, rank in zip(names, ranks)}
         named[task] = LearnedRanks(modules)
     return named
+
+
+def figure3(found: dict) -> dict[str, dict]:
+    """{picture: tasks in it}, at most four side by side, and only such as have the same layers in a block."""
+    alike: dict[tuple, list] = {}
+    for task, learned in first_runs(found).items():
+        alike.setdefault(layers_of(task), []).append((task, learned))
+    parts = [runs[start : start + 4] for runs in alike.values() for start in range(0, len(runs), 4)]
+    return {f"figure3_{number}": dict(part) for number, part in enumerate(parts, start=1)}
 
 
 def thirds(blocks: int) -> list[slice]:
@@ -101,14 +111,3 @@ def where_table(found: dict[str, dict[int, list[int]]], layers: tuple[str, ...])
 def grid_of(task: str, runs: dict[int, list[int]]) -> np.ndarray:
     """Ranks of a task as (seeds, blocks, layers of a block)."""
     return np.array([np.reshape(ranks, (-1, len(layers_of(task)))) for ranks in runs.values()])
-
-
-def leanings(found: dict[str, dict[int, list[int]]]) -> str:
-    """One sentence: which tasks give their rank to the first blocks, and which to the last."""
-    first, last = [], []
-    for task, runs in found.items():
-        grid = grid_of(task, runs)
-        parts = thirds(grid.shape[1])
-        (first if grid[:, parts[0]].mean() > grid[:, parts[-1]].mean() else last).append(task)
-    said = [f"{', '.join(names)} to the {end}" for names, end in ((first, "first"), (last, "last")) if names]
-    return f"More rank goes to one end of the model: with {'; with '.join(said)} blocks."

@@ -1,17 +1,12 @@
-"""The two tables of the README's section Measured, from the committed rows; for report.py.
-
-They stand between the lines `BEGIN` and `END` of README.md.
-"""
+"""The two tables of the README's section Measured, from the committed rows; for report.py."""
 
 import statistics
 
 import numpy as np
 
-from benchmarks.committed import COMPARED, plan_of, reported, rows_of
-from benchmarks.significance import ENOUGH, interval, markdown, middle_cells, paired_differences
+from benchmarks.lib.committed import COMPARED, plan_of, reported, rows_of
+from benchmarks.lib.significance import ENOUGH, interval, markdown, middle_cells, paired_differences
 
-README = "README.md"
-BEGIN, END = "<!-- written by benchmarks/report.py -->", "<!-- end -->"
 METHODS = {  # columns of the first table
     "autolora": "AutoLoRA",
     "uniform": "uniform LoRA",
@@ -31,10 +26,6 @@ NAMES = {
     "e2e": "E2E, BLEU",
     "webnlg": "WebNLG, BLEU",
 }
-CAUSES = (
-    "What the gain is made of: SST-2, QNLI and MNLI, both sides of rank 2 on average (18,432 parameters) unless "
-    "said otherwise, one learning rate, at most 1,000 dev rows, 8 seeds (from scratch: 3):"
-)
 RANK = 2  # of the second table: the one with the most seeds and the controls
 WITHIN = {  # (method, its rival, the rival's rank)
     "AutoLoRA less uniform LoRA": ("autolora", "uniform", RANK),
@@ -83,10 +74,3 @@ def by_cause() -> str:
         if len(values) >= ENOUGH:
             body.append([label, difference(values), *middle_cells(values, digits=1)])
     return markdown(["", "mean (95 % interval)", "median", "ahead in"], body)
-
-
-def written(text: str) -> str:
-    """README's text with the tables of these rows in their place."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{by_task()}\n\n{CAUSES}\n\n{by_cause()}\n{END}{after}"
