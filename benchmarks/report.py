@@ -34,7 +34,13 @@ from benchmarks.lib.committed import (  # noqa: E402
     rows_of,
 )
 from benchmarks.lib.paper_tables import TABLES, at_scale, paper_table, table5  # noqa: E402
-from benchmarks.lib.significance import difference_cells, markdown, mean_cell, paired_differences  # noqa: E402
+from benchmarks.lib.significance import (  # noqa: E402
+    difference_cells,
+    markdown,
+    mean_cell,
+    paired_differences,
+    spearman,
+)
 
 PAGES = ("RESULTS.md", "README.md")
 PICTURES = "benchmarks/results/pictures"
@@ -72,7 +78,7 @@ def planted_block() -> str:
             for one in (rule, "threshold")
         }
         lead = [a - b for a, b in zip(*exact.values())] if len(exact) > 1 else []
-        found = [planted.spearman(row["true"], row["learned"][rule]) for row in runs]
+        found = [spearman(row["true"], row["learned"][rule]) for row in runs]
         name = f"**{rule}**" if rule != "threshold" else "threshold (paper)"
         cells = [problem, name, mean_cell(found) if p is None else "-", mean_cell(exact[rule])]
         body.append([*cells, *difference_cells(lead), "-" if p is None else f"{p:.3f}"])

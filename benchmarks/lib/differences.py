@@ -62,8 +62,8 @@ def counted(found: dict[str, Sequence[float]]) -> str:
     ahead, behind = ([held for said, held in shown if said.endswith(word)] for word in ("ahead", "behind"))
     return (
         f"Of the {len(others)} comparisons with other methods beside the first, each taken by itself, AutoLoRA is "
-        f"ahead in {len(ahead)} and behind in {len(behind)}; allowing for their number (Benjamini and Hochberg, 5 %), in "
-        f"{sum(ahead)} and {sum(behind)}."
+        f"ahead in {len(ahead)} and behind in {len(behind)}; allowing for their number (Benjamini and Hochberg, 5 %), "
+        f"in {sum(ahead)} and {sum(behind)}."
     )
 
 

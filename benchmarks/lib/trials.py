@@ -29,6 +29,7 @@ METRICS = {
     "e2e": ("bleu", 1),
     "webnlg": ("bleu", 1),
 }  # (the task's own metric, factor to points); accuracy elsewhere
+QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}  # of a Trainer
 
 
 def script_of(task: str) -> str:
