@@ -63,11 +63,9 @@ def collate(rows):
     return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}
 
 
-def train(model, folder, data, steps: int, seed: int, learning_rate: float) -> Trainer:
+def train(model, folder, data, steps: int, seed: int, learning_rate: float) -> None:
     arguments = settings(TrainingArguments, folder, steps, seed, learning_rate=learning_rate, warmup_steps=0.05)
-    trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate)
-    trainer.train()
-    return trainer
+    Trainer(model, arguments, train_dataset=data, data_collator=collate).train()
 
 
 def perplexity(model, folder, data) -> float:

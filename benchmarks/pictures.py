@@ -19,6 +19,7 @@ from autolora_trainer import LearnedRanks  # noqa: E402
 from autolora_trainer.report import rank_grid  # noqa: E402
 from benchmarks.lib.significance import ENOUGH, interval  # noqa: E402
 from benchmarks.lib.trials import read_rows  # noqa: E402
+from benchmarks.lib.words import WORDS  # noqa: E402
 
 STYLE = {
     "svg.fonttype": "none",
@@ -31,15 +32,6 @@ STYLE = {
 # A method is told by its marker and its line; colour only helps. Colours: Okabe and Ito (2008).
 COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()
 LOOKS = list(zip("os^DvPX", ("-", "--", ":", "-.", "-", "--", ":"), COLOURS))
-NAMES = {
-    "autolora": "AutoLoRA",
-    "uniform": "uniform LoRA",
-    "random": "random ranks",
-    "svd_cut": "post-hoc SVD cut",
-    "autolora from scratch": "AutoLoRA from scratch",
-    "uniform for as long": "uniform LoRA for as long",
-    "autolora, uniform ranks": "uniform ranks from a search's weights",
-}
 
 
 def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:
@@ -83,7 +75,7 @@ def front(rows: list[dict]) -> Figure:
             places = [size * 1.04 ** (index - len(methods) / 2) for size in sizes]  # intervals beside each other
             axis.errorbar(
                 places, means, list(zip(*errors)), marker=marker, linestyle=line, color=colour, capsize=3,
-                label=NAMES.get(method, method), markersize=5, linewidth=1.2,
+                label=WORDS["picture"].get(method, method), markersize=5, linewidth=1.2,
             )  # fmt: skip
         axis.set_xscale("log", base=2)
         ticks = sorted({row["adapter_params"] for row in rows})

@@ -20,6 +20,7 @@ adds to the targets noise of the same root mean square as what the updates chang
 
 import argparse
 import copy
+import functools
 import json
 import os
 import sys
@@ -135,19 +136,16 @@ def draw_ranks(names: list[str], levels: tuple[int, ...]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    return torch.cat([model(part)["logits"] for part in inputs.split(128)])
-
-
 def plant(model, inputs, levels, strength, noise, names, **settings) -> Problem:
     """The problem of `model` with updates drawn from `levels`; none if `levels` is empty. `noise`: root mean square,
     relative to what the updates change, or for the control relative to the outputs."""
     ranks = draw_ranks(names, levels) if levels else dict.fromkeys(names, 0)
-    teacher, base = copy.deepcopy(model), outputs(model, inputs)
+    outputs = lambda one: torch.cat([one(part)["logits"] for part in inputs.split(128)])
+    teacher, base = copy.deepcopy(model), outputs(model)
     for name, rank in ranks.items():
         weight = teacher.get_submodule(name).weight
         weight.data += planted_update(rank, *weight.shape, strength)
-    targets = outputs(teacher, inputs)
+    targets = outputs(teacher)
     reference = (targets - base if levels else base).square().mean().sqrt()
     targets += noise * reference * torch.randn(targets.shape)
     rows = [{model.input_name: row, "labels": target} for row, target in zip(inputs, targets)]
@@ -172,25 +170,19 @@ def transformer(seed: int, strength: str = "equal", noise: float = 0.0, levels=T
 
 
 PROBLEMS = {
-    "linear": lambda seed: linear(seed),
-    "linear-unequal": lambda seed: linear(seed, "unequal"),
-    "linear-noise": lambda seed: linear(seed, noise=1.0),
-    "transformer": lambda seed: transformer(seed),
-    "transformer-unequal": lambda seed: transformer(seed, "unequal"),
-    "transformer-noise": lambda seed: transformer(seed, noise=1.0),
-    "control-linear": lambda seed: linear(seed, noise=0.5, levels=()),
-    "control-transformer": lambda seed: transformer(seed, noise=0.5, levels=()),
+    f"{kind.__name__}{suffix}": functools.partial(kind, **changes)
+    for kind in (linear, transformer)
+    for suffix, changes in {"": {}, "-unequal": {"strength": "unequal"}, "-noise": {"noise": 1.0}}.items()
 }
-
-
-# ---- what is counted
+PROBLEMS["control-linear"] = functools.partial(linear, noise=0.5, levels=())
+PROBLEMS["control-transformer"] = functools.partial(transformer, noise=0.5, levels=())
 
 
 def preference_p(ranks: list[list[int]], draws: int = 2000) -> float:
     """Friedman's test of "no module is preferred", by permutation: the statistic is the spread of the modules' mean
     positions over the seeds, against its values when each seed's ranks are permuted over the modules. With one seed
     every permutation is as likely as the data, so p is then 1."""
-    positions = torch.tensor(rankdata(ranks, axis=1))  # (seeds, modules), ties sharing the mean of theirs
+    positions = torch.tensor(rankdata(ranks, axis=1) - 1).float()  # (seeds, modules); ties share their mean
     generator = torch.Generator().manual_seed(0)
     orders = torch.rand(draws, *positions.shape, generator=generator).argsort(dim=-1)
     shuffled = positions.expand(draws, -1, -1).gather(-1, orders)  # (draws, seeds, modules)
@@ -253,17 +245,13 @@ def markdown(lines: list[dict], default: str) -> str:
     return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in table)
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--output", type=Path, required=True, help="folder of planted.jsonl and planted.md")
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
-
-
-def main():
-    arguments = parse_arguments()
+    arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.set_verbosity_error()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -275,8 +263,7 @@ def main():
                 file.write(json.dumps(rows[-1]) + "\n")
                 file.flush()
     table = markdown(summarize(rows), rows[0]["default_rule"])
-    (arguments.output / "planted.md").write_text(table, encoding="utf-8")
-    print(table)
+    trials.write_table(str(arguments.output / "planted.jsonl"), table)
 
 
 if __name__ == "__main__":

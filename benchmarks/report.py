@@ -21,18 +21,10 @@ from functools import partial
 import matplotlib
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks import cost, llama, pictures, planted, ranks  # noqa: E402
-from benchmarks.lib import comparison, differences, measured, patterns, trials  # noqa: E402
-from benchmarks.lib.committed import (  # noqa: E402
-    COMPARED,
-    command_of,
-    join,
-    not_measured,
-    plan_block,
-    plan_of,
-    provenance,
-    rows_of,
-)
+from benchmarks import llama, pictures, planted, ranks  # noqa: E402
+from benchmarks.lib import committed  # noqa: E402
+from benchmarks.lib import comparison, cost_tables, differences, measured, patterns, trials  # noqa: E402
+from benchmarks.lib.committed import command_of, join, not_measured, plan_block, provenance, rows_of  # noqa: E402
 from benchmarks.lib.paper_tables import TABLES, at_scale, paper_table, table5  # noqa: E402
 from benchmarks.lib.significance import (  # noqa: E402
     difference_cells,
@@ -44,15 +36,17 @@ from benchmarks.lib.significance import (  # noqa: E402
 
 PAGES = ("RESULTS.md", "README.md")
 PICTURES = "benchmarks/results/pictures"
+PLACES = {
+    **{"$DATA/cost.jsonl": "benchmarks/results/cost.jsonl", "$DATA/train": "$DATA/{}/train"},
+    **{"$DATA/validation": "$DATA/{}/validation", "--model model": "--model MODEL"},
+    **{"--model_name_or_path model": "--model_name_or_path MODEL"},
+}
 MARKED = re.compile(r"(<!-- report\.py: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-# ---- the tables that are made here
 
 
 def searched_ranks() -> dict:
     """Rank patterns of AutoLoRA's default by task, of every file that has them."""
-    return patterns.collect(rows_of(*COMPARED), rows_of("ranks"))
+    return patterns.collect(rows_of(*committed.COMPARED), rows_of("ranks"))
 
 
 def ranks_block() -> str:
@@ -110,30 +104,19 @@ def cost_block() -> str:
     for own in groups.values():
         steps = own[0]["task"] == "steps"
         most = [row for row in own if steps or row["train_rows"] == max(r["train_rows"] for r in own)]
-        commands = [with_places(row) for row in {row["method"]: row for row in most}.values()]
-        texts += [cost.steps_table(most) if steps else cost.total_table(most), provenance(most, *commands)]
+        commands = [row["command"] for row in {row["method"]: row for row in most}.values()]
+        for mine, public in PLACES.items():  # rows have files as the machine of their run had them
+            commands = [command.replace(mine, public.format(own[0]["task"])) for command in commands]
+        table = cost_tables.steps_table(most) if steps else cost_tables.total_table(most)
+        texts += [table, provenance(most, *commands)]
         rounds = sorted({row.get("rounds", row["settings"]["rounds"]) for row in most})  # fewer where interrupted
         span = " to ".join(map(str, sorted({rounds[0], rounds[-1]})))
         texts[-1] += f" Medians over {span} interleaved rounds; ratios are of medians."
         if len(most) < len(own):
-            texts += [cost.GROWTH, cost.growth_table(own)]
+            texts += [cost_tables.GROWTH, cost_tables.growth_table(own)]
     command = "python benchmarks/cost.py --table steps --shape roberta-base --device cuda --dtype bf16 --attn sdpa"
     missing = not_measured(f"{command} --output benchmarks/results/cost.jsonl", "On a GPU not measured yet")
     return join(*texts, "" if any(row["settings"]["device"] == "cuda" for row in rows) else missing)
-
-
-def with_places(row: dict) -> str:
-    """The command of a row of cost.py with everybody's names: it has files as the machine of its run had them."""
-    command = row["command"]
-    for own, public in {
-        "$DATA/cost.jsonl": "benchmarks/results/cost.jsonl",
-        "$DATA/train": f"$DATA/{row['task']}/train",
-        "$DATA/validation": f"$DATA/{row['task']}/validation",
-        "--model model": "--model MODEL",
-        "--model_name_or_path model": "--model_name_or_path MODEL",
-    }.items():
-        command = command.replace(own, public)
-    return command
 
 
 def reliability_block() -> str:
@@ -144,14 +127,12 @@ def reliability_block() -> str:
     from benchmarks import reliability  # here: it takes the Hub away from what comes after it
 
     latest = {row["check"]: row for row in rows}
-    faults = [f"- {name}: {_public(fault)}" for name, row in latest.items() for fault in row["faults"]]
+    public = lambda fault: re.sub(
+        r"/tmp/[^/\s'\"]+", "FOLDER", " ".join(fault.split())
+    )  # in one line, without its folder
+    faults = [f"- {name}: {public(fault)}" for name, row in latest.items() for fault in row["faults"]]
     failed = join("What did not hold:", "\n".join(faults)) if faults else ""
     return join(reliability.report(rows), failed, provenance(rows, command))
-
-
-def _public(fault: str) -> str:
-    """A fault in one line, without the temporary folder of its run."""
-    return re.sub(r"/tmp/[^/\s'\"]+", "FOLDER", " ".join(fault.split()))
 
 
 BLOCKS = {  # by the names in the pages
@@ -174,9 +155,6 @@ BLOCKS = {  # by the names in the pages
 }
 
 
-# ---- files
-
-
 def written(text: str) -> str:
     """A page with what the rows give between its marks."""
     return MARKED.sub(lambda found: f"{found[1]}{BLOCKS[found[2]]()}\n{found[3]}", text)
@@ -187,8 +165,8 @@ def texts() -> dict[str, str]:
     far as there are pages and rows."""
     pages = {name: written(text) for name in PAGES if (text := _content(name))}
     made = {
-        "front": lambda rows: comparison.report(rows, plan_of("plans/front")),
-        "methods": lambda rows: comparison.report(rows, plan_of("plans/methods")),
+        "front": lambda rows: comparison.report(rows, committed.plan_of("plans/front")),
+        "methods": lambda rows: comparison.report(rows, committed.plan_of("plans/methods")),
         "llama": llama.report,
         "ranks": ranks.report,
     }

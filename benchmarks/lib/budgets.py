@@ -1,26 +1,11 @@
 """The tables of a plan with budgets: scores at equal parameters, and the front of score against parameters."""
 
-from benchmarks.lib.significance import (
-    ENOUGH,
-    interval,
-    markdown,
-    mean_cell,
-    paired_differences,
-    smallest_detectable,
-)
-
-LABELS = {
-    "autolora": "AutoLoRA",
-    "random": "random pattern",
-    "svd_cut": "post-hoc SVD cut",
-    "autolora from scratch": "AutoLoRA, retrained from scratch",
-    "uniform for as long": "uniform, with AutoLoRA's passes",
-    "autolora, uniform ranks": "uniform ranks, from a search's weights",
-}
+from benchmarks.lib.significance import ENOUGH, interval, markdown, mean_cell, paired_differences, smallest_detectable
+from benchmarks.lib.words import WORDS
 
 
 def label(method: str) -> str:
-    return LABELS.get(method, method)
+    return WORDS["front"].get(method, method)
 
 
 def report(rows: list[dict], plan: dict) -> str:

@@ -2,8 +2,6 @@
 
 import os
 
-import yaml
-
 from benchmarks.lib import comparison, plans, trials
 from benchmarks.lib.trials import reported
 
@@ -14,11 +12,6 @@ def rows_of(*names: str) -> list[dict]:
     """Rows of `benchmarks/results/<name>.jsonl`; none where there is no such file."""
     folder = os.path.join(trials.ROOT, "benchmarks", "results")
     return [row for name in names for row in trials.read_rows(os.path.join(folder, f"{name}.jsonl"))]
-
-
-def yaml_of(path: str) -> dict:
-    with open(os.path.join(trials.ROOT, "benchmarks", f"{path}.yaml"), encoding="utf-8") as file:
-        return yaml.safe_load(file)
 
 
 def plan_of(path: str) -> dict:

@@ -7,15 +7,8 @@ from scipy.stats import false_discovery_control
 
 from benchmarks.lib.budgets import label
 from benchmarks.lib.committed import COMPARED, command_of, join, plan_of, provenance, reported, rows_of
-from benchmarks.lib.significance import (
-    ENOUGH,
-    difference_cells,
-    interval,
-    markdown,
-    middle_cells,
-    p_value,
-    paired_differences,
-)
+from benchmarks.lib.significance import ENOUGH, difference_cells, interval, markdown, middle_cells, p_value
+from benchmarks.lib.significance import paired_differences as paired
 
 PRIMARY = "uniform (core table)"  # the comparison that the plan was made for; all others explore
 
@@ -36,18 +29,18 @@ def comparisons() -> dict[str, Sequence[float]]:
     for name, place in COMPARED.items():
         own = reported(rows_of(name))
         rivals = [rival for rival in plan_of(f"plans/{name}")["methods"] if rival != "autolora"]
-        values = {f"{rival} ({place})": paired_differences(own, "autolora", rival, None) for rival in rivals}
+        values = {f"{rival} ({place})": paired(own, "autolora", rival, None) for rival in rivals}
         found |= {rival: pairs for rival, pairs in values.items() if name == "core" or len(pairs)}
     rows, plan = rows_of("front"), plan_of("plans/front")
     for budget, methods in sorted(plan["budgets"].items()):
         if "autolora" in methods:
             for rival in dict.fromkeys(["uniform", "random", "svd_cut", *methods]):
                 if rival != "autolora":
-                    values = paired_differences(rows, "autolora", rival, budget)
-                    found[f"{label(rival)}, both of rank {budget} (front)"] = values
+                    name = f"{label(rival)}, both of rank {budget} (front)"
+                    found[name] = paired(rows, "autolora", rival, budget)
             wide = plan["svd_cut"]["from"]
-            values = paired_differences(rows, "autolora", "uniform", budget, wide)
-            found[f"uniform of rank {wide}, AutoLoRA of rank {budget} (front)"] = values
+            name = f"uniform of rank {wide}, AutoLoRA of rank {budget} (front)"
+            found[name] = paired(rows, "autolora", "uniform", budget, wide)
     return found
 
 
@@ -90,6 +83,6 @@ def by_task() -> str:
     for rival in plan["methods"]:
         if rival != "autolora":
             own = [[row for row in rows if row["task"] == task] for task in plan["tasks"]]
-            pairs = [paired_differences(task_rows, "autolora", rival, None) for task_rows in own]
+            pairs = [paired(task_rows, "autolora", rival, None) for task_rows in own]
             body.append([rival, *(difference_cells(values)[0] for values in pairs)])
     return join("AutoLoRA less each of them, by task:", markdown(["AutoLoRA less", *plan["tasks"]], body))

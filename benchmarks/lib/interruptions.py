@@ -143,17 +143,13 @@ def terminate(bench: Bench, count: int):
         yield fault if right else f"went on from {origin}, not from {phase} {step}"
 
 
-def _cut(path) -> None:
-    os.truncate(path, os.path.getsize(path) // 2)
-
-
 def _flip(path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x40
     path.write_bytes(content)
 
 
-DAMAGES = {"cut": _cut, "flipped": _flip, "missing": os.remove}
+DAMAGES = {"cut": lambda path: os.truncate(path, os.path.getsize(path) // 2), "flipped": _flip, "missing": os.remove}
 
 
 def damage(bench: Bench, count: int):

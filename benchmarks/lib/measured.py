@@ -6,37 +6,10 @@ import numpy as np
 
 from benchmarks.lib.committed import COMPARED, plan_of, reported, rows_of
 from benchmarks.lib.significance import ENOUGH, interval, markdown, middle_cells, paired_differences
+from benchmarks.lib.words import WORDS
 
-METHODS = {  # columns of the first table
-    "autolora": "AutoLoRA",
-    "uniform": "uniform LoRA",
-    "random": "random ranks",
-    "adalora": "AdaLoRA",
-    "adapter": "adapters",
-    "full": "all weights",
-}
-NAMES = {
-    "sst2": "SST-2, accuracy",
-    "qnli": "QNLI, accuracy",
-    "mnli": "MNLI, accuracy",
-    "mrpc": "MRPC, accuracy",
-    "cola": "CoLA, Matthews",
-    "stsb": "STS-B, Spearman",
-    "jnlpba": "JNLPBA, entity F1",
-    "e2e": "E2E, BLEU",
-    "webnlg": "WebNLG, BLEU",
-}
-RANK = 2  # of the second table: the one with the most seeds and the controls
-WITHIN = {  # (method, its rival, the rival's rank)
-    "AutoLoRA less uniform LoRA": ("autolora", "uniform", RANK),
-    "AutoLoRA less uniform LoRA of **as many passes**": ("autolora", "uniform for as long", RANK),
-    "its ranks **from scratch**, as in the paper, less uniform LoRA": ("autolora from scratch", "uniform", RANK),
-    "**uniform ranks** from a search's weights, less uniform LoRA": ("autolora, uniform ranks", "uniform", RANK),
-    "AutoLoRA less such uniform ranks": ("autolora", "autolora, uniform ranks", RANK),
-    "AutoLoRA less random ranks": ("autolora", "random", RANK),
-    "AutoLoRA less uniform LoRA of rank 8, cut to this size by SVD": ("autolora", "svd_cut", RANK),
-    "AutoLoRA less uniform LoRA of rank 8, four times the size": ("autolora", "uniform", 8),
-}
+METHODS = WORDS["readme methods"]
+RANK = 2  # of the second table
 
 
 def difference(values) -> str:
@@ -59,7 +32,7 @@ def by_task() -> str:
             if scores["autolora"]:
                 cells = [f"{statistics.mean(v):.1f}" if v else "" for v in scores.values()]
                 gain = difference(paired_differences(own, "autolora", "uniform", None))
-                body.append([NAMES[task], len(scores["autolora"]), *cells, gain])
+                body.append([WORDS["readme tasks"][task], len(scores["autolora"]), *cells, gain])
         if name == "core" and body:
             gains = paired_differences(rows, "autolora", "uniform", None)
             body.append(["the six together", len(gains), *([""] * len(METHODS)), difference(gains)])
@@ -69,7 +42,7 @@ def by_task() -> str:
 def by_cause() -> str:
     """Differences at one size, of the front's runs: which part of the method gives what."""
     rows, body = rows_of("front"), []
-    for label, (method, rival, rank) in WITHIN.items():
+    for label, (method, rival, rank) in WORDS["readme causes"].items():
         values = paired_differences(rows, method, rival, RANK, rank)
         if len(values) >= ENOUGH:
             body.append([label, difference(values), *middle_cells(values, digits=1)])

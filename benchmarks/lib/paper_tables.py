@@ -1,22 +1,16 @@
 """The paper's tables beside ours; for report.py. The paper's numbers are those of `benchmarks/paper/numbers.yaml`."""
 
 import json
+import os
 import statistics
+
+import yaml
 
 from autolora_trainer.arguments import SEARCH_STEPS
 from benchmarks.lib import comparison, plans, trials
-from benchmarks.lib.committed import (
-    command_of,
-    join,
-    not_measured,
-    plan_of,
-    progress,
-    provenance,
-    reported,
-    rows_of,
-    yaml_of,
-)
+from benchmarks.lib.committed import command_of, join, not_measured, plan_of, progress, provenance, rows_of
 from benchmarks.lib.significance import difference_cells, markdown, mean_cell
+from benchmarks.lib.trials import reported
 
 SAME = {"lora": "uniform"}  # the paper's LoRA is uniform LoRA of the scripts
 TABLES = {  # of the paper: our rows of it, the first with the reference, and the plan at the paper's scale
@@ -34,6 +28,11 @@ RATES = (
     "Learning rates chosen on held-out training rows, by one run each; in bold at an end of the range, where the "
     "best rate may lie beyond."
 )
+
+
+def numbers() -> dict:
+    with open(os.path.join(trials.ROOT, "benchmarks", "paper", "numbers.yaml"), encoding="utf-8") as file:
+        return yaml.safe_load(file)
 
 
 def score_cell(rows: list[dict], column: str, columns: list[str]) -> str:
@@ -97,7 +96,7 @@ def block(paper: dict, sources: dict[str, str]) -> str:
 def paper_table(number: int) -> str:
     """One of the paper's tables beside ours, and at the paper's scale where `results/table<number>.jsonl` has rows."""
     (names, scale), name = TABLES[number], f"table{number}"
-    paper = yaml_of("paper/numbers")[name]
+    paper = numbers()[name]
     large = block(paper, {scale: name}) if rows_of(name) else at_scale(scale, name)
     return join(block(paper, {f"plans/{own}": own for own in names}), large)
 
@@ -120,7 +119,7 @@ def wall_ratios(rows: list[dict], method: str) -> list[float]:
 
 def table5() -> str:
     """Whole runs on the most training rows; smaller ones show how cost grows, once each."""
-    paper, body = yaml_of("paper/numbers")["table5"], []
+    paper, body = numbers()["table5"], []
     rows = [row for row in rows_of("cost") if row["task"] != "steps"]
     most = max((row["train_rows"] for row in rows), default=None)
     for key, line in paper["methods"].items():
@@ -147,10 +146,8 @@ def runs_from_steps(steps: int = 10_000, grid: int = 16) -> str:
             found.setdefault(label, []).append((grid * training / unit, ours / unit))
     if not found:
         return ""
-    body = [
-        [label, "1", *(" and ".join(f"{x:.2f}" for x in column) for column in zip(*own))]
-        for label, own in found.items()
-    ]
+    shown = lambda own: [" and ".join(f"{x:.2f}" for x in column) for column in zip(*own)]
+    body = [[label, "1", *shown(own)] for label, own in found.items()]
     text = (
         f"A training of {steps:,} steps, computed from the steps that were measured under Cost: AutoLoRA is "
         f"{SEARCH_STEPS} steps of search and the training, the grid {grid} trainings. AdaLoRA is PEFT's. Two values "

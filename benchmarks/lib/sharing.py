@@ -66,19 +66,14 @@ def work_off(
             with claim(output, name) as mine:
                 if mine and name in dict(left()):  # its row may have come in since
                     tried.add(name)
-                    failed += not _survived(trial, run, shown)
+                    try:
+                        run(trial)
+                    except Terminated:
+                        sys.exit(143)
+                    except Exception as error:
+                        print(shown(trial), "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+                        failed += 1
                     break
         else:
             time.sleep(WAIT_SECONDS)
     return failed
-
-
-def _survived(trial, run, shown) -> bool:
-    try:
-        run(trial)
-    except Terminated:
-        sys.exit(143)
-    except Exception as error:
-        print(shown(trial), "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
-        return False
-    return True

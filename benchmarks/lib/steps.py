@@ -8,22 +8,15 @@ import gc
 import logging
 import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+import transformers
+import yaml
 from peft import EvaConfig, LoraConfig, get_peft_model, initialize_lora_eva_weights
 from torch.utils.data import DataLoader, default_collate
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    GPT2Config,
-    LlamaConfig,
-    PrinterCallback,
-    RobertaConfig,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, TrainingArguments
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
 from autolora_trainer.cost import CostMeter
@@ -33,39 +26,9 @@ from autolora_trainer.methods.adalora import AdaLoraTrainer, adalora_config, sch
 from autolora_trainer.pipeline import count_parameters
 from autolora_trainer.trainer_utils import RetrainTrainer, fix_loss_scale
 
-ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-TINY = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-LLAMA = {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
-LLAMA |= {"num_attention_heads": 32, "num_key_value_heads": 8, "architectures": ["LlamaForCausalLM"]}
-SHAPES = {  # random weights: time and memory do not depend on their values
-    "tiny": RobertaConfig(**TINY),
-    "minilm": BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536),
-    "roberta-base": RobertaConfig(**ROBERTA),
-    "roberta-large": RobertaConfig(**ROBERTA, **LARGE),
-    "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16, architectures=["GPT2LMHeadModel"]),
-    "llama-8b": LlamaConfig(**LLAMA),
-}
+KNOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+SHAPES, VARIANTS, REFERENCE, CYCLE = (KNOWN[name] for name in ("shapes", "variants", "reference", "cycle"))
 DROPOUTS = "hidden_dropout_prob attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop".split()
-
-REFERENCE = "LoRA r=8"
-INTERVALS = {"first_order": (1, 4), "finite_difference": (1, 2, 4, 8), "exact": (1,)}
-# name -> (kind, settings): LoraConfig's for `lora`, AutoLoraTrainingArguments' for `search`
-VARIANTS = {
-    REFERENCE: ("lora", {"r": 8}),
-    "LoRA r=4": ("lora", {"r": 4}),
-    "AdaLoRA 6->4": ("adalora", {"target": 4}),
-    "DoRA r=8": ("lora", {"r": 8, "use_dora": True}),
-    "EVA r=8": ("eva", {"r": 8}),
-    "search, defaults": ("search", {}),
-    **{
-        f"search, {kind} T={t}": ("search", {"hypergradient": kind, "hypergradient_interval": t, "initial_rank": 8})
-        for kind, intervals in INTERVALS.items()
-        for t in intervals
-    },
-    "betty, darts T=1": ("betty", {"r": 8, "interval": 1}),
-}
-CYCLE = 8  # a multiple of every interval above: a measured stretch holds whole cycles
 
 
 def random_rows(count: int, length: int, vocabulary: int, causal: bool) -> list[dict]:
@@ -106,14 +69,18 @@ class Bench:
 
     def __init__(self, arguments):
         self.arguments = arguments
-        config = AutoConfig.from_pretrained(arguments.model) if arguments.model else SHAPES[arguments.shape]
+        if arguments.model:
+            config = transformers.AutoConfig.from_pretrained(arguments.model)
+        else:
+            shape = dict(SHAPES[arguments.shape])
+            config = getattr(transformers, shape.pop("kind"))(**shape)
         for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, arguments.dropout)
         causal = (config.architectures or [""])[0].endswith(("LMHeadModel", "ForCausalLM"))
         self.task_type = "CAUSAL_LM" if causal else "SEQ_CLS"
-        self.auto, self.config = AutoModelForCausalLM if causal else AutoModelForSequenceClassification, config
-        self.base = None
+        self.auto = getattr(transformers, f"AutoModelFor{'CausalLM' if causal else 'SequenceClassification'}")
+        self.config, self.base = config, None
         count = arguments.batch_size * (arguments.warmup + arguments.steps)
         self.rows = random_rows(count, arguments.length, config.vocab_size, causal)
 
@@ -139,30 +106,19 @@ class Bench:
 
     def training_arguments(self, folder: str, kind=TrainingArguments, **search) -> TrainingArguments:
         a = self.arguments
-        return kind(
-            output_dir=folder,
-            max_steps=a.warmup + a.steps,
-            per_device_train_batch_size=a.batch_size,
-            learning_rate=1e-4,
-            bf16=a.dtype == "bf16",
-            use_cpu=a.device == "cpu",
-            torch_compile=a.compile,
-            dataloader_pin_memory=a.device == "cuda",
-            logging_strategy="no",
-            save_strategy="no",
-            disable_tqdm=True,
-            seed=a.seed,
-            **search,
-        )
+        lengths = {"max_steps": a.warmup + a.steps, "per_device_train_batch_size": a.batch_size, "seed": a.seed}
+        device = {"bf16": a.dtype == "bf16", "use_cpu": a.device == "cpu", "torch_compile": a.compile}
+        device |= {"dataloader_pin_memory": a.device == "cuda"}
+        quiet = {"logging_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
+        return kind(folder, learning_rate=1e-4, **lengths, **device, **quiet, **search)
 
     def trainer(self, kind: str, settings: dict, folder: str):
         if kind == "search":
             # ranks are counted after every selection step, as by default, but never settle within the measured steps
             arguments = self.training_arguments(folder, AutoLoraTrainingArguments, search_patience=10**6, **settings)
             data = {"train_dataset": self.rows, "val_dataset": self.rows}
-            return AutoLoraTrainer(
-                self.model(), arguments, **data, peft_config=self.lora_config(r=arguments.initial_rank)
-            )
+            lora = self.lora_config(r=arguments.initial_rank)
+            return AutoLoraTrainer(self.model(), arguments, **data, peft_config=lora)
         arguments = self.training_arguments(folder)
         if kind == "lora":
             model = get_peft_model(self.model(), self.lora_config(**settings))
@@ -178,7 +134,8 @@ class Bench:
 
     def measure(self, name: str) -> dict:
         """Train a variant and say what its steps cost."""
-        kind, settings = VARIANTS[name]
+        settings = dict(VARIANTS[name])
+        kind = settings.pop("kind")
         gc.collect()
         if self.arguments.device == "cuda":
             torch.cuda.empty_cache()
@@ -198,10 +155,8 @@ class Bench:
     def measure_eva(self, watch: Stopwatch, settings: dict) -> dict:
         lora = self.lora_config(init_lora_weights="eva", eva_config=EvaConfig(), **settings)
         model = get_peft_model(self.model(), lora).to(self.arguments.device)
-        loader = [
-            {name: batch[name].to(self.arguments.device) for name in ("input_ids", "attention_mask")}
-            for batch in DataLoader(self.rows, self.arguments.batch_size)
-        ]
+        inputs = lambda batch: {k: v.to(self.arguments.device) for k, v in batch.items() if k != "labels"}
+        loader = [inputs(batch) for batch in DataLoader(self.rows, self.arguments.batch_size)]
         start = watch.now()
         initialize_lora_eva_weights(model, loader, show_progress_bar=False)
         figures = {"once_seconds": watch.now() - start, "peak_memory_mb": watch.figures()["peak_memory_mb"]}

@@ -9,6 +9,7 @@ import datetime
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,25 +23,14 @@ from benchmarks.lib import sharing
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SVD_CUT = "svd_cut"  # the method of rows that were cut from a uniform adapter, whose settings they have
 SCRIPTS = {"jnlpba": "run_ner", "ner": "run_ner", "e2e": "run_nlg", "webnlg": "run_nlg", "nlg": "run_nlg"}
-METRICS = {
-    "cola": ("matthews_correlation", 100),
-    "stsb": ("spearmanr", 100),
-    "jnlpba": ("f1", 100),
-    "e2e": ("bleu", 1),
-    "webnlg": ("bleu", 1),
-}  # (the task's own metric, factor to points); accuracy elsewhere
+GLUE_METRICS = {"cola": ("matthews_correlation", 100), "stsb": ("spearmanr", 100)}
+METRICS = {**GLUE_METRICS, "jnlpba": ("f1", 100), "e2e": ("bleu", 1), "webnlg": ("bleu", 1)}  # and factors to points
 QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}  # of a Trainer
 
 
 def script_of(task: str) -> str:
     """`run_glue`, `run_ner` or `run_nlg`."""
     return SCRIPTS.get(task, "run_glue")
-
-
-def score_of(task: str, results: dict) -> float:
-    """The task's own metric in points, on the test rows where those were scored, else on the dev split."""
-    name, factor = METRICS.get(task, ("accuracy", 100))
-    return round(factor * results.get(f"predict_{name}", results.get(f"eval_{name}")), 3)
 
 
 def arguments(settings: dict) -> list[str]:
@@ -55,10 +45,8 @@ def arguments(settings: dict) -> list[str]:
 
 
 def places(data: str | None, model: str | None, task: str) -> list[str]:
-    """What depends on the machine: where model and rows lie. `$DATA` holds a folder per task.
-
-    Without a folder the rows come from the Hub, without a model it is the one of the settings.
-    """
+    """Where model and rows lie, which depends on the machine; `data` holds a folder per task. Without it the rows come
+    from the Hub, without a model it is the one of the settings."""
     typed = [f"--model_name_or_path={model}"] if model else []
     for split in ("train", "validation", "test") if data else ():
         names = (f"{split}_multiref.jsonl", f"{split}.jsonl")  # all references of an input in one row, where there are
@@ -89,10 +77,8 @@ def read_rows(path: str) -> list[dict]:
 def reported(rows: list[dict]) -> list[dict]:
     """Rows whose scores count: not those that chose a learning rate, and of several of one task, seed, method and
     budget the latest alone."""
-    latest = {
-        (row["task"], row["seed"], row["method"], row.get("budget")): row for row in rows if row.get("kind") is None
-    }
-    return list(latest.values())
+    place = lambda row: (row["task"], row["seed"], row["method"], row.get("budget"))
+    return list({place(row): row for row in rows if row.get("kind") is None}.values())
 
 
 def append_row(path: str, row: dict) -> None:
@@ -139,31 +125,18 @@ def origin() -> dict:
 
 
 def run(script: str, typed: list[str], isolate: bool = False) -> dict:
-    """Run a script; its all_results.json. The output folder is the `--output_dir` among `typed`.
-
-    Args:
-        isolate: in a process of its own: a clean peak of memory, at the price of the start.
-    """
-    folder = value_of(typed, "output_dir")
+    """Run a script; its all_results.json. The output folder is the `--output_dir` among `typed`. `isolate`: in a
+    process of its own, which has a clean peak of memory, at the price of the start."""
     if isolate:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])}
-        done = subprocess.run(
-            [sys.executable, os.path.join(ROOT, f"{script}.py"), *typed],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        argv = [sys.executable, os.path.join(ROOT, f"{script}.py"), *typed]
+        done = subprocess.run(argv, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise RuntimeError((done.stderr.strip() or "the script failed").splitlines()[-1])
-        with open(os.path.join(folder, "all_results.json"), encoding="utf-8") as file:
+        with open(os.path.join(value_of(typed, "output_dir"), "all_results.json"), encoding="utf-8") as file:
             return json.load(file)
-    with open(os.devnull, "w") as nowhere:
-        out, sys.stdout = sys.stdout, nowhere
-        try:
-            return importlib.import_module(script).main(typed)
-        finally:
-            sys.stdout = out
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return importlib.import_module(script).main(typed)
 
 
 @contextlib.contextmanager
@@ -175,36 +148,28 @@ def scratch_folder(parent: str | None):
         yield os.path.join(place, "trial")
 
 
-def shown_command(script: str, typed: list[str], task: str) -> str:
-    """A trial's command with names in place of this machine's folders."""
-    splits = ("train", "validation") if script == "run_glue" else ("train", "validation", "test")
-    files = " ".join(f"--{split}_file $DATA/{task}/{split}.jsonl" for split in splits)
-    return f"python {script}.py {' '.join(typed)} --model_name_or_path MODEL {files}"
-
-
 def row_of(head: dict, settings: list[str], results: dict, folder: str, script: str) -> dict:
-    """What is kept of a trial. `head`: task, seed, method, and whatever tells this trial from others."""
+    """What is kept of a trial. `head`: task, seed, method, and whatever tells this trial from others. The score is the
+    task's own metric in points, on the test rows where those were scored, else on the dev split; the command has names
+    in place of this machine's folders."""
     with open(os.path.join(folder, "cost.json"), encoding="utf-8") as file:
         cost = json.load(file)
-    ranks_path = os.path.join(folder, "ranks.json")
-    task = head["task"]
+    ranks_path, total = os.path.join(folder, "ranks.json"), cost["total"]
+    timing = re.compile("runtime|per_second|samples|preparation")
+    name, factor = METRICS.get(head["task"], ("accuracy", 100))
+    splits = ("train", "validation") if script == "run_glue" else ("train", "validation", "test")
+    files = " ".join(f"--{split}_file $DATA/{head['task']}/{split}.jsonl" for split in splits)
     return {
         **head,
-        "score": score_of(task, results),
-        "scores": {k: v for k, v in results.items() if k.startswith(("eval_", "predict_")) and not _is_timing(k)},
+        "score": round(factor * results.get(f"predict_{name}", results.get(f"eval_{name}")), 3),
+        "scores": {k: v for k, v in results.items() if re.match("eval_|predict_", k) and not timing.search(k)},
         "eval_loss": round(results["eval_loss"], 5) if "eval_loss" in results else None,
-        "adapter_params": results["adapter_params"],
-        "head_params": results["head_params"],
+        **{name: results[name] for name in ("adapter_params", "head_params")},
         "ranks": list(LearnedRanks.load(ranks_path).ranks.values()) if os.path.exists(ranks_path) else None,
-        "wall_seconds": cost["total"]["wall_seconds"],
+        "wall_seconds": total["wall_seconds"],
         "search_seconds": cost.get("search", {}).get("wall_seconds", 0.0),
-        "passes": cost["total"]["passes"],
-        "peak_memory_mb": cost["total"]["peak_memory_mb"],
+        **{name: total[name] for name in ("passes", "peak_memory_mb")},
         "settings": settings,
         **origin(),
-        "command": shown_command(script, settings, task),
+        "command": f"python {script}.py {' '.join(settings)} --model_name_or_path MODEL {files}",
     }
-
-
-def _is_timing(key: str) -> bool:
-    return any(part in key for part in ("runtime", "per_second", "samples", "preparation"))
