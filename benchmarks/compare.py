@@ -44,7 +44,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks.lib import comparison, plans, sharing, trials  # noqa: E402
+from benchmarks.lib import comparison, plans, sharing, svd_cut, trials  # noqa: E402
 
 
 def split_for_tuning(options, trial: dict, settings: list[str], folder: str) -> list[str]:
@@ -59,8 +59,10 @@ def split_for_tuning(options, trial: dict, settings: list[str], folder: str) -> 
     held_out = round(trial["val_fraction"] * len(lines))
     os.makedirs(folder, exist_ok=True)
     typed = [f"--model_name_or_path={options.model}"] if options.model else []
-    inputs = {given_input(line) for line in lines[:held_out]} - {None}
-    kept = [line for line in lines[held_out:] if given_input(line) not in inputs]
+    # what a text is to be written from, where several rows may have the same (E2E)
+    given = lambda line: tuple(repr(json.loads(line).get(name)) for name in ("meaning_representation", "triples"))
+    inputs = {given(line) for line in lines[:held_out]} - {("None", "None")}
+    kept = [line for line in lines[held_out:] if given(line) not in inputs]
     for split, part in (("train", kept), ("validation", lines[:held_out])):
         target = os.path.join(folder, f"{split}.jsonl")
         with open(target, "w", encoding="utf-8") as file:
@@ -69,21 +71,9 @@ def split_for_tuning(options, trial: dict, settings: list[str], folder: str) -> 
     return typed
 
 
-def given_input(line: str) -> str | None:
-    """What a text is to be written from, where several rows may have the same (E2E); None for other rows."""
-    row = json.loads(line)
-    return next((repr(row[name]) for name in ("meaning_representation", "triples") if name in row), None)
-
-
 def run_trial(options, trial: dict, settings: list[str], cuts=()) -> list[dict]:
-    """Run one trial; its row, after those of its adapter cut by SVD.
-
-    Args:
-        options: `data`, `model`, `scratch` and `isolate` of the command line.
-        trial: task, seed, method; `budget` of a plan that has them; `kind` and `val_fraction` of tuning.
-        settings: the arguments of the script, without places.
-        cuts: the budgets to which its adapter is cut.
-    """
+    """Run one trial; its row, after those of its adapter cut by SVD to the budgets `cuts`. `options`: data, model,
+    scratch and isolate of the command line. `settings`: the arguments of the script, without places."""
     script = trials.script_of(trial["task"])
     with trials.scratch_folder(options.scratch) as folder:
         if trial.get("kind") == plans.TUNING:
@@ -92,11 +82,7 @@ def run_trial(options, trial: dict, settings: list[str], cuts=()) -> list[dict]:
             where = trials.places(options.data, options.model, trial["task"])
         results = trials.run(script, [*settings, *where, f"--output_dir={folder}"], options.isolate)
         head = {name: value for name, value in trial.items() if name != "changes"}
-        rows = []
-        if cuts:
-            from benchmarks.lib.svd_cut import cut_row  # here: it loads PEFT
-
-            rows += [cut_row(options, head, settings, folder, budget) for budget in cuts]
+        rows = [svd_cut.cut_row(options, head, settings, folder, budget) for budget in cuts]
         return [*rows, trials.row_of(head, settings, results, folder, script)]
 
 
@@ -115,17 +101,12 @@ def work(options, plan: dict) -> int:
             trials.append_row(options.output, row)
         print(shown(found), row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
 
-    def shown(found) -> str:
-        names = ("task", "seed", "method", "budget", "kind")
-        return " ".join(str(found[0][name]) for name in names if name in found[0])
-
+    names = ("task", "seed", "method", "budget", "kind")
+    shown = lambda found: " ".join(str(found[0][name]) for name in names if name in found[0])
     failed = sharing.work_off(options.output, left, run, shown)
     if later := plans.without_rate(plan, trials.read_rows(options.output)):
-        print(
-            f"compare.py: {later} runs have no learning rate, as tuning failed (see above). Type the same command "
-            "again to try it once more.",
-            file=sys.stderr,
-        )
+        text = f"compare.py: {later} runs have no learning rate, as tuning failed (see above). Type the same command "
+        print(text + "again to try it once more.", file=sys.stderr)
     return failed
 
 
@@ -133,8 +114,10 @@ def dry_run(plan: dict, rows: list[dict]) -> str:
     """What would run, and how long it would take by the rows that are there."""
     done = {plans.key(row) for row in rows}
     lines, total, unknown = [], 0.0, 0
-    for trial, settings in plans.unfinished(plan, rows):
-        seconds = expected_seconds(rows, trial)
+    for trial, settings in plans.unfinished(plan, rows):  # as the closest kind: same task and method, else same task
+        like = [row for row in rows if row["task"] == trial["task"] and row["wall_seconds"]]
+        like = [row for row in like if row["method"] == trial["method"]] or like
+        seconds = statistics.mean(row["wall_seconds"] for row in like) if like else None
         total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
         shown = f"{seconds:.0f} s" if seconds else "unknown"
         lines.append(f"{shown:>8}  python {trials.script_of(trial['task'])}.py {' '.join(settings)}")
@@ -145,13 +128,6 @@ def dry_run(plan: dict, rows: list[dict]) -> str:
     if unknown:
         summary += f", and {unknown} trials of which no like has run yet (run one of each task to know more)"
     return "\n".join([*lines, summary])
-
-
-def expected_seconds(rows: list[dict], trial: dict) -> float | None:
-    """Mean wall time of the closest kind of trial that has finished: same task and method, else same task."""
-    same_task = [r for r in rows if r["task"] == trial["task"] and r["wall_seconds"]]
-    same = [r for r in same_task if r["method"] == trial["method"]] or same_task
-    return statistics.mean(r["wall_seconds"] for r in same) if same else None
 
 
 def main() -> int:

@@ -101,7 +101,7 @@ def compared(rows: list[dict]) -> list[dict]:
     return rows
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--table", choices=("steps",), default="steps", help="what is measured; whole runs: compare.py"
@@ -128,11 +128,6 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--warmup and --steps must be multiples of {CYCLE}, so that they hold whole cycles of a search")
     if min(arguments.warmup, arguments.steps, arguments.rounds) < 1:
         parser.error("--warmup, --steps and --rounds must be at least 1")
-    return arguments
-
-
-def main() -> None:
-    arguments = parse_arguments()
     logging.set_verbosity_error()
     if arguments.measure:
         print(json.dumps(Bench(arguments).measure(arguments.measure)))

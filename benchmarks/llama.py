@@ -103,8 +103,7 @@ def pretrained(options, folder: str, paragraphs, tokenizer):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    form = "a paragraph a line, .txt or .txt.xz"
-    parser.add_argument("--text", type=Path, required=True, help=f"pre-training text, {form}")
+    parser.add_argument("--text", type=Path, required=True, help="pre-training text, a paragraph a line, .txt or .xz")
     parser.add_argument("--other", type=Path, required=True, help="the text to adapt to")
     parser.add_argument("--output", required=True, help="JSON rows, appended to")
     parser.add_argument("--steps", type=int, default=400, help="of the pre-training, 16 x 128 tokens each")

@@ -21,14 +21,8 @@ from benchmarks.lib.significance import ENOUGH, interval  # noqa: E402
 from benchmarks.lib.trials import read_rows  # noqa: E402
 from benchmarks.lib.words import WORDS  # noqa: E402
 
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "autolora_trainer",
-    "font.family": "DejaVu Sans",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "font.size": 10,
-}
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "autolora_trainer", "font.family": "DejaVu Sans", "font.size": 10}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
 # A method is told by its marker and its line; colour only helps. Colours: Okabe and Ito (2008).
 COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()
 LOOKS = list(zip("os^DvPX", ("-", "--", ":", "-.", "-", "--", ":"), COLOURS))

@@ -23,6 +23,7 @@ import copy
 import functools
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -44,8 +45,6 @@ from benchmarks.lib.significance import spearman  # noqa: E402
 
 COMMAND = "python benchmarks/planted.py"
 
-LINEAR_LEVELS = (0, 1, 2, 4, 6)
-TRANSFORMER_LEVELS = (0, 1, 2, 6)
 WIDTHS = (16, 16, 20, 20, 20, 24, 24, 24)  # of the layers of `linear`
 LAYERS, HIDDEN, HEADS, LENGTH, VOCABULARY = 4, 32, 4, 12, 256  # of `transformer`
 
@@ -152,18 +151,16 @@ def plant(model, inputs, levels, strength, noise, names, **settings) -> Problem:
     return Problem(model, rows, ranks, **settings)
 
 
-def linear(seed: int, strength: str = "equal", noise: float = 0.0, levels=LINEAR_LEVELS) -> Problem:
+def linear(seed: int, strength: str = "equal", noise: float = 0.0, levels=(0, 1, 2, 4, 6)) -> Problem:
     torch.manual_seed(seed)
-    model = SideBySide()
-    inputs = torch.randn(1024, len(WIDTHS), max(WIDTHS))
+    model, inputs = SideBySide(), torch.randn(1024, len(WIDTHS), max(WIDTHS))
     names = [f"layers.{i}" for i in range(len(WIDTHS))]
     return plant(model, inputs, levels, strength, noise, names, learning_rate=2e-2, max_steps=300)
 
 
-def transformer(seed: int, strength: str = "equal", noise: float = 0.0, levels=TRANSFORMER_LEVELS) -> Problem:
+def transformer(seed: int, strength: str = "equal", noise: float = 0.0, levels=(0, 1, 2, 6)) -> Problem:
     torch.manual_seed(seed)
-    model = AllStates()
-    inputs = torch.randint(3, VOCABULARY, (1024, LENGTH))
+    model, inputs = AllStates(), torch.randint(3, VOCABULARY, (1024, LENGTH))
     kinds = ("query", "value")
     names = [f"encoder.encoder.layer.{i}.attention.self.{kind}" for i in range(LAYERS) for kind in kinds]
     return plant(model, inputs, levels, strength, noise, names, learning_rate=1e-2, max_steps=200)
@@ -219,10 +216,8 @@ def summarize(rows: list[dict]) -> list[dict]:
         for rule in searches[0]["learned"]:
             pairs = [(row["true"], row["learned"][rule]) for row in searches]
             flat = [(t, r) for true, learned in pairs for t, r in zip(true, learned)]
-            levels = {
-                level: sum(r for t, r in flat if t == level) / sum(t == level for t, _ in flat)
-                for level in sorted({t for t, _ in flat})
-            }
+            mean = lambda level: statistics.mean(r for t, r in flat if t == level)
+            levels = {level: mean(level) for level in sorted({t for t, _ in flat})}
             control = set(levels) == {0}
             line = {"problem": name, "rule": rule, "searches": len(searches), "levels": levels}
             line["spearman"] = None if control else sum(spearman(*pair) for pair in pairs) / len(pairs)

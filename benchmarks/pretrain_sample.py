@@ -131,9 +131,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     rng, generator = np.random.default_rng(arguments.seed), torch.Generator().manual_seed(arguments.seed)
-
-    paragraphs = read_paragraphs(arguments.text)
-    lines = generate_text(arguments.num_lines, arguments.seed)
+    paragraphs, lines = read_paragraphs(arguments.text), generate_text(arguments.num_lines, arguments.seed)
     tokenizer = train_tokenizer(paragraphs + lines[: len(lines) // 4], arguments)
     encoded = tokenizer(paragraphs, add_special_tokens=False, verbose=False)["input_ids"]
     text = np.concatenate([np.array([*ids, EOS], dtype=np.int16) for ids in encoded])
@@ -147,7 +145,6 @@ def main() -> None:
         "text": text_batches(text[:cut], arguments.text_rows, arguments.length, rng),
         "lines": line_batches(line_ids[1000:], arguments.line_rows, rng),
     }
-
     shape = {"hidden_size": arguments.hidden_size, "intermediate_size": 4 * arguments.hidden_size}
     shape |= {"num_hidden_layers": arguments.layers, "num_attention_heads": arguments.heads, "type_vocab_size": 1}
     shape |= {"vocab_size": len(tokenizer), "max_position_embeddings": arguments.length + 2}
@@ -158,7 +155,6 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     scheduler = get_cosine_schedule_with_warmup(optimizer, arguments.warmup_steps, arguments.steps)
     print(f"{model.num_parameters():,} parameters, {len(text):,} tokens of text, {len(line_ids):,} lines", flush=True)
-
     started, tokens, recent = time.time(), dict.fromkeys(batches, 0), {name: [] for name in batches}
     for step in range(1, arguments.steps + 1):
         for name, source in batches.items():
@@ -171,18 +167,16 @@ def main() -> None:
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
+        means = lambda digits: {name: round(sum(values) / len(values), digits) for name, values in recent.items()}
         if step % 50 == 0:
-            means = {name: round(sum(values) / len(values), 3) for name, values in recent.items()}
-            print(f"step {step} {time.time() - started:.0f} s {means}", flush=True)
+            print(f"step {step} {time.time() - started:.0f} s {means(3)}", flush=True)
         if step % 300 == 0 or step == arguments.steps:
             settings = {k: v for k, v in vars(arguments).items() if k not in ("text", "output")}
             libraries = {library.__name__: library.__version__ for library in (torch, transformers, tokenizers)}
             record = {
                 "command": " ".join([COMMAND, *(f"--{name} {value}" for name, value in settings.items())]),
-                "parameters": model.num_parameters(),
-                "steps_done": step,
-                "tokens": tokens,
-                "training_loss": {name: round(sum(values) / len(values), 4) for name, values in recent.items()},
+                **{"parameters": model.num_parameters(), "steps_done": step, "tokens": tokens},
+                "training_loss": means(4),
                 "held_out_loss": {name: held_out_loss(model, b, arguments.masking) for name, b in held_out.items()},
                 "seconds": round(time.time() - started),
                 "versions": {"python": platform.python_version(), **libraries},

@@ -159,8 +159,15 @@ def main() -> int:
         seed, task, shuffled = one
         row = search(options, task, seed, shuffled)
         trials.append_row(path, {**row, **trials.origin(), "command": f"{COMMAND} --tasks {task}"})
-        kind = "shuffled" if shuffled else ""
-        print(task, seed, kind, row["steps"], row["seconds"], row["ranks"][DEFAULT_RULE], flush=True)
+        print(
+            task,
+            seed,
+            "shuffled" if shuffled else "",
+            row["steps"],
+            row["seconds"],
+            row["ranks"][DEFAULT_RULE],
+            flush=True,
+        )
 
     failed = 0
     if not options.report:

@@ -18,8 +18,7 @@
 | tests | tests of non-finite numbers, bad input, offline, a broken Hub, files and secrets |
 
 A run is `run_glue.py` on a RoBERTa of two layers with dropout 0.1, gradient accumulation and shuffling; α, ranks and
-adapter are compared byte for byte. Runs are forked from a process that has imported everything, so that 50 of them
-take minutes; they are processes of their own, and SIGKILL is SIGKILL.
+adapter are compared byte for byte (`lib/forked.py`).
 """
 
 import argparse
@@ -61,17 +60,10 @@ def tests(bench: Bench, count: int):
         yield from [f"{name}: {done.stdout[-500:]}"] * (sum(counts.values()) or (done.returncode != 0))
 
 
-CHECKS = {
-    "kill": (kill, 50),
-    "write": (write, 25),
-    "terminate": (terminate, 10),
-    "damage": (damage, 0),
-    "determinism": (determinism, 10),
-    "processes": (processes, 0),
-    "processes-dropout": (processes_dropout, 0),
-    "equivalence": (equivalence, 0),
-    "long": (long, 0),
-    "tests": (tests, 0),
+CHECKS = {  # and how often
+    **{"kill": (kill, 50), "write": (write, 25), "terminate": (terminate, 10), "damage": (damage, 0)},
+    **{"determinism": (determinism, 10), "processes": (processes, 0), "processes-dropout": (processes_dropout, 0)},
+    **{"equivalence": (equivalence, 0), "long": (long, 0), "tests": (tests, 0)},
 }
 
 

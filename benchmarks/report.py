@@ -17,13 +17,13 @@ import statistics
 import sys
 import tempfile
 from functools import partial
+from pathlib import Path
 
 import matplotlib
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from benchmarks import llama, pictures, planted, ranks  # noqa: E402
-from benchmarks.lib import committed  # noqa: E402
-from benchmarks.lib import comparison, cost_tables, differences, measured, patterns, trials  # noqa: E402
+from benchmarks.lib import committed, comparison, cost_tables, differences, measured, patterns, trials  # noqa: E402
 from benchmarks.lib.committed import command_of, join, not_measured, plan_block, provenance, rows_of  # noqa: E402
 from benchmarks.lib.paper_tables import TABLES, at_scale, paper_table, table5  # noqa: E402
 from benchmarks.lib.significance import (  # noqa: E402
@@ -34,6 +34,7 @@ from benchmarks.lib.significance import (  # noqa: E402
     spearman,
 )
 
+RELIABILITY = "python benchmarks/reliability.py"
 PAGES = ("RESULTS.md", "README.md")
 PICTURES = "benchmarks/results/pictures"
 PLACES = {
@@ -59,8 +60,13 @@ def ranks_block() -> str:
     )
 
 
-def planted_block() -> str:
-    rows, command = rows_of("planted/planted"), "python benchmarks/planted.py --output benchmarks/results/planted"
+def own_block(name: str, table, command: str, output: str = "") -> str:
+    """The rows of a benchmark that has no plan."""
+    rows, command = rows_of(name), f"{command} --output benchmarks/results/{output or name}"
+    return join(table(rows), provenance(rows, command)) if rows else not_measured(command)
+
+
+def planted_table(rows: list[dict]) -> str:
     body = []
     for line in sorted(planted.summarize(rows), key=lambda line: list(planted.PROBLEMS).index(line["problem"])):
         problem, rule, p = line["problem"], line["rule"], line["p"]
@@ -77,23 +83,13 @@ def planted_block() -> str:
         cells = [problem, name, mean_cell(found) if p is None else "-", mean_cell(exact[rule])]
         body.append([*cells, *difference_cells(lead), "-" if p is None else f"{p:.3f}"])
     header = ["problem", "rule", "Spearman", "exact, %", "less the paper's", "smallest detectable", "p (control)"]
-    return join(markdown(header, body), provenance(rows, command)) if rows else not_measured(command)
+    return markdown(header, body)
 
 
-def agreement_block() -> str:
-    rows = rows_of("ranks")
-    command = "python benchmarks/ranks.py --data $DATA --model MODEL --output benchmarks/results/ranks"
-    return join(ranks.report(rows), provenance(rows, command)) if rows else not_measured(command)
-
-
-def llama_block() -> str:
-    rows = rows_of("llama")
-    command = f"{llama.COMMAND} --output benchmarks/results/llama.jsonl"
-    if not rows:
-        return not_measured(command)
+def llama_tables(rows: list[dict]) -> str:
     gains = {label: paired_differences(rows, label, "uniform", None) for label in ("random", "autolora")}
-    cells = "; ".join(f"{label} less uniform, by seed: {difference_cells(v)[0]}" for label, v in gains.items())
-    return join(llama.report(rows), cells, provenance(rows, command))
+    cells = [f"{label} less uniform, by seed: {difference_cells(values)[0]}" for label, values in gains.items()]
+    return join(llama.report(rows), "; ".join(cells))
 
 
 def cost_block() -> str:
@@ -119,20 +115,14 @@ def cost_block() -> str:
     return join(*texts, "" if any(row["settings"]["device"] == "cuda" for row in rows) else missing)
 
 
-def reliability_block() -> str:
-    rows = rows_of("reliability")
-    command = "python benchmarks/reliability.py --output benchmarks/results/reliability.jsonl"
-    if not rows:
-        return not_measured(command)
+def reliability_tables(rows: list[dict]) -> str:
     from benchmarks import reliability  # here: it takes the Hub away from what comes after it
 
     latest = {row["check"]: row for row in rows}
-    public = lambda fault: re.sub(
-        r"/tmp/[^/\s'\"]+", "FOLDER", " ".join(fault.split())
-    )  # in one line, without its folder
+    public = lambda fault: re.sub(r"/tmp/[^/\s'\"]+", "FOLDER", " ".join(fault.split()))
     faults = [f"- {name}: {public(fault)}" for name, row in latest.items() for fault in row["faults"]]
     failed = join("What did not hold:", "\n".join(faults)) if faults else ""
-    return join(reliability.report(rows), failed, provenance(rows, command))
+    return join(reliability.report(rows), failed)
 
 
 BLOCKS = {  # by the names in the pages
@@ -147,11 +137,11 @@ BLOCKS = {  # by the names in the pages
     "extras": partial(plan_block, "extras"),
     "front": partial(plan_block, "front", f"![Score against adapter parameters]({PICTURES}/front.svg)"),
     "all linear layers": partial(plan_block, "all_linear"),
-    "planted ranks": planted_block,
-    "agreement": agreement_block,
-    "llama": llama_block,
+    "planted ranks": partial(own_block, "planted/planted", planted_table, planted.COMMAND, "planted"),
+    "agreement": partial(own_block, "ranks", ranks.report, ranks.COMMAND),
+    "llama": partial(own_block, "llama", llama_tables, llama.COMMAND, "llama.jsonl"),
     "cost": cost_block,
-    "reliability": reliability_block,
+    "reliability": partial(own_block, "reliability", reliability_tables, RELIABILITY, "reliability.jsonl"),
 }
 
 
@@ -164,12 +154,8 @@ def texts() -> dict[str, str]:
     """{path: text} of all that is written here: the pages, and the tables that benchmarks write beside their rows, as
     far as there are pages and rows."""
     pages = {name: written(text) for name in PAGES if (text := _content(name))}
-    made = {
-        "front": lambda rows: comparison.report(rows, committed.plan_of("plans/front")),
-        "methods": lambda rows: comparison.report(rows, committed.plan_of("plans/methods")),
-        "llama": llama.report,
-        "ranks": ranks.report,
-    }
+    of_plan = lambda name: lambda rows: comparison.report(rows, committed.plan_of(f"plans/{name}"))
+    made = {"front": of_plan("front"), "methods": of_plan("methods"), "llama": llama.report, "ranks": ranks.report}
     found = {f"benchmarks/results/{name}.md": write(rows) for name, write in made.items() if (rows := rows_of(name))}
     return pages | found
 
@@ -184,28 +170,20 @@ def draw(folder: str) -> list[str]:
     return [path for paths in saved for path in paths]
 
 
-def texts_of(path: str) -> list[str]:
-    """What is written in an SVG: ranks, tasks and sizes, which do not depend on the version of matplotlib."""
-    with open(path, encoding="utf-8") as file:
-        return re.findall(r"<text[^>]*>(.*?)</text>", file.read())
-
-
 def _content(name: str) -> str | None:
     path = os.path.join(trials.ROOT, name)
-    if not os.path.exists(path):
-        return None
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    return Path(path).read_text(encoding="utf-8") if os.path.exists(path) else None
 
 
 def stale() -> list[str]:
-    """The files that are not what the rows give."""
+    """The files that are not what the rows give. Of pictures the texts count, whatever the version of matplotlib."""
+    said = lambda path: re.findall(r"<text[^>]*>(.*?)</text>", Path(path).read_text(encoding="utf-8"))
     found = [name for name, text in texts().items() if _content(name) != text]
     with tempfile.TemporaryDirectory() as folder:
         for path in draw(folder):
             kept = f"{PICTURES}/{os.path.basename(path)}"
             there = os.path.join(trials.ROOT, kept)
-            same = os.path.exists(there) and (path.endswith("png") or texts_of(path) == texts_of(there))
+            same = os.path.exists(there) and (path.endswith("png") or said(path) == said(there))
             found += [] if same else [kept]
     return found
 
@@ -220,8 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(bool(old))
     draw(os.path.join(trials.ROOT, PICTURES))
     for name, text in texts().items():
-        with open(os.path.join(trials.ROOT, name), "w", encoding="utf-8") as file:
-            file.write(text)
+        Path(trials.ROOT, name).write_text(text, encoding="utf-8")
     return 0
 
 

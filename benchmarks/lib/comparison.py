@@ -30,28 +30,22 @@ def timed_together(rows: list[dict]) -> set[tuple]:
 
 def timed_on(rows: list[dict]) -> str:
     """What the columns of time stand on."""
-    places = timed_together(rows)
-    if not places:
+    if not (places := timed_together(rows)):
         return "No run has seconds of every method on one machine."
     tasks = ", ".join(sorted({task for task, _ in places}))
     return f"Time: median ratio over the {len(places)} runs of {tasks} of which every method has seconds."
 
 
 def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
-    """Means with intervals, paired differences to the reference, sizes and costs; dashes where no row is.
-
-    Costs are ratios to LoRA (`lora`, else the reference) and to AdaLoRA of the same table, as medians: of passes over
-    the pairs (task, seed) that both have, of seconds over those that all have (`timed_together`).
-
-    Returns:
-        (header, a line per method of the plan and of the rows)
-    """
+    """Header, and a line per method of the plan and of the rows, of dashes where no row is. Costs are ratios to LoRA
+    (`lora`, else the reference) and to AdaLoRA of the same table, as medians: of passes over the pairs (task, seed)
+    that both have, of seconds over those that all have (`timed_together`)."""
     rows = trials.reported(rows)  # a plan may have given a trial other settings since, such as another rate
     by = {(r["method"], r["task"], r["seed"]): r for r in rows}
     together = timed_together(rows)
     labels = list(dict.fromkeys([*plan["methods"], *(row["method"] for row in rows)]))
     base = "lora" if any(r["method"] == "lora" for r in rows) else plan["reference"]
-    header = ["method", *(task for task in plan["tasks"]), "difference to " + str(plan["reference"]), "detectable"]
+    header = ["method", *plan["tasks"], f"difference to {plan['reference']}", "detectable"]
     header += ["adapter", "head", f"time / {base}", "time / adalora", f"passes / {base}", "peak MiB"]
     body = []
     for label in labels:
@@ -59,16 +53,14 @@ def table(rows: list[dict], plan: dict) -> tuple[list[str], list[list[str]]]:
         if not own:
             body.append([label] + ["-"] * (len(header) - 1))
             continue
-        cells = [label]
-        for task in plan["tasks"]:
-            cells.append(mean_cell([r["score"] for r in own if r["task"] == task]))
+        cells = [mean_cell([r["score"] for r in own if r["task"] == task]) for task in plan["tasks"]]
         pairs = [r["score"] - by[k]["score"] for r in own if (k := (plan["reference"], r["task"], r["seed"])) in by]
         cells += ["-", "-"] if label == plan["reference"] else difference_cells(pairs)
         cells += [sizes_cell(own, "adapter_params"), sizes_cell(own, "head_params")]
         timed = [r for r in own if (r["task"], r["seed"]) in together]
         cells += [_ratio(timed, by, base, "wall_seconds"), _ratio(timed, by, "adalora", "wall_seconds")]
         cells += [_ratio(own, by, base, "passes"), memory_cell(own)]
-        body.append(cells)
+        body.append([label, *cells])
     return header, body
 
 

@@ -7,15 +7,10 @@ import numpy as np
 
 from autolora_trainer.report import format_score, format_table
 
-COLUMNS = {  # of steps; key: (name, digits)
-    "wall_seconds": ("ms a step", 1),
-    "step_ratio": ("to LoRA", 2),
-    "passes": ("passes", 2),
-    "step_per_pass": ("step / passes", 2),
-    "once_steps": ("once, LoRA steps", 1),
-    "peak_memory_mb": ("peak MB", 0),
-    "memory_ratio": ("to LoRA", 2),
-}
+# of steps: {key: (name, digits)}
+COLUMNS = {"wall_seconds": ("ms a step", 1), "step_ratio": ("to LoRA", 2), "passes": ("passes", 2)}
+COLUMNS |= {"step_per_pass": ("step / passes", 2), "once_steps": ("once, LoRA steps", 1)}
+COLUMNS |= {"peak_memory_mb": ("peak MB", 0), "memory_ratio": ("to LoRA", 2)}
 
 
 def number(value, places=2) -> str:
@@ -31,8 +26,7 @@ def steps_table(rows: list[dict]) -> str:
 
 def unit_of(rows: list[dict]) -> str:
     """The method whose wall time is 1: AdaLoRA, as in Table 5, else the first."""
-    methods = [row["method"] for row in rows]
-    return "adalora" if "adalora" in methods else methods[0]
+    return "adalora" if any(row["method"] == "adalora" for row in rows) else rows[0]["method"]
 
 
 GROWTH = "Wall seconds by training rows (in brackets: the ratio), one run each but for the most rows:"

@@ -46,8 +46,8 @@ def comparisons() -> dict[str, Sequence[float]]:
 
 def counted(found: dict[str, Sequence[float]]) -> str:
     """How many of the comparisons with other methods show something, also when their number is allowed for."""
-    others = {name: values for name, values in found.items() if not re.match(r"autolora|AutoLoRA,", name)}
-    others = [values for name, values in others.items() if len(values) >= ENOUGH and name != PRIMARY]
+    own = re.compile("autolora|AutoLoRA," + "|" + re.escape(PRIMARY))
+    others = [values for name, values in found.items() if len(values) >= ENOUGH and not own.match(name)]
     if not others:
         return ""
     adjusted = false_discovery_control([p_value(values) for values in others]) <= 0.05

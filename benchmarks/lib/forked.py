@@ -75,14 +75,13 @@ class Bench:
             raise RuntimeError(self.log())
         return self.bits("reference")
 
-    def goes_on(self, argv, bits, before: str, name: str = "killed") -> str | None:
-        """Resume a run that has ended early. None if it went on from a checkpoint to the same bits, else what is
-        wrong."""
-        if self.path(name, "all_results.json").exists():
+    def goes_on(self, argv, bits, before: str) -> str | None:
+        """Resume the run `killed`. None if it went on from a checkpoint to the same bits, else what is wrong."""
+        if self.path("killed", "all_results.json").exists():
             return f"{before}: it had finished"
         if status := self.run([*argv, "--resume_from_checkpoint"]):
             return f"{before}: resuming ended with {status}: {self.log().strip().splitlines()[-1]}"
-        origin = self.read(name, "all_results.json")["resumed_from"]
+        origin = self.read("killed", "all_results.json")["resumed_from"]
         if origin is None:
             return f"{before}: started over"
-        return None if self.bits(name) == bits else f"{before}: resumed from {origin} to other bits"
+        return None if self.bits("killed") == bits else f"{before}: resumed from {origin} to other bits"

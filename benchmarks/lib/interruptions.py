@@ -137,10 +137,12 @@ def terminate(bench: Bench, count: int):
         if status != 143:
             yield f"{phase} {step}: status {status}"
             continue
-        fault = bench.goes_on(argv, bits, f"terminated at {phase} {step}")
-        origin = None if fault else bench.read("killed", "all_results.json")["resumed_from"]
-        right = fault is not None or origin == {"phase": phase, "step": step}
-        yield fault if right else f"went on from {origin}, not from {phase} {step}"
+        if fault := bench.goes_on(argv, bits, f"terminated at {phase} {step}"):
+            yield fault
+            continue
+        origin = bench.read("killed", "all_results.json")["resumed_from"]
+        right = origin == {"phase": phase, "step": step}
+        yield None if right else f"went on from {origin}, not from {phase} {step}"
 
 
 def _flip(path) -> None:

@@ -1,8 +1,8 @@
 """The paper's tables beside ours; for report.py. The paper's numbers are those of `benchmarks/paper/numbers.yaml`."""
 
 import json
-import os
 import statistics
+from pathlib import Path
 
 import yaml
 
@@ -31,8 +31,7 @@ RATES = (
 
 
 def numbers() -> dict:
-    with open(os.path.join(trials.ROOT, "benchmarks", "paper", "numbers.yaml"), encoding="utf-8") as file:
-        return yaml.safe_load(file)
+    return yaml.safe_load(Path(trials.ROOT, "benchmarks", "paper", "numbers.yaml").read_text(encoding="utf-8"))
 
 
 def score_cell(rows: list[dict], column: str, columns: list[str]) -> str:

@@ -23,33 +23,24 @@ def layers_of(task: str) -> tuple[str, ...]:
     return LAYERS.get(task, ("query", "value"))
 
 
-def of_searches(rows: list[dict], shuffled: bool = False) -> dict[str, dict[int, list[int]]]:
-    """{task: {seed: ranks}} of rows of ranks.py, by the default rule; or of those whose labels were shuffled."""
-    found: dict[str, dict[int, list[int]]] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        if row["shuffled"] == shuffled:
-            found.setdefault(row["task"], {})[row["seed"]] = row["ranks"][DEFAULT_RULE]
-    return found
-
-
 def collect(trials: list[dict], searches: list[dict]) -> dict[str, dict[int, list[int]]]:
-    """{task: {seed: ranks}}: of the runs of AutoLoRA's default, else of the searches alone."""
-    found: dict[str, dict[int, list[int]]] = {}
-    for row in sorted(trials, key=lambda row: row["seed"]):
-        if row["method"] == "autolora" and row.get("kind") is None:
-            found.setdefault(row["task"], {})[row["seed"]] = row["ranks"]
-    return {**of_searches(searches), **found}
+    """{task: {seed: ranks}}: of the runs of AutoLoRA's default, else of the searches of ranks.py."""
+    runs = [(row, row["ranks"]) for row in trials if row["method"] == "autolora" and row.get("kind") is None]
+    alone = [(row, row["ranks"][DEFAULT_RULE]) for row in searches if not row["shuffled"]]
+    found: list[dict] = [{}, {}]
+    for place, rows in zip(found, (alone, runs)):
+        for row, ranks in sorted(rows, key=lambda pair: pair[0]["seed"]):
+            place.setdefault(row["task"], {})[row["seed"]] = ranks
+    return found[0] | found[1]
 
 
 def first_runs(found: dict[str, dict[int, list[int]]]) -> dict[str, LearnedRanks]:
     """The first seed of every task, with names that say block and projection."""
     named = {}
     for task, runs in found.items():
-        ranks = next(iter(runs.values()))
-        layers = layers_of(task)
+        ranks, layers = next(iter(runs.values())), layers_of(task)
         names = (f"layer.{i // len(layers)}.{layers[i % len(layers)]}" for i in range(len(ranks)))
-        modules = {name: ModuleRank(rank) for name, rank in zip(names, ranks)}
-        named[task] = LearnedRanks(modules)
+        named[task] = LearnedRanks({name: ModuleRank(rank) for name, rank in zip(names, ranks)})
     return named
 
 
@@ -95,19 +86,13 @@ def where_table(found: dict[str, dict[int, list[int]]], layers: tuple[str, ...])
     """Markdown of mean ranks by layer and depth, of tasks with the same layers in a block."""
     body = []
     for task, runs in found.items():
-        grid = grid_of(task, runs)
+        grid = np.array([np.reshape(ranks, (-1, len(layers))) for ranks in runs.values()])  # (seeds, blocks, layers)
         means = [grid[:, :, i].mean() for i in range(len(layers))]
         means += [grid[:, part].mean() for part in thirds(grid.shape[1])]
         pairs = [rank_agreement(pair) for pair in itertools.combinations(list(runs.values()), 2)]
         agree = f"{statistics.mean(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})" if pairs else "-"
         uniform = sum(len(set(ranks)) == 1 for ranks in runs.values())
-        body.append(
-            [task, ", ".join(map(str, runs)), *(f"{mean:.1f}" for mean in means), f"{uniform} of {len(runs)}", agree]
-        )
+        cells = [f"{mean:.1f}" for mean in means]
+        body.append([task, ", ".join(map(str, runs)), *cells, f"{uniform} of {len(runs)}", agree])
     header = ["task", "seeds", *layers, "first third", "middle", "last third", "uniform"]
     return markdown([*header, "between seeds (lowest to highest pair)"], body)
-
-
-def grid_of(task: str, runs: dict[int, list[int]]) -> np.ndarray:
-    """Ranks of a task as (seeds, blocks, layers of a block)."""
-    return np.array([np.reshape(ranks, (-1, len(layers_of(task)))) for ranks in runs.values()])

@@ -19,11 +19,7 @@ DEFAULTS = {
 
 
 def load_plan(path: str) -> dict:
-    """Read and check a plan.
-
-    Raises:
-        SystemExit: with one line, for a plan that cannot be run.
-    """
+    """Read and check a plan; `SystemExit` with one line for a plan that cannot be run."""
     try:
         with open(path, encoding="utf-8") as file:
             plan = yaml.safe_load(file)
@@ -128,11 +124,10 @@ def tuning_trials(plan: dict, task: str):
     """One run per method and rate on rows held out of the task's training file."""
     tuning = plan["tuning"]
     shared = {"task": task, "seed": tuning.get("seed", 100), "kind": TUNING}
-    shared["val_fraction"] = tuning.get("val_fraction", 0.2)
     for label in plan["methods"]:
         for rate in rates(plan, label):
             changes = {**tuning.get("settings", {}), "learning_rate": rate}
-            yield {**shared, "method": label, "changes": changes}
+            yield {**shared, "val_fraction": tuning.get("val_fraction", 0.2), "method": label, "changes": changes}
 
 
 def tuned(plan: dict, rows: list[dict], task: str, label: str) -> dict | None:
@@ -140,12 +135,8 @@ def tuned(plan: dict, rows: list[dict], task: str, label: str) -> dict | None:
     unfinished."""
     own = [r for r in rows if (r["task"], r["method"], r.get("kind")) == (task, label, TUNING)]
     wanted = rates(plan, label)
-    scores = {
-        rate: (r["score"], -(r.get("eval_loss") or 0))
-        for r in own
-        for rate in wanted
-        if f"--learning_rate={rate}" in r["settings"]
-    }
+    tried = [(rate, row) for row in own for rate in wanted if f"--learning_rate={rate}" in row["settings"]]
+    scores = {rate: (row["score"], -(row.get("eval_loss") or 0)) for rate, row in tried}
     return {"learning_rate": max(scores, key=scores.get)} if len(scores) == len(wanted) else None
 
 

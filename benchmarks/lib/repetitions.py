@@ -36,14 +36,14 @@ def _same_search(bench: Bench, name: str, modules: dict) -> str | None:
     return None if ranks and gap <= 1e-5 else f"{name}: ranks {'equal' if ranks else 'differ'}, α differs by {gap:.1e}"
 
 
-def _launch(launcher: str, count: int, argv: list[str]) -> None:
+def _launch(launcher: str, count: int, argv: list[str]) -> str | None:
+    """Run with several processes; what went wrong."""
     from tests.test_distributed import launch_command
 
     command = [*launch_command(launcher, count), os.path.join(trials.ROOT, "run_glue.py"), *argv]
     environment = {**os.environ, "PYTHONPATH": trials.ROOT}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
+    return done.stderr[-2000:] if done.returncode else None
 
 
 def processes(bench: Bench, count: int):
@@ -54,18 +54,17 @@ def processes(bench: Bench, count: int):
     for launcher in ("torchrun", "accelerate"):
         for number in (1, 2, 4):
             name = f"{launcher}-{number}"
-            try:
-                _launch(launcher, number, bench.argv(name, per_device_train_batch_size=16 // number, **settings))
-                yield _same_search(bench, name, modules)
-            except RuntimeError as error:
-                yield f"{name}: {error}"
+            argv = bench.argv(name, per_device_train_batch_size=16 // number, **settings)
+            fault = _launch(launcher, number, argv)
+            yield f"{name}: {fault}" if fault else _same_search(bench, name, modules)
 
 
 def processes_dropout(bench: Bench, count: int):
     for number in (2, 4):
         names = [f"dropout-{number}-{again}" for again in ("first", "second")]
         for name in names:
-            _launch("torchrun", number, bench.argv(name, save_strategy="no", max_steps=4))
+            if fault := _launch("torchrun", number, bench.argv(name, save_strategy="no", max_steps=4)):
+                raise RuntimeError(fault)
         first, second = map(bench.bits, names)
         yield None if first == second else f"{number} processes: other bits"
 
@@ -118,8 +117,8 @@ def long(bench: Bench, count: int):
         return
     found = bench.read("long.json")
     (early, late), (first, last) = found["memory"], found["seconds"]
-    text = f"{early:.0f} MiB at step 1,000, {late:.0f} MiB at step 10,000; median step {1e3 * first:.2f} ms in the "
-    text += f"first tenth, {1e3 * last:.2f} ms in the last"
+    text = f"{early:.0f} MiB at step 1,000, {late:.0f} MiB at step 10,000; "
+    text += f"median step {1e3 * first:.2f} ms in the first tenth, {1e3 * last:.2f} ms in the last"
     print("   ", text, flush=True)
     yield None if late <= 1.01 * early else f"memory: {text}"
     yield None if last <= 1.1 * first else f"time: {text}"

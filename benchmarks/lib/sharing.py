@@ -47,7 +47,8 @@ def work_off(
     shown: Callable[[object], str],
 ) -> int:
     """Run trials until none is left, one at a time, none twice and none that another process runs. A trial that fails
-    is reported on stderr, and does not take the others with it.
+    is reported on stderr, and does not take the others with it; how many failed. After SIGTERM, which means this
+    process and not its trial, `SystemExit` with status 143.
 
     Args:
         output: the file of rows.
@@ -55,10 +56,6 @@ def work_off(
             asked again before every trial: rows of other processes come in, and may make more trials possible.
         run: runs a trial and appends its row. A trial that leaves no row is not run again by this process.
         shown: a trial in a few words.
-    Returns:
-        how many trials failed.
-    Raises:
-        SystemExit: with status 143 after SIGTERM, which means this process and not its trial.
     """
     tried, failed = set(), 0
     while waiting := [(name, trial) for name, trial in left() if name not in tried]:

@@ -31,15 +31,6 @@ SHAPES, VARIANTS, REFERENCE, CYCLE = (KNOWN[name] for name in ("shapes", "varian
 DROPOUTS = "hidden_dropout_prob attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop".split()
 
 
-def random_rows(count: int, length: int, vocabulary: int, causal: bool) -> list[dict]:
-    """Random rows of one length, the same at every call."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, vocabulary, (count, length), generator=generator)
-    labels = ids if causal else torch.randint(0, 2, (count,), generator=generator)
-    mask = torch.ones_like(ids[0])
-    return [{"input_ids": row, "attention_mask": mask, "labels": label} for row, label in zip(ids, labels)]
-
-
 class Stopwatch(CostMeter):
     """Seconds and passes between the end of step `warmup` and the end of step `warmup + steps`."""
 
@@ -81,8 +72,12 @@ class Bench:
         self.task_type = "CAUSAL_LM" if causal else "SEQ_CLS"
         self.auto = getattr(transformers, f"AutoModelFor{'CausalLM' if causal else 'SequenceClassification'}")
         self.config, self.base = config, None
-        count = arguments.batch_size * (arguments.warmup + arguments.steps)
-        self.rows = random_rows(count, arguments.length, config.vocab_size, causal)
+        count, generator = arguments.batch_size * (arguments.warmup + arguments.steps), torch.Generator().manual_seed(
+            0
+        )
+        ids = torch.randint(3, config.vocab_size, (count, arguments.length), generator=generator)
+        labels, mask = ids if causal else torch.randint(0, 2, (count,), generator=generator), torch.ones_like(ids[0])
+        self.rows = [{"input_ids": x, "attention_mask": mask, "labels": y} for x, y in zip(ids, labels)]
 
     def model(self) -> torch.nn.Module:
         """A base model, every time with the same weights. On a GPU it is made anew, so that peaks hold one of them."""
