@@ -33,6 +33,9 @@ def test_every_file_that_the_page_names_exists():
     named = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"python (\S+\.py)", text)
     named += re.findall(r"benchmarks/(?:plans|paper)/\S+\.yaml", text)
     assert len(named) > 20 and [name for name in named if not os.path.exists(os.path.join(ROOT, name))] == []
+    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) == anchors  # as GitHub names them
 
 
 # ---- a page of rows that are known
