@@ -9,6 +9,7 @@ method and seed, and `llama.md` beside them. About fifteen minutes on one core.
 """
 
 import argparse
+import itertools
 import math
 import os
 import sys
@@ -33,11 +34,14 @@ from autolora_trainer.ranks import ModuleRank  # noqa: E402
 from autolora_trainer.report import format_rank_table  # noqa: E402
 from autolora_trainer.retrain import build_adapter  # noqa: E402
 from autolora_trainer.rules import parse_budget  # noqa: E402
-from benchmarks import trials  # noqa: E402
-from benchmarks.compare import sizes_cell  # noqa: E402
+from benchmarks.lib import trials  # noqa: E402
+from benchmarks.lib.comparison import sizes_cell  # noqa: E402
+from benchmarks.lib.significance import markdown  # noqa: E402
 from benchmarks.pretrain_sample import read_paragraphs  # noqa: E402
-from benchmarks.significance import markdown  # noqa: E402
 
+COMMAND = "python benchmarks/llama.py --text $DATA/TEXT --other $DATA/OTHER"
+SHAPE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6}
+SHAPE |= {"num_attention_heads": 6, "num_key_value_heads": 2}
 LENGTH, VOCABULARY, BUDGET = 128, 4096, "lora:2"
 LORA = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", lora_alpha=16)
 
@@ -50,30 +54,18 @@ def rows_of(paragraphs, tokenizer, count: int) -> Dataset:
 
 
 def settings(kind, folder, steps: int, seed: int, **changes):
-    return kind(
-        folder,
-        max_steps=steps,
-        seed=seed,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        logging_steps=50,
-        per_device_train_batch_size=16,
-        per_device_eval_batch_size=16,
-        **changes,
-    )
+    shared = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 50, "use_cpu": True}
+    shared |= {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16}
+    return kind(folder, max_steps=steps, seed=seed, **shared, **changes)
 
 
 def collate(rows):
     return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}
 
 
-def train(model, folder, data, steps: int, seed: int, learning_rate: float) -> Trainer:
+def train(model, folder, data, steps: int, seed: int, learning_rate: float) -> None:
     arguments = settings(TrainingArguments, folder, steps, seed, learning_rate=learning_rate, warmup_steps=0.05)
-    trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate)
-    trainer.train()
-    return trainer
+    Trainer(model, arguments, train_dataset=data, data_collator=collate).train()
 
 
 def perplexity(model, folder, data) -> float:
@@ -93,19 +85,25 @@ def search(model, folder, data, steps: int, seed: int, learning_rate: float) -> 
 def pattern(model, method: str, seed: int) -> LearnedRanks:
     costs = component_costs(adapt(model, LORA, rank=1))
     size = parse_budget(BUDGET, list(costs.values()))
-    ranks = (
-        uniform_ranks(costs, size)
-        if method == "uniform"
-        else random_ranks(costs, size, capacity=8, min_rank=0, seed=seed)
-    )
+    limits = {"capacity": 8, "min_rank": 0, "seed": seed}
+    ranks = uniform_ranks(costs, size) if method == "uniform" else random_ranks(costs, size, **limits)
     return LearnedRanks({name: ModuleRank(rank) for name, rank in ranks.items()}, initial_rank=8, rank_rule=method)
+
+
+def pretrained(options, folder: str, paragraphs, tokenizer):
+    """Pre-train on text; a function that gives the model with those weights, anew at every call."""
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=LENGTH, tie_word_embeddings=True, **SHAPE)
+    model, started = LlamaForCausalLM(config), time.perf_counter()
+    train(model, folder, rows_of(paragraphs, tokenizer, 16 * options.steps), options.steps, 0, 2e-3)
+    print(f"pre-training: {time.perf_counter() - started:.0f} s", flush=True)
+    model.save_pretrained(os.path.join(folder, "llama"))
+    return lambda: LlamaForCausalLM.from_pretrained(os.path.join(folder, "llama"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--text", type=Path, required=True, help="pre-training text, a paragraph a line, .txt or .txt.xz"
-    )
+    parser.add_argument("--text", type=Path, required=True, help="pre-training text, a paragraph a line, .txt or .xz")
     parser.add_argument("--other", type=Path, required=True, help="the text to adapt to")
     parser.add_argument("--output", required=True, help="JSON rows, appended to")
     parser.add_argument("--steps", type=int, default=400, help="of the pre-training, 16 x 128 tokens each")
@@ -115,59 +113,35 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     logging.set_verbosity_error()
-    folder = tempfile.mkdtemp()
+    folder, rate = tempfile.mkdtemp(), options.learning_rate
     text, other = read_paragraphs(options.text)[:20_000], read_paragraphs(options.other)
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(text, VOCABULARY)
-    held_out, other = other[-600:], other[:6000]
-    new, held_out = rows_of(other, tokenizer, 960), rows_of(held_out, tokenizer, 128)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=6,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=LENGTH,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config)
-    started = time.perf_counter()
-    train(model, folder, rows_of(text, tokenizer, 16 * options.steps), options.steps, 0, 2e-3)
-    print(f"pre-training: {time.perf_counter() - started:.0f} s", flush=True)
-    model.save_pretrained(os.path.join(folder, "llama"))
-
-    def base():
-        return LlamaForCausalLM.from_pretrained(os.path.join(folder, "llama"))
-
+    new, held_out = rows_of(other[:6000], tokenizer, 960), rows_of(other[-600:], tokenizer, 128)
+    base = pretrained(options, folder, text, tokenizer)
     before = perplexity(base(), folder, held_out)
     print(f"perplexity before: {before:.2f}", flush=True)
-    for seed in range(options.seeds):
-        for method in ("uniform", "random", "autolora"):
-            started = time.perf_counter()
-            if method == "autolora":
-                ranks = search(base(), folder, new, options.search_steps, seed, options.learning_rate)
-                print(format_rank_table(ranks), flush=True)
-            else:
-                ranks = pattern(base(), method, seed)
-            searched = time.perf_counter() - started
-            set_seed(seed)
-            adapted = build_adapter(base(), ranks, LORA)
-            train(adapted, folder, new, options.adapt_steps, seed, options.learning_rate)
-            row = {"task": "llama", "method": method, "seed": seed, "before": round(before, 3)}
-            row["score"] = round(perplexity(adapted, folder, held_out), 3)
-            row["adapter_params"] = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-            row |= {"ranks": ranks.ranks, "search_seconds": round(searched, 1)}
-            row["wall_seconds"] = round(time.perf_counter() - started, 1)
-            names = ("steps", "search_steps", "adapt_steps", "learning_rate")
-            row["command"] = "python benchmarks/llama.py --text $DATA/TEXT --other $DATA/OTHER " + " ".join(
-                f"--{name} {getattr(options, name)}" for name in names
-            )
-            print(method, seed, row["score"], row["adapter_params"], f"{row['wall_seconds']} s", flush=True)
-            trials.append_row(options.output, {**row, **trials.origin()})
-    with open(os.path.splitext(options.output)[0] + ".md", "w", encoding="utf-8") as file:
-        file.write(report(trials.read_rows(options.output)))
+    names = ("steps", "search_steps", "adapt_steps", "learning_rate")
+    command = " ".join([COMMAND, *(f"--{name} {getattr(options, name)}" for name in names)])
+    for seed, method in itertools.product(range(options.seeds), ("uniform", "random", "autolora")):
+        started = time.perf_counter()
+        if method == "autolora":
+            ranks = search(base(), folder, new, options.search_steps, seed, rate)
+            print(format_rank_table(ranks), flush=True)
+        else:
+            ranks = pattern(base(), method, seed)
+        searched = time.perf_counter() - started
+        set_seed(seed)
+        adapted = build_adapter(base(), ranks, LORA)
+        train(adapted, folder, new, options.adapt_steps, seed, rate)
+        row = {"task": "llama", "method": method, "seed": seed, "before": round(before, 3)}
+        row["score"] = round(perplexity(adapted, folder, held_out), 3)
+        row["adapter_params"] = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        row |= {"ranks": ranks.ranks, "search_seconds": round(searched, 1)}
+        row |= {"wall_seconds": round(time.perf_counter() - started, 1), "command": command}
+        print(method, seed, row["score"], row["adapter_params"], f"{row['wall_seconds']} s", flush=True)
+        trials.append_row(options.output, {**row, **trials.origin()})
+    trials.write_table(options.output, report(trials.read_rows(options.output)))
 
 
 def report(rows: list[dict]) -> str:
@@ -176,17 +150,10 @@ def report(rows: list[dict]) -> str:
         own = [row for row in rows if row["method"] == method]
         scores = [row["score"] for row in own]
         left_out = sum(rank == 0 for row in own for rank in row["ranks"].values()) / len(own)
-        body.append(
-            [
-                method,
-                sizes_cell(own, "adapter_params"),
-                f"{sum(scores) / len(scores):.2f}",
-                " ".join(f"{s:.2f}" for s in scores),
-            ]
-        )
-        body[-1].append(f"{left_out:.1f} of {len(own[0]['ranks'])}")
-    header = ["method", "adapter parameters", "perplexity", "by seed", "modules without a rank"]
-    return markdown(header, body) + "\n"
+        cells = [sizes_cell(own, "adapter_params"), f"{sum(scores) / len(scores):.2f}"]
+        cells += [" ".join(f"{score:.2f}" for score in scores), f"{left_out:.1f} of {len(own[0]['ranks'])}"]
+        body.append([method, *cells])
+    return markdown(["method", "adapter parameters", "perplexity", "by seed", "modules without a rank"], body) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
     python benchmarks/pictures.py heatmaps --output OUT mrpc=outputs/mrpc-autolora cola=outputs/cola-autolora
     python benchmarks/pictures.py front --output OUT results/front.jsonl      (score against adapter parameters)
-    python benchmarks/pictures.py cost --output OUT results/compare.jsonl     (seconds, AdaLoRA = 1, as in Table 5)
-    python benchmarks/pictures.py history --output OUT outputs/mrpc-autolora  (trajectories of α)
 
 `heatmaps` puts the rank grids of several tasks side by side on one scale, as Figure 3 of the paper does.
 """
@@ -18,37 +16,16 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import LearnedRanks  # noqa: E402
-from autolora_trainer.report import rank_grid, save_selection_history  # noqa: E402
-from benchmarks.significance import ENOUGH, interval  # noqa: E402
-from benchmarks.trials import read_rows  # noqa: E402
+from autolora_trainer.report import rank_grid  # noqa: E402
+from benchmarks.lib.significance import ENOUGH, interval  # noqa: E402
+from benchmarks.lib.trials import read_rows  # noqa: E402
+from benchmarks.lib.words import WORDS  # noqa: E402
 
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "autolora_trainer",
-    "font.family": "DejaVu Sans",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "font.size": 10,
-}
-# A method is told by its marker, its line and its hatch; colour only helps. Colours: Okabe and Ito (2008).
-LOOKS = [
-    ("o", "-", "", "#0072B2"),
-    ("s", "--", "//", "#D55E00"),
-    ("^", ":", "..", "#009E73"),
-    ("D", "-.", "xx", "#CC79A7"),
-    ("v", "-", "\\\\", "#E69F00"),
-    ("P", "--", "++", "#56B4E9"),
-    ("X", ":", "oo", "#000000"),
-]
-NAMES = {
-    "autolora": "AutoLoRA",
-    "uniform": "uniform LoRA",
-    "random": "random ranks",
-    "svd_cut": "post-hoc SVD cut",
-    "autolora from scratch": "AutoLoRA from scratch",
-    "uniform for as long": "uniform LoRA for as long",
-    "autolora, uniform ranks": "uniform ranks from a search's weights",
-}
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "autolora_trainer", "font.family": "DejaVu Sans", "font.size": 10}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
+# A method is told by its marker and its line; colour only helps. Colours: Okabe and Ito (2008).
+COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()
+LOOKS = list(zip("os^DvPX", ("-", "--", ":", "-.", "-", "--", ":"), COLOURS))
 
 
 def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:
@@ -88,11 +65,11 @@ def front(rows: list[dict]) -> Figure:
             scores = [[row["score"] for row in own if row["adapter_params"] == size] for size in sizes]
             means = [statistics.mean(values) for values in scores]
             errors = [reach(values) for values in scores]
-            marker, line, _, colour = LOOKS[index % len(LOOKS)]
+            marker, line, colour = LOOKS[index % len(LOOKS)]
             places = [size * 1.04 ** (index - len(methods) / 2) for size in sizes]  # intervals beside each other
             axis.errorbar(
                 places, means, list(zip(*errors)), marker=marker, linestyle=line, color=colour, capsize=3,
-                label=NAMES.get(method, method), markersize=5, linewidth=1.2,
+                label=WORDS["picture"].get(method, method), markersize=5, linewidth=1.2,
             )  # fmt: skip
         axis.set_xscale("log", base=2)
         ticks = sorted({row["adapter_params"] for row in rows})
@@ -114,41 +91,6 @@ def reach(values: list[float]) -> tuple[float, float]:
     return max(0.0, mean - low), max(0.0, high - mean)
 
 
-def cost(rows: list[dict], base: str = "adalora") -> Figure:
-    """Wall seconds of every method in units of `base` (paired by task and seed, median), search and training apart."""
-    rows = [row for row in rows if row.get("kind") is None]
-    by = {(row["method"], row["task"], row["seed"]): row for row in rows}
-    if not any(row["method"] == base for row in rows):
-        raise ValueError(f"there is no row of {base}, the unit of this picture. Give another with --base.")
-    bars = {}
-    for method in dict.fromkeys(row["method"] for row in rows):
-        pairs = [
-            (row, by[k]) for row in rows if row["method"] == method if (k := (base, row["task"], row["seed"])) in by
-        ]
-        if pairs:
-            total = statistics.median(row["wall_seconds"] / unit["wall_seconds"] for row, unit in pairs)
-            search = statistics.median(row["search_seconds"] / unit["wall_seconds"] for row, unit in pairs)
-            bars[method] = (search, total - search)
-    figure = Figure(figsize=(6.4, 0.6 + 0.32 * len(bars)), layout="constrained")
-    axis = figure.subplots()
-    labels, values = list(bars), list(bars.values())
-    places = range(len(labels))
-    axis.barh(places, [s for s, _ in values], color="#555555", edgecolor="black", label="search")
-    axis.barh(
-        places, [t for _, t in values], left=[s for s, _ in values], color="white", hatch="//", edgecolor="black",
-        label="training",
-    )  # fmt: skip
-    for place, (search, training) in zip(places, values):
-        axis.text(search + training, place, f" {search + training:.2f}", va="center")
-    axis.set_yticks(places, [NAMES.get(label, label) for label in labels])
-    axis.invert_yaxis()
-    axis.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
-    axis.set_xlabel(f"wall seconds, {base} = 1")
-    axis.margins(x=0.12)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
 def save(figure: Figure, stem: str) -> list[str]:
     """Write `stem`.svg and `stem`.png, the same bytes for the same figure."""
     os.makedirs(os.path.dirname(stem) or ".", exist_ok=True)
@@ -159,23 +101,16 @@ def save(figure: Figure, stem: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", choices=["heatmaps", "front", "cost", "history"])
-    parser.add_argument("sources", nargs="+", help="label=FOLDER for heatmaps, rows for front and cost, else a folder")
+    parser.add_argument("picture", choices=["heatmaps", "front"])
+    parser.add_argument("sources", nargs="+", help="label=FOLDER for heatmaps, files of rows for front")
     parser.add_argument("--output", required=True, help="path without an ending")
-    parser.add_argument("--base", default="adalora", help="the method that is 1 in `cost`")
     options = parser.parse_args()
     with matplotlib.rc_context(STYLE):
         if options.picture == "heatmaps":
             pairs = [source.rpartition("=")[::2] for source in options.sources]
             figure = heatmaps({label or path: LearnedRanks.from_pretrained(path) for label, path in pairs})
-        elif options.picture == "history":
-            for ending in ("svg", "png"):
-                path = os.path.join(options.sources[0], "search", "selection_history.csv")
-                print(save_selection_history(path, f"{options.output}.{ending}"))
-            return
         else:
-            rows = [row for path in options.sources for row in read_rows(path)]
-            figure = front(rows) if options.picture == "front" else cost(rows, options.base)
+            figure = front([row for path in options.sources for row in read_rows(path)])
         print(*save(figure, options.output), sep="\n")
 
 

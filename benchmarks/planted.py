@@ -20,8 +20,10 @@ adds to the targets noise of the same root mean square as what the updates chang
 
 import argparse
 import copy
+import functools
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -30,35 +32,21 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
+from scipy.stats import rankdata
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import RobertaConfig, RobertaModel
 from transformers.utils import logging
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa: E402
 from autolora_trainer.rules import RANK_RULES, select_ranks  # noqa: E402
-from benchmarks import trials  # noqa: E402
+from benchmarks.lib import trials  # noqa: E402
+from benchmarks.lib.significance import spearman  # noqa: E402
 
 COMMAND = "python benchmarks/planted.py"
 
-LINEAR_LEVELS = (0, 1, 2, 4, 6)
-TRANSFORMER_LEVELS = (0, 1, 2, 6)
 WIDTHS = (16, 16, 20, 20, 20, 24, 24, 24)  # of the layers of `linear`
 LAYERS, HIDDEN, HEADS, LENGTH, VOCABULARY = 4, 32, 4, 12, 256  # of `transformer`
-
-
-class Rows(Dataset):
-    """Tensors of one length as rows, each a dict."""
-
-    def __init__(self, **columns: torch.Tensor):
-        self.columns = columns
-
-    def __len__(self):
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, index):
-        return {name: column[index] for name, column in self.columns.items()}
 
 
 @dataclass
@@ -66,12 +54,10 @@ class Problem:
     """A frozen model, rows made by its teacher, the true rank of every module, and the settings that fit it."""
 
     model: nn.Module
-    rows: Rows
+    rows: list[dict]
     ranks: dict[str, int]
     learning_rate: float
     max_steps: int
-    per_device_train_batch_size: int = 32
-    lora_alpha: int = 8  # over k = 8: an update has the scale 1
 
 
 class SideBySide(nn.Module):
@@ -86,9 +72,7 @@ class SideBySide(nn.Module):
     def forward(self, x, labels=None):
         outputs = [layer(x[:, i, : layer.in_features]) for i, layer in enumerate(self.layers)]  # (rows, n_l)
         widest = x.shape[-1]
-        output = torch.stack([nn.functional.pad(y, (0, widest - y.shape[-1])) for y in outputs], dim=1)
-        loss = None if labels is None else ((output - labels) ** 2).mean()
-        return {"loss": loss, "logits": output}
+        return beside(torch.stack([nn.functional.pad(y, (0, widest - y.shape[-1])) for y in outputs], dim=1), labels)
 
 
 class AllStates(nn.Module):
@@ -102,9 +86,12 @@ class AllStates(nn.Module):
 
     def forward(self, input_ids, labels=None):
         states = self.encoder(input_ids, output_hidden_states=True).hidden_states[1:]
-        output = torch.stack(states, dim=1)
-        loss = None if labels is None else ((output - labels) ** 2).mean()
-        return {"loss": loss, "logits": output}
+        return beside(torch.stack(states, dim=1), labels)
+
+
+def beside(output: torch.Tensor, labels: torch.Tensor | None) -> dict:
+    """A model's output with its loss, the mean squared error."""
+    return {"loss": None if labels is None else ((output - labels) ** 2).mean(), "logits": output}
 
 
 def _encoder() -> RobertaModel:
@@ -112,16 +99,9 @@ def _encoder() -> RobertaModel:
     as large give attention logits a standard deviation of about 2, so what a query asks for matters. Branches enter
     the residual stream at half their size: attention averages, and at full size the tokens of a sequence become so
     alike in deep layers that some directions of an update there would hardly show."""
-    config = RobertaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=HIDDEN,
-        max_position_embeddings=LENGTH + 2,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
+    shape = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    shape |= {"intermediate_size": HIDDEN, "max_position_embeddings": LENGTH + 2, "vocab_size": VOCABULARY}
+    config = RobertaConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **shape)
     encoder = RobertaModel(config, add_pooling_layer=False)
     with torch.no_grad():
         for name, module in encoder.named_modules():
@@ -155,96 +135,51 @@ def draw_ranks(names: list[str], levels: tuple[int, ...]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    return torch.cat([model(part)["logits"] for part in inputs.split(128)])
-
-
 def plant(model, inputs, levels, strength, noise, names, **settings) -> Problem:
     """The problem of `model` with updates drawn from `levels`; none if `levels` is empty. `noise`: root mean square,
     relative to what the updates change, or for the control relative to the outputs."""
     ranks = draw_ranks(names, levels) if levels else dict.fromkeys(names, 0)
-    teacher, base = copy.deepcopy(model), outputs(model, inputs)
+    outputs = lambda one: torch.cat([one(part)["logits"] for part in inputs.split(128)])
+    teacher, base = copy.deepcopy(model), outputs(model)
     for name, rank in ranks.items():
         weight = teacher.get_submodule(name).weight
         weight.data += planted_update(rank, *weight.shape, strength)
-    targets = outputs(teacher, inputs)
+    targets = outputs(teacher)
     reference = (targets - base if levels else base).square().mean().sqrt()
     targets += noise * reference * torch.randn(targets.shape)
-    return Problem(model, Rows(**{model.input_name: inputs, "labels": targets}), ranks, **settings)
+    rows = [{model.input_name: row, "labels": target} for row, target in zip(inputs, targets)]
+    return Problem(model, rows, ranks, **settings)
 
 
-def linear(seed: int, strength: str = "equal", noise: float = 0.0, levels=LINEAR_LEVELS) -> Problem:
+def linear(seed: int, strength: str = "equal", noise: float = 0.0, levels=(0, 1, 2, 4, 6)) -> Problem:
     torch.manual_seed(seed)
-    model = SideBySide()
-    inputs = torch.randn(1024, len(WIDTHS), max(WIDTHS))
+    model, inputs = SideBySide(), torch.randn(1024, len(WIDTHS), max(WIDTHS))
     names = [f"layers.{i}" for i in range(len(WIDTHS))]
     return plant(model, inputs, levels, strength, noise, names, learning_rate=2e-2, max_steps=300)
 
 
-def transformer(seed: int, strength: str = "equal", noise: float = 0.0, levels=TRANSFORMER_LEVELS) -> Problem:
+def transformer(seed: int, strength: str = "equal", noise: float = 0.0, levels=(0, 1, 2, 6)) -> Problem:
     torch.manual_seed(seed)
-    model = AllStates()
-    inputs = torch.randint(3, VOCABULARY, (1024, LENGTH))
+    model, inputs = AllStates(), torch.randint(3, VOCABULARY, (1024, LENGTH))
     kinds = ("query", "value")
     names = [f"encoder.encoder.layer.{i}.attention.self.{kind}" for i in range(LAYERS) for kind in kinds]
     return plant(model, inputs, levels, strength, noise, names, learning_rate=1e-2, max_steps=200)
 
 
 PROBLEMS = {
-    "linear": lambda seed: linear(seed),
-    "linear-unequal": lambda seed: linear(seed, "unequal"),
-    "linear-noise": lambda seed: linear(seed, noise=1.0),
-    "transformer": lambda seed: transformer(seed),
-    "transformer-unequal": lambda seed: transformer(seed, "unequal"),
-    "transformer-noise": lambda seed: transformer(seed, noise=1.0),
-    "control-linear": lambda seed: linear(seed, noise=0.5, levels=()),
-    "control-transformer": lambda seed: transformer(seed, noise=0.5, levels=()),
+    f"{kind.__name__}{suffix}": functools.partial(kind, **changes)
+    for kind in (linear, transformer)
+    for suffix, changes in {"": {}, "-unequal": {"strength": "unequal"}, "-noise": {"noise": 1.0}}.items()
 }
-
-
-def searcher(problem: Problem, folder, seed: int = 0, trainer_class=AutoLoraTrainer, **changes):
-    """The trainer of the search, at the package's defaults but for `changes` and what is the problem's own. min_rank 0
-    lets a module without update say so."""
-    settings = dict(
-        max_steps=problem.max_steps,
-        learning_rate=problem.learning_rate,
-        per_device_train_batch_size=problem.per_device_train_batch_size,
-        min_rank=0,
-        seed=seed,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_strategy="no",
-    )
-    lora_alpha = changes.pop("lora_alpha", problem.lora_alpha)
-    args = AutoLoraTrainingArguments(str(folder), **{**settings, **changes})
-    torch.manual_seed(seed)
-    config = LoraConfig(target_modules=list(problem.ranks), lora_alpha=lora_alpha)
-    return trainer_class(problem.model, args, train_dataset=problem.rows, peft_config=config)
-
-
-# ---- what is counted
-
-
-def average_ranks(values: list[float]) -> torch.Tensor:
-    """Positions of the values in their order, ties sharing the mean of theirs."""
-    x = torch.tensor(values, dtype=torch.double)
-    return (x[:, None] > x).sum(1) + ((x[:, None] == x).sum(1) - 1) / 2
-
-
-def spearman(true: list[float], learned: list[float]) -> float:
-    """Spearman's rank correlation; 0 where one of the two is constant."""
-    x, y = (ranks - ranks.mean() for ranks in map(average_ranks, (true, learned)))
-    scale = (x.norm() * y.norm()).item()
-    return (x @ y).item() / scale if scale else 0.0
+PROBLEMS["control-linear"] = functools.partial(linear, noise=0.5, levels=())
+PROBLEMS["control-transformer"] = functools.partial(transformer, noise=0.5, levels=())
 
 
 def preference_p(ranks: list[list[int]], draws: int = 2000) -> float:
     """Friedman's test of "no module is preferred", by permutation: the statistic is the spread of the modules' mean
     positions over the seeds, against its values when each seed's ranks are permuted over the modules. With one seed
     every permutation is as likely as the data, so p is then 1."""
-    positions = torch.stack([average_ranks(row) for row in ranks])  # (seeds, modules)
+    positions = torch.tensor(rankdata(ranks, axis=1) - 1).float()  # (seeds, modules); ties share their mean
     generator = torch.Generator().manual_seed(0)
     orders = torch.rand(draws, *positions.shape, generator=generator).argsort(dim=-1)
     shuffled = positions.expand(draws, -1, -1).gather(-1, orders)  # (draws, seeds, modules)
@@ -252,26 +187,25 @@ def preference_p(ranks: list[list[int]], draws: int = 2000) -> float:
     return (1 + extreme) / (1 + draws)
 
 
-def search(name: str, seed: int, **changes) -> dict:
-    """One search: true ranks, the ranks by every rule, and by the default one (what the trainer itself returned)."""
+def search(name: str, seed: int) -> dict:
+    """One search at the package's defaults but for what is the problem's own, where min_rank 0 lets a module without
+    update say so: true ranks, the ranks by every rule, and by the default one (what the trainer itself returned)."""
     problem = PROBLEMS[name](seed)
+    settings = {"max_steps": problem.max_steps, "learning_rate": problem.learning_rate, "min_rank": 0, "seed": seed}
+    settings |= {"per_device_train_batch_size": 32, "use_cpu": True, **trials.QUIET}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = searcher(problem, folder, seed, **changes)
+        arguments = AutoLoraTrainingArguments(folder, **settings)
+        torch.manual_seed(seed)
+        config = LoraConfig(target_modules=list(problem.ranks), lora_alpha=8)  # over k = 8: an update has the scale 1
+        trainer = AutoLoraTrainer(problem.model, arguments, train_dataset=problem.rows, peft_config=config)
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
     state, default = trainer.search_state(), trainer.args.rank_rule
     learned = {rule: select_ranks(state, rule, min_rank=0) for rule in RANK_RULES}
     learned["default"] = list(trainer.learned_ranks.ranks.values())
-    return {
-        "problem": name,
-        "seed": seed,
-        "default_rule": default,
-        "steps": trainer.state.global_step,
-        "seconds": round(seconds, 2),
-        "true": list(problem.ranks.values()),
-        "learned": learned,
-    }
+    row = {"problem": name, "seed": seed, "default_rule": default, "steps": trainer.state.global_step}
+    return {**row, "seconds": round(seconds, 2), "true": list(problem.ranks.values()), "learned": learned}
 
 
 def summarize(rows: list[dict]) -> list[dict]:
@@ -282,23 +216,14 @@ def summarize(rows: list[dict]) -> list[dict]:
         for rule in searches[0]["learned"]:
             pairs = [(row["true"], row["learned"][rule]) for row in searches]
             flat = [(t, r) for true, learned in pairs for t, r in zip(true, learned)]
-            levels = {
-                level: sum(r for t, r in flat if t == level) / sum(t == level for t, _ in flat)
-                for level in sorted({t for t, _ in flat})
-            }
+            mean = lambda level: statistics.mean(r for t, r in flat if t == level)
+            levels = {level: mean(level) for level in sorted({t for t, _ in flat})}
             control = set(levels) == {0}
-            lines.append(
-                {
-                    "problem": name,
-                    "rule": rule,
-                    "searches": len(searches),
-                    "spearman": None if control else sum(spearman(*pair) for pair in pairs) / len(pairs),
-                    "exact": sum(t == r for t, r in flat) / len(flat),
-                    "levels": levels,
-                    "p": preference_p([learned for _, learned in pairs]) if control else None,
-                    "seconds": sum(row["seconds"] for row in searches) / len(searches),
-                }
-            )
+            line = {"problem": name, "rule": rule, "searches": len(searches), "levels": levels}
+            line["spearman"] = None if control else sum(spearman(*pair) for pair in pairs) / len(pairs)
+            line["exact"] = sum(t == r for t, r in flat) / len(flat)
+            line["p"] = preference_p([learned for _, learned in pairs]) if control else None
+            lines.append(line)
     return lines
 
 
@@ -315,17 +240,13 @@ def markdown(lines: list[dict], default: str) -> str:
     return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in table)
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--output", type=Path, required=True, help="folder of planted.jsonl and planted.md")
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
-
-
-def main():
-    arguments = parse_arguments()
+    arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.set_verbosity_error()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -337,8 +258,7 @@ def main():
                 file.write(json.dumps(rows[-1]) + "\n")
                 file.flush()
     table = markdown(summarize(rows), rows[0]["default_rule"])
-    (arguments.output / "planted.md").write_text(table, encoding="utf-8")
-    print(table)
+    trials.write_table(str(arguments.output / "planted.jsonl"), table)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizerFast
 
 from autolora_trainer.sample.data import generate_text
 
+COMMAND = "python benchmarks/pretrain_sample.py --text wikinews.txt.xz --output encoder"
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 BOS, PAD, EOS, MASK = 0, 1, 2, 4
 
@@ -59,10 +60,8 @@ def train_tokenizer(texts: list[str], arguments) -> RobertaTokenizerFast:
     bpe = ByteLevelBPETokenizer(add_prefix_space=True)
     bpe.train_from_iterator(texts, arguments.vocab_size, min_frequency=2, special_tokens=SPECIAL_TOKENS)
     model = json.loads(bpe._tokenizer.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
-    return RobertaTokenizerFast(
-        vocab=model["vocab"], merges=merges, add_prefix_space=True, model_max_length=arguments.length
-    )
+    found = {"vocab": model["vocab"], "merges": [tuple(merge) for merge in model["merges"]]}
+    return RobertaTokenizerFast(**found, add_prefix_space=True, model_max_length=arguments.length)
 
 
 def text_batches(ids: np.ndarray, rows: int, length: int, rng):
@@ -132,9 +131,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     rng, generator = np.random.default_rng(arguments.seed), torch.Generator().manual_seed(arguments.seed)
-
-    paragraphs = read_paragraphs(arguments.text)
-    lines = generate_text(arguments.num_lines, arguments.seed)
+    paragraphs, lines = read_paragraphs(arguments.text), generate_text(arguments.num_lines, arguments.seed)
     tokenizer = train_tokenizer(paragraphs + lines[: len(lines) // 4], arguments)
     encoded = tokenizer(paragraphs, add_special_tokens=False, verbose=False)["input_ids"]
     text = np.concatenate([np.array([*ids, EOS], dtype=np.int16) for ids in encoded])
@@ -148,27 +145,16 @@ def main() -> None:
         "text": text_batches(text[:cut], arguments.text_rows, arguments.length, rng),
         "lines": line_batches(line_ids[1000:], arguments.line_rows, rng),
     }
-
-    config = RobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=arguments.hidden_size,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=arguments.heads,
-        intermediate_size=4 * arguments.hidden_size,
-        max_position_embeddings=arguments.length + 2,
-        type_vocab_size=1,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        bos_token_id=BOS,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-    )
+    shape = {"hidden_size": arguments.hidden_size, "intermediate_size": 4 * arguments.hidden_size}
+    shape |= {"num_hidden_layers": arguments.layers, "num_attention_heads": arguments.heads, "type_vocab_size": 1}
+    shape |= {"vocab_size": len(tokenizer), "max_position_embeddings": arguments.length + 2}
+    special = {"bos_token_id": BOS, "pad_token_id": PAD, "eos_token_id": EOS}
+    config = RobertaConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **shape, **special)
     config._attn_implementation = "eager"  # at these lengths faster than sdpa on a CPU
     model = RobertaForMaskedLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     scheduler = get_cosine_schedule_with_warmup(optimizer, arguments.warmup_steps, arguments.steps)
     print(f"{model.num_parameters():,} parameters, {len(text):,} tokens of text, {len(line_ids):,} lines", flush=True)
-
     started, tokens, recent = time.time(), dict.fromkeys(batches, 0), {name: [] for name in batches}
     for step in range(1, arguments.steps + 1):
         for name, source in batches.items():
@@ -181,26 +167,19 @@ def main() -> None:
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
+        means = lambda digits: {name: round(sum(values) / len(values), digits) for name, values in recent.items()}
         if step % 50 == 0:
-            means = {name: round(sum(values) / len(values), 3) for name, values in recent.items()}
-            print(f"step {step} {time.time() - started:.0f} s {means}", flush=True)
+            print(f"step {step} {time.time() - started:.0f} s {means(3)}", flush=True)
         if step % 300 == 0 or step == arguments.steps:
             settings = {k: v for k, v in vars(arguments).items() if k not in ("text", "output")}
+            libraries = {library.__name__: library.__version__ for library in (torch, transformers, tokenizers)}
             record = {
-                "command": "python benchmarks/pretrain_sample.py --text wikinews.txt.xz --output encoder "
-                + " ".join(f"--{name} {value}" for name, value in settings.items()),
-                "parameters": model.num_parameters(),
-                "steps_done": step,
-                "tokens": tokens,
-                "training_loss": {name: round(sum(values) / len(values), 4) for name, values in recent.items()},
+                "command": " ".join([COMMAND, *(f"--{name} {value}" for name, value in settings.items())]),
+                **{"parameters": model.num_parameters(), "steps_done": step, "tokens": tokens},
+                "training_loss": means(4),
                 "held_out_loss": {name: held_out_loss(model, b, arguments.masking) for name, b in held_out.items()},
                 "seconds": round(time.time() - started),
-                "versions": {
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "transformers": transformers.__version__,
-                    "tokenizers": tokenizers.__version__,
-                },
+                "versions": {"python": platform.python_version(), **libraries},
             }
             save(model, tokenizer, arguments.output, record)
             print(f"saved, held out {record['held_out_loss']}", flush=True)

@@ -33,12 +33,12 @@ from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa:
 from autolora_trainer.arguments import SEARCH_STEPS  # noqa: E402
 from autolora_trainer.rules import RANK_RULES, select_ranks  # noqa: E402
 from autolora_trainer.tasks import glue  # noqa: E402
-from benchmarks import sharing, trials  # noqa: E402
-from benchmarks.significance import cross_agreement, markdown, rank_agreement  # noqa: E402
+from benchmarks.lib import sharing, trials  # noqa: E402
+from benchmarks.lib.patterns import DEFAULT_RULE  # noqa: E402
+from benchmarks.lib.significance import cross_agreement, markdown, rank_agreement  # noqa: E402
 
 ROWS = 2000
 COMMAND = "python benchmarks/ranks.py --data $DATA --model MODEL"
-DEFAULT_RULE = AutoLoraTrainingArguments.__dataclass_fields__["rank_rule"].default
 
 
 def load_rows(path: str, shuffled_by: int | None) -> Dataset:
@@ -64,22 +64,9 @@ def search(options, task: str, seed: int, shuffled: bool) -> dict:
     model = AutoModelForSequenceClassification.from_pretrained(
         options.model, num_labels=definition.num_labels, dtype="float32"
     )
-    settings = {
-        "learning_rate": options.learning_rate,
-        "per_device_train_batch_size": 16,
-        "max_steps": SEARCH_STEPS,
-        "train_sampling_strategy": "group_by_length",
-        **json.loads(options.settings),
-    }
-    arguments = AutoLoraTrainingArguments(
-        tempfile.mkdtemp(),
-        seed=seed,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_strategy="no",
-        **settings,
-    )
+    settings = {"learning_rate": options.learning_rate, "per_device_train_batch_size": 16, "max_steps": SEARCH_STEPS}
+    settings |= {"train_sampling_strategy": "group_by_length", **json.loads(options.settings)}
+    arguments = AutoLoraTrainingArguments(tempfile.mkdtemp(), seed=seed, **trials.QUIET, **settings)
     lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], lora_alpha=16, lora_dropout=0.1)
     trainer = AutoLoraTrainer(
         model, arguments, train_dataset=data, peft_config=lora, data_collator=DataCollatorWithPadding(tokenizer)
@@ -87,15 +74,10 @@ def search(options, task: str, seed: int, shuffled: bool) -> dict:
     started = time.perf_counter()
     trainer.train()
     state = trainer.search_state()
-    ranks = {rule: select_ranks(state, rule, None, 0 if rule != "threshold" else 1) for rule in RANK_RULES}
-    budget = {rule: select_ranks(state, rule, "lora:2", 0) for rule in RANK_RULES}
     return {
-        "task": task,
-        "seed": seed,
-        "shuffled": shuffled,
-        "modules": trainer.gates.names,
-        "ranks": ranks,
-        "ranks_at_lora:2": budget,
+        **{"task": task, "seed": seed, "shuffled": shuffled, "modules": trainer.gates.names},
+        "ranks": {rule: select_ranks(state, rule, None, 0 if rule != "threshold" else 1) for rule in RANK_RULES},
+        "ranks_at_lora:2": {rule: select_ranks(state, rule, "lora:2", 0) for rule in RANK_RULES},
         "energy": [round(e, 6) for e in state.energy.tolist()],
         "evidence": [round(value, 2) for value in state.evidence],
         "steps": trainer.state.global_step,
@@ -108,85 +90,47 @@ def search(options, task: str, seed: int, shuffled: bool) -> dict:
 def report(rows: list[dict]) -> str:
     rows = sorted(rows, key=lambda row: (row["task"], row["seed"]))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    names = rows[0]["modules"]
-    columns = {"all": None}
-    for kind in ("query", "value"):
-        columns[kind] = [i for i, name in enumerate(names) if name.endswith(kind)]
-    texts = []
+    columns = [None, *([i for i, n in enumerate(rows[0]["modules"]) if n.endswith(k)] for k in ("query", "value"))]
+    among = "Spearman over all / query / value modules"
+
+    def learned(task, rule, shuffled, field="ranks"):
+        return [r[field][rule] for r in rows if (r["task"], r["shuffled"]) == (task, shuffled)]
+
+    def agreement(pairs) -> str:
+        """Means over pairs of lists of patterns; a list by itself is compared with itself."""
+        values = [[cross_agreement(*p, c) if len(p) > 1 else rank_agreement(*p, c) for p in pairs] for c in columns]
+        return " / ".join(f"{sum(own) / len(own):.2f}" if own else "-" for own in values)
+
+    with_noise, texts = [t for t in tasks if learned(t, DEFAULT_RULE, True)], []
     for field, title in (("ranks", "Ranks without a budget"), ("ranks_at_lora:2", "Rank 2 on average, 0 allowed")):
         body = []
         for rule in (rule for rule in rows[0][field] if rule != "uniform"):  # which has no order
-            real = {t: [r[field][rule] for r in rows if r["task"] == t and not r["shuffled"]] for t in tasks}
-            noise = {t: [r[field][rule] for r in rows if r["task"] == t and r["shuffled"]] for t in tasks}
-            line = [f"**{rule}**" if rule == DEFAULT_RULE else rule]
-            for task in tasks:
-                line.append(" / ".join(f"{rank_agreement(real[task], c):.2f}" for c in columns.values()))
-            pairs = list(itertools.combinations(tasks, 2))
-            line.append(
-                " / ".join(_mean(cross_agreement(real[a], real[b], c) for a, b in pairs) for c in columns.values())
-            )
-            with_noise = [t for t in tasks if noise[t]]
-            line.append(
-                " / ".join(_mean(cross_agreement(real[t], noise[t], c) for t in with_noise) for c in columns.values())
-            )
-            body.append(line)
-        seeds = {t: sum(r["task"] == t and not r["shuffled"] for r in rows) for t in tasks}
-        header = ["rule", *(f"{t} ({seeds[t]} seeds)" for t in tasks), "between tasks", "with shuffled labels"]
-        texts.append(f"{title}: Spearman over all / query / value modules\n\n" + markdown(header, body))
-    texts.append(_controls(rows, tasks, columns))
-    default = [
-        [
-            r["task"],
-            r["seed"],
-            "yes" if r["shuffled"] else "",
-            r["steps"],
-            r["passes"],
-            " / ".join(map(str, r["evidence"])),
-        ]
-        for r in rows
-    ]
-    for line, row in zip(default, rows):
-        line += [
-            " ".join(map(str, (row["ranks"][DEFAULT_RULE][i] for i in columns[kind]))) for kind in ("query", "value")
-        ]
-    header = [
-        "task",
-        "seed",
-        "shuffled",
-        "steps",
-        "passes",
-        "held-out t: gain / trend",
-        "query, by depth",
-        "value, by depth",
-    ]
-    return "\n\n".join([*texts, f"Ranks of `{DEFAULT_RULE}`\n\n" + markdown(header, default)]) + "\n"
-
-
-def _controls(rows: list[dict], tasks: list[str], columns: dict) -> str:
-    """Task by task for the default rule: a search that has learned its task agrees with itself, not with noise."""
-    body = []
+            real = {task: learned(task, rule, False, field) for task in tasks}
+            line = [agreement([(real[task],)]) for task in tasks]
+            line.append(agreement(list(itertools.combinations(real.values(), 2))))
+            line.append(agreement([(real[task], learned(task, rule, True, field)) for task in with_noise]))
+            body.append([f"**{rule}**" if rule == DEFAULT_RULE else rule, *line])
+        seeds = [f"{task} ({len(real[task])} seeds)" for task in tasks]
+        table = markdown(["rule", *seeds, "between tasks", "with shuffled labels"], body)
+        texts.append(f"{title}: {among}\n\n{table}")
+    body = (
+        []
+    )  # task by task for the default rule: a search that has learned its task agrees with itself, not with noise
     for task in tasks:
-        own = [row for row in rows if row["task"] == task]
-        real = [row["ranks"][DEFAULT_RULE] for row in own if not row["shuffled"]]
-        noise = [row["ranks"][DEFAULT_RULE] for row in own if row["shuffled"]]
-        trends = [row["evidence"][1] for row in own if not row["shuffled"]]
-        body.append(
-            [
-                task,
-                " / ".join(f"{rank_agreement(real, c):.2f}" for c in columns.values()),
-                " / ".join(f"{cross_agreement(real, noise, c):.2f}" for c in columns.values()) if noise else "-",
-                f"{sum(trend > 2 for trend in trends)} of {len(trends)}",
-            ]
-        )
+        real, noise = (learned(task, DEFAULT_RULE, shuffled) for shuffled in (False, True))
+        trends = [row["evidence"][1] for row in rows if row["task"] == task and not row["shuffled"]]
+        fell = f"{sum(trend > 2 for trend in trends)} of {len(trends)}"
+        body.append([task, agreement([(real,)]), agreement([(real, noise)]) if noise else "-", fell])
     header = ["task", "between seeds", "with its shuffled labels", "searches whose held-out loss fell (t > 2)"]
-    return f"`{DEFAULT_RULE}` against its controls: Spearman over all / query / value modules\n\n" + markdown(
-        header, body
-    )
-
-
-def _mean(values) -> str:
-    values = list(values)
-    return f"{sum(values) / len(values):.2f}" if values else "-"
+    texts.append(f"`{DEFAULT_RULE}` against its controls: {among}\n\n{markdown(header, body)}")
+    body = []
+    for row in rows:
+        place = [row["task"], row["seed"], "yes" if row["shuffled"] else "", row["steps"], row["passes"]]
+        depths = [" ".join(str(row["ranks"][DEFAULT_RULE][i]) for i in own) for own in columns[1:]]
+        body.append([*place, " / ".join(map(str, row["evidence"])), *depths])
+    header = ["task", "seed", "shuffled", "steps", "passes", "held-out t: gain / trend"]
+    table = markdown([*header, "query, by depth", "value, by depth"], body)
+    return "\n\n".join([*texts, f"Ranks of `{DEFAULT_RULE}`\n\n{table}"]) + "\n"
 
 
 def main() -> int:
@@ -215,16 +159,20 @@ def main() -> int:
         seed, task, shuffled = one
         row = search(options, task, seed, shuffled)
         trials.append_row(path, {**row, **trials.origin(), "command": f"{COMMAND} --tasks {task}"})
-        kind = "shuffled" if shuffled else ""
-        print(task, seed, kind, row["steps"], row["seconds"], row["ranks"][DEFAULT_RULE], flush=True)
+        print(
+            task,
+            seed,
+            "shuffled" if shuffled else "",
+            row["steps"],
+            row["seconds"],
+            row["ranks"][DEFAULT_RULE],
+            flush=True,
+        )
 
     failed = 0
     if not options.report:
         failed = sharing.work_off(path, left, run, lambda one: f"{one[1]} {one[0]}{' shuffled' if one[2] else ''}")
-    text = report(trials.read_rows(path))
-    with open(options.output + ".md", "w", encoding="utf-8") as file:
-        file.write(text)
-    print(text)
+    trials.write_table(path, report(trials.read_rows(path)))
     return int(failed > 0)
 
 

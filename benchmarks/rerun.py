@@ -18,27 +18,20 @@ import os
 import shlex
 import statistics
 import sys
-from types import SimpleNamespace
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks import compare, front, trials  # noqa: E402
+from benchmarks.compare import run_trial  # noqa: E402
+from benchmarks.lib import trials  # noqa: E402
 
 EXACT = 0.05  # points
 REPEATABILITY = 1.96 * math.sqrt(2)  # times the standard deviation: 95 % of the differences of two runs
 PLACES = ("--model_name_or_path", "--train_file", "--validation_file", "--test_file", "--output_dir")
-HEAD = ("task", "seed", "method", "kind", "val_fraction", "source")
+HEAD = ("task", "seed", "method", "kind", "val_fraction")
 
 
 def tolerance(row: dict, rows: list[dict], machine: str, versions: dict) -> tuple[float | None, str]:
-    """Points by which the score may differ, and why; None if the rows cannot tell.
-
-    Args:
-        row: to rerun.
-        rows: of its file.
-        machine, versions: of the rerun; see `trials.machine` and `trials.versions`.
-    """
-    same = all(row["versions"].get(name) == version for name, version in versions.items())
-    if row.get("machine") == machine and same:
+    """Points by which a row's score may differ on a machine, and why; None if the rows of its file cannot tell."""
+    if row.get("machine") == machine and versions.items() <= row["versions"].items():
         return EXACT, "the same machine and versions"
     like = list({r.get("seed"): r["score"] for r in rows if _kind(r) == _kind(row)}.values())  # the latest of a seed
     if len(like) < 3:
@@ -59,57 +52,27 @@ def in_points(row: dict) -> dict:
 
 def _kind(row: dict) -> tuple:
     """What rows that differ in their seed alone share."""
-    typed = row["settings"] if isinstance(row["settings"], list) else []
-    rate = trials.value_of(typed, "learning_rate")
+    rate = trials.value_of(row["settings"], "learning_rate") if isinstance(row["settings"], list) else None
     return row["task"], row["method"], row.get("kind"), row.get("budget"), row.get("train_rows"), rate
 
 
 def rerun(row: dict, options) -> float:
-    """The score of a row's run, now.
-
-    Raises:
-        ValueError: for a row that has no score of its own.
-    """
+    """The score of a row's run, now; `ValueError` for a row that has no score of its own."""
     if not has_score(row):
         raise ValueError("this row is rerun with its whole table. RESULTS.md has the command.")
-    if row["method"] == "svd_cut":
-        return _svd_cut(row, options)
-    if not isinstance(row["settings"], list):  # of cost.py: its command is whole
-        return _by_command(row, options)
-    trial = {name: row[name] for name in HEAD if name in row}
-    settings = list(row["settings"])
-    if trials.value_of(settings, "method") is None:  # of front.py
-        settings.insert(0, f"--method={row['method']}")
-    return compare.run_trial(options, trial, settings)["score"]
-
-
-def _by_command(row: dict, options) -> float:
-    words = shlex.split(row["command"])
-    script, typed = words[1].removesuffix(".py"), words[2:]
+    if isinstance(row["settings"], list):
+        trial = {name: row[name] for name in HEAD if name in row}
+        cuts = [row["budget"]] if row["method"] == trials.SVD_CUT else []  # the adapter is trained and cut again
+        return run_trial(options, trial, trials.settings_of(row), cuts)[0]["score"]
+    words = shlex.split(row["command"])  # of cost.py: it is whole
     for place in PLACES:
-        if place in typed:
-            del typed[typed.index(place) : typed.index(place) + 2]
+        if place in words:
+            del words[words.index(place) : words.index(place) + 2]
     where = trials.places(options.data, options.model, row["task"])
     with trials.scratch_folder(options.scratch) as folder:
-        results = trials.run(script, [*typed, *where, f"--output_dir={folder}"], options.isolate)
+        typed = [*words[2:], *where, f"--output_dir={folder}"]
+        results = trials.run(words[1].removesuffix(".py"), typed, options.isolate)
     return 100 * results[f"eval_{row['metric']}"]
-
-
-def _svd_cut(row: dict, options) -> float:
-    """Train the uniform adapter that was cut, and cut it again."""
-    settings = dict(word.removeprefix("--").split("=", 1) for word in row["settings"])
-    wide = int(settings.pop("rank_budget").removeprefix("lora:"))
-    settings = {name: value for name, value in settings.items() if name not in ("task_name", "seed")}
-    trial = {"task": row["task"], "seed": row["seed"], "method": "uniform", "budget": wide}
-    plan = {"settings": settings, "methods": {}, "svd_cut": {"budgets": [row["budget"]]}}
-    with trials.scratch_folder(options.scratch) as folder:
-        where = [*trials.places(options.data, options.model, row["task"]), f"--output_dir={folder}"]
-        results = trials.run("run_glue", ["--method=uniform", *front.arguments(plan, trial), *where])
-        path = f"{folder}-rows.jsonl"
-        given = SimpleNamespace(data=options.data, model=options.model, output=path)
-        front.svd_cuts(given, plan, trial, folder, results, {})
-        (cut,) = trials.read_rows(path)
-    return cut["score"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +81,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("line", type=int, help="which of them, from 1")
     parser.add_argument("--data", help="folder with a folder per task; default: the Hub")
     parser.add_argument("--model", help="folder of the base model; default: the row's")
-    parser.add_argument("--sibling", help="folder of the smaller model, for rows of rank transfer")
     parser.add_argument("--scratch", help="folder for the run; default: a temporary one")
     parser.add_argument("--isolate", action="store_true", help="in a process of its own")
     parser.add_argument("--tolerance", type=float, help="points, instead of the rule's")

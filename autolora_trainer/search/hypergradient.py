@@ -12,7 +12,7 @@ Nothing here knows a Trainer or a data set. A loss is a closure that yields the 
 is the loss; two calls of the training loss must give the same function, so its dropout masks have to be replayed by
 the closure (with fresh masks the difference measures noise: 5 to 62 times the signal). Both losses have to be fp32:
 rounding to bf16 is as large as the difference, and in v a second derivative magnifies it (the numbers:
-`benchmarks/hypergradient.py`). Nothing here waits for the device; small tensors are lists or one flat vector.
+RESULTS.md, Hypergradient). Nothing here waits for the device; small tensors are lists or one flat vector.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from autolora_trainer.errors import Terminated
-from benchmarks import compare, sharing, trials
+from benchmarks import compare
+from benchmarks.lib import comparison, plans, sharing, trials
 
 PLAN = {
     "tasks": ["mrpc"],
@@ -225,8 +226,8 @@ def test_of_two_rows_of_a_run_the_latest_counts(place):
     """A plan that was given another rate has runs of both in its file."""
     rows = run(place)
     old = [{**row, "score": 0.0} for row in rows if row["method"] == "uniform" and row.get("kind") is None]
-    plan = compare.load_plan(str(place[0] / "plan.yaml"))
-    assert compare.table([*old, *rows], plan) == compare.table(rows, plan)
+    plan = plans.load_plan(str(place[0] / "plan.yaml"))
+    assert comparison.table([*old, *rows], plan) == comparison.table(rows, plan)
 
 
 def test_a_claim_ends_with_its_process(tmp_path):
@@ -234,7 +235,7 @@ def test_a_claim_ends_with_its_process(tmp_path):
     code = f"""
 import os, sys
 sys.path.insert(0, {trials.ROOT!r})
-from benchmarks import sharing
+from benchmarks.lib import sharing
 with sharing.claim({output!r}, "a trial") as mine:
     print(mine, flush=True)
     sys.stdin.read()
@@ -288,20 +289,20 @@ def test_seconds_are_compared_where_every_method_has_them_on_one_machine():
         for (task, seed), own in seconds.items()
         for method, value in own.items()
     ]
-    assert compare.timed_together(rows) == {("a", 0)}
+    assert comparison.timed_together(rows) == {("a", 0)}
     plan = {"tasks": [], "methods": {"uniform": {}, "adalora": {}, "full": {}}, "reference": "uniform"}
-    header, body = compare.table(rows, plan)
+    header, body = comparison.table(rows, plan)
     cells = [dict(zip(header, line)) for line in body]
     assert [line["time / uniform"] for line in cells] == ["1.00", "2.00", "4.00"]
     assert [line["time / adalora"] for line in cells] == ["0.50", "1.00", "2.00"]
-    assert compare.timed_on(rows) == "Time: median ratio over the 1 runs of a of which every method has seconds."
+    assert comparison.timed_on(rows) == "Time: median ratio over the 1 runs of a of which every method has seconds."
     rows[0]["machine"] = "N"
-    assert compare.timed_together(rows) == set() and "No run has seconds" in compare.timed_on(rows)
+    assert comparison.timed_together(rows) == set() and "No run has seconds" in comparison.timed_on(rows)
 
 
 def test_a_method_without_rows_is_a_line_of_dashes(place):
     rows = [row for row in run(place) if row["method"] == "uniform"]
-    header, body = compare.table(rows, compare.load_plan(str(place[0] / "plan.yaml")))
+    header, body = comparison.table(rows, plans.load_plan(str(place[0] / "plan.yaml")))
     assert body[1] == ["autolora"] + ["-"] * (len(header) - 1) and body[0][1] == "80.50 (n=2)"
 
 
@@ -322,16 +323,16 @@ def test_tasks_may_have_other_numbers_of_seeds_and_trials_go_seed_by_seed(place)
 
 @pytest.mark.parametrize("order", [1, -1])  # rows come in any order from several workers
 def test_of_rates_with_equal_scores_the_one_with_the_lowest_loss_is_taken(order):
-    shared = {"task": "cola", "method": "uniform", "kind": compare.TUNING}
+    shared = {"task": "cola", "method": "uniform", "kind": plans.TUNING}
     rows = [
         {**shared, "score": score, "eval_loss": loss, "settings": [f"--learning_rate={rate}"]}
         for rate, score, loss in ((0.1, 0.0, 0.66), (0.2, 0.0, 0.64), (0.3, 0.0, 0.65))
     ][::order]
     plan = {**PLAN, "tuning": {"learning_rate": [0.1, 0.2, 0.3]}}
-    assert compare.tuned(plan, rows, "cola", "uniform") == {"learning_rate": 0.2}
-    assert compare.tuned(plan, rows[1:], "cola", "uniform") is None
+    assert plans.tuned(plan, rows, "cola", "uniform") == {"learning_rate": 0.2}
+    assert plans.tuned(plan, rows[1:], "cola", "uniform") is None
     rows[0]["score"] = 0.1  # the score comes first
-    assert compare.tuned(plan, rows, "cola", "uniform") == {"learning_rate": 0.1 if order == 1 else 0.3}
+    assert plans.tuned(plan, rows, "cola", "uniform") == {"learning_rate": 0.1 if order == 1 else 0.3}
 
 
 def test_a_method_may_have_rates_of_its_own(place):
@@ -346,6 +347,31 @@ def test_a_method_may_have_rates_of_its_own(place):
     assert rates["autolora"] == ["0.1", "0.2", "0.2", "0.2"]
 
 
+def test_budgets_are_an_axis_with_seeds_of_their_own(place):
+    folder, calls = place
+    kept = {name: PLAN[name] for name in ("tasks", "settings", "methods", "reference")}
+    plan = {**kept, "budgets": {2: {"uniform": 2, "paper": 1}, 8: {"uniform": 1}}}
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    old = {"task": "mrpc", "seed": 1, "method": "uniform", "budget": 2, "adapter_params": 10, "score": 70.0}
+    order = ["--num_train_epochs=2", "--learning_rate=0.1", "--task_name=mrpc", "--seed=1", "--rank_budget=lora:2"]
+    trials.append_row(str(folder / "o.jsonl"), {**old, "settings": order})  # finished, though it names no method
+    _, *rows = run(place)
+    assert [(row["seed"], row["method"], row["budget"]) for row in rows] == [
+        (0, "uniform", 2),
+        (0, "paper", 2),
+        (0, "uniform", 8),
+    ]
+    assert [(c["method"], c["rank_budget"]) for c in calls] == [
+        ("uniform", "lora:2"),
+        ("autolora", "lora:2"),
+        ("uniform", "lora:8"),
+    ]
+    table = (folder / "o.md").read_text()
+    assert (
+        "| uniform, rank 2 on average | 10 | 75.00 (n=2) |" in table and "| paper, rank 2 on average | 10 |" in table
+    )
+
+
 @pytest.mark.parametrize(
     "change, sentence",
     [
@@ -355,12 +381,13 @@ def test_a_method_may_have_rates_of_its_own(place):
         ({"same_time": {"as": "x", "method": "uniform"}}, "same_time needs"),
         ({"task_seeds": {"cola": 1}}, "task_seeds names 'cola', which is none of mrpc"),
         ({"tuning": {"learning_rate": [1], "method_learning_rate": {"full": [1]}}}, "names 'full', which is none of"),
-        ({"methods": {"uniform": {"ranks_from": {"shar": 0.1}}}, "same_time": None}, "ranks_from of 'uniform' must"),
-        ({"methods": {"uniform": {"ranks_from": {"share": 2}}}, "same_time": None}, "has the share 2; give one above"),
+        ({"budgets": {2: {"uniform": 1}}}, "budgets, which say how many seeds a method has, do not go with same_time"),
+        ({"same_time": None, "tuning": None, "seeds": None, "budgets": {2: {"x": 1}}}, "budget 2 names 'x', which is"),
+        ({"same_time": None, "svd_cut": {"from": 8, "budgets": [1]}}, "svd_cut starts from a rank at which"),
     ],
 )
 def test_a_plan_that_cannot_be_run_is_one_line(tmp_path, change, sentence):
     plan = {k: v for k, v in {**PLAN, **change}.items() if v is not None}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     with pytest.raises(SystemExit, match=sentence):
-        compare.load_plan(str(tmp_path / "plan.yaml"))
+        plans.load_plan(str(tmp_path / "plan.yaml"))

@@ -12,11 +12,8 @@ from benchmarks import pictures
 NAMES = [f"encoder.layer.{i}.attention.self.{p}" for i in range(3) for p in ("query", "value")]
 
 
-def row(task, seed, method, score, size, seconds=10.0, search=0.0):
-    return dict(
-        task=task, seed=seed, method=method, score=score, adapter_params=size, wall_seconds=seconds,
-        search_seconds=search,
-    )  # fmt: skip
+def row(task, seed, method, score, size):
+    return dict(task=task, seed=seed, method=method, score=score, adapter_params=size)
 
 
 ROWS = [row(t, s, m, 70 + s, n) for t in ("sst2", "qnli") for s in range(3) for m in ("uniform", "x") for n in (9, 18)]
@@ -53,15 +50,3 @@ def test_intervals_lie_around_the_mean():
     low, high = pictures.reach([1.0, 2.0, 6.0])
     assert low == pytest.approx(high) == pytest.approx(4.303 * 7**0.5 / 3**0.5, abs=1e-2)  # Student's t, s² = 7
     assert pictures.reach([5.0]) == (0.0, 0.0)
-
-
-def test_cost_is_paired_with_the_unit_of_the_same_task_and_seed(tmp_path):
-    rows = [row("a", 0, "adalora", 1, 1, 10), row("b", 0, "adalora", 1, 1, 100)]
-    rows += [row("a", 0, "autolora", 1, 1, 15, 5), row("b", 0, "autolora", 1, 1, 130, 40), row("c", 0, "lora", 1, 1)]
-    found = draw(lambda: pictures.cost(rows), tmp_path)
-    assert " 1.40" in found and "search" in found and "lora" not in found  # the median of 1.5 and 1.3
-
-
-def test_cost_without_its_unit_is_refused():
-    with pytest.raises(ValueError, match="there is no row of adalora"):
-        pictures.cost(ROWS)

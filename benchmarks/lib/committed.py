@@ -2,10 +2,8 @@
 
 import os
 
-import yaml
-
-from benchmarks import compare, trials
-from benchmarks.trials import reported
+from benchmarks.lib import comparison, plans, trials
+from benchmarks.lib.trials import reported
 
 COMPARED = {"core": "core table", "ner": "jnlpba", "e2e": "e2e", "webnlg": "webnlg"}  # files of rows, and their names
 
@@ -16,23 +14,16 @@ def rows_of(*names: str) -> list[dict]:
     return [row for name in names for row in trials.read_rows(os.path.join(folder, f"{name}.jsonl"))]
 
 
-def yaml_of(path: str) -> dict:
-    with open(os.path.join(trials.ROOT, "benchmarks", f"{path}.yaml"), encoding="utf-8") as file:
-        return yaml.safe_load(file)
-
-
 def plan_of(path: str) -> dict:
     """A plan of compare.py, by its path from `benchmarks` without the ending."""
-    return compare.load_plan(os.path.join(trials.ROOT, "benchmarks", f"{path}.yaml"))
+    return plans.load_plan(os.path.join(trials.ROOT, "benchmarks", f"{path}.yaml"))
 
 
-def command_of(plan: str, output: str, script: str = "compare") -> str:
+def command_of(plan: str, output: str) -> str:
     """The command that works off a plan; at the paper's scale, models and rows come from the Hub."""
     model = "GPT2" if plan in ("plans/e2e", "plans/webnlg") else "MODEL"
     places = "" if plan.startswith("paper/") else f"--data $DATA --model {model} "
-    places += "--sibling SIBLING " if plan == "plans/transfer" else ""
-    plan = f"benchmarks/{plan}.yaml"
-    return f"python benchmarks/{script}.py {plan} {places}--output benchmarks/results/{output}.jsonl"
+    return f"python benchmarks/compare.py benchmarks/{plan}.yaml {places}--output benchmarks/results/{output}.jsonl"
 
 
 def provenance(rows: list[dict], *commands: str) -> str:
@@ -57,10 +48,18 @@ def not_measured(command: str, what: str = "not measured yet") -> str:
 
 def progress(rows: list[dict], plan: dict, command: str) -> str:
     """How much of a plan is missing; nothing once all of it is there."""
-    wanted = {(t, s, m) for t in plan["tasks"] for s in range(compare.seeds(plan, t)) for m in plan["methods"]}
-    left = wanted - {(row["task"], row["seed"], row["method"]) for row in reported(rows)}
+    places = [(task, seed) for task in plan["tasks"] for seed in range(plans.seeds(plan, task))]
+    wanted = {(*p, method, own.get("budget")) for p in places for method, own in plans.members(plan, *p)}
+    left = wanted - {(row["task"], row["seed"], row["method"], row.get("budget")) for row in reported(rows)}
     what = "not measured yet" + (f", {len(left)} of {len(wanted)} runs" if len(left) < len(wanted) else "")
     return not_measured(command, what) if left else ""
+
+
+def plan_block(name: str, picture: str = "") -> str:
+    """The table of a plan's rows with a picture of it, where they come from, and what is missing."""
+    rows, plan, command = reported(rows_of(name)), plan_of(f"plans/{name}"), command_of(f"plans/{name}", name)
+    shown = [comparison.report(rows, plan), picture, provenance(rows, command)] if rows else []
+    return join(*shown, progress(rows, plan, command))
 
 
 def join(*parts: str) -> str:

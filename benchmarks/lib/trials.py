@@ -1,7 +1,7 @@
 """A trial is one run of a script, exactly as its row's command says; a row is what is kept of it.
 
-Shared by `front.py` and `compare.py`: arguments of a trial, rows that are already there, running in this process or in
-one of its own, and the row itself.
+Arguments of a trial, running in this process or in one of its own, the row and what it says of its place and time, and
+the files of rows, with the table beside each.
 """
 
 import contextlib
@@ -9,44 +9,28 @@ import datetime
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
-from benchmarks import sharing  # noqa: E402
+import torch
 
+from autolora_trainer.ranks import LearnedRanks
+from benchmarks.lib import sharing
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SVD_CUT = "svd_cut"  # the method of rows that were cut from a uniform adapter, whose settings they have
 SCRIPTS = {"jnlpba": "run_ner", "ner": "run_ner", "e2e": "run_nlg", "webnlg": "run_nlg", "nlg": "run_nlg"}
-METRICS = {
-    "cola": ("matthews_correlation", 100),
-    "stsb": ("spearmanr", 100),
-    "jnlpba": ("f1", 100),
-    "e2e": ("bleu", 1),
-    "webnlg": ("bleu", 1),
-}  # (the task's own metric, factor to points); accuracy elsewhere
-
-
-def add_arguments(parser) -> None:
-    """The arguments of a benchmark that works off a plan of trials."""
-    parser.add_argument("--data", help="folder with a folder per task: train.jsonl, …; default: the Hub")
-    parser.add_argument("--model", help="folder of the base model; default: the plan's")
-    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
-    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
-    parser.add_argument("--report", action="store_true", help="write the table beside --output, and run nothing")
+GLUE_METRICS = {"cola": ("matthews_correlation", 100), "stsb": ("spearmanr", 100)}
+METRICS = {**GLUE_METRICS, "jnlpba": ("f1", 100), "e2e": ("bleu", 1), "webnlg": ("bleu", 1)}  # and factors to points
+QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}  # of a Trainer
 
 
 def script_of(task: str) -> str:
     """`run_glue`, `run_ner` or `run_nlg`."""
     return SCRIPTS.get(task, "run_glue")
-
-
-def score_of(task: str, results: dict) -> float:
-    """The task's own metric in points, on the test rows where those were scored, else on the dev split."""
-    name, factor = METRICS.get(task, ("accuracy", 100))
-    return round(factor * results.get(f"predict_{name}", results.get(f"eval_{name}")), 3)
 
 
 def arguments(settings: dict) -> list[str]:
@@ -61,10 +45,8 @@ def arguments(settings: dict) -> list[str]:
 
 
 def places(data: str | None, model: str | None, task: str) -> list[str]:
-    """What depends on the machine: where model and rows lie. `$DATA` holds a folder per task.
-
-    Without a folder the rows come from the Hub, without a model it is the one of the settings.
-    """
+    """Where model and rows lie, which depends on the machine; `data` holds a folder per task. Without it the rows come
+    from the Hub, without a model it is the one of the settings."""
     typed = [f"--model_name_or_path={model}"] if model else []
     for split in ("train", "validation", "test") if data else ():
         names = (f"{split}_multiref.jsonl", f"{split}.jsonl")  # all references of an input in one row, where there are
@@ -79,6 +61,12 @@ def value_of(typed: list[str], name: str) -> str | None:
     return next((word.partition("=")[2] for word in typed if word.startswith(f"--{name}=")), None)
 
 
+def settings_of(row: dict) -> list[str]:
+    """The arguments of a row's script. The first rows of budgets leave out a `--method` that is their label."""
+    method = "uniform" if row["method"] == SVD_CUT else row["method"]
+    return row["settings"] if value_of(row["settings"], "method") else [f"--method={method}", *row["settings"]]
+
+
 def read_rows(path: str) -> list[dict]:
     if not os.path.exists(path):
         return []
@@ -89,10 +77,8 @@ def read_rows(path: str) -> list[dict]:
 def reported(rows: list[dict]) -> list[dict]:
     """Rows whose scores count: not those that chose a learning rate, and of several of one task, seed, method and
     budget the latest alone."""
-    latest = {
-        (row["task"], row["seed"], row["method"], row.get("budget")): row for row in rows if row.get("kind") is None
-    }
-    return list(latest.values())
+    place = lambda row: (row["task"], row["seed"], row["method"], row.get("budget"))
+    return list({place(row): row for row in rows if row.get("kind") is None}.values())
 
 
 def append_row(path: str, row: dict) -> None:
@@ -108,15 +94,26 @@ def append_row(path: str, row: dict) -> None:
         file.write(json.dumps(row).encode() + b"\n")
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that numbers depend on."""
-    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
+def write_table(output: str, text: str) -> None:
+    """Print a table, and write it beside its rows."""
+    with open(os.path.splitext(output)[0] + ".md", "w", encoding="utf-8") as file:
+        file.write(text)
+    print(text)
+
+
+def versions(*more: str) -> dict[str, str | None]:
+    """Of the libraries that numbers depend on, and of `more`; None for what is not installed."""
+    found = {}
+    for name in ("torch", "transformers", "peft", "accelerate", *more):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def machine(device: str | None = None) -> str:
     """What bits and seconds depend on. `device`: cpu or cuda; default: what a script would take."""
-    import torch
-
     if device == "cuda" or (device is None and torch.cuda.is_available()):
         return torch.cuda.get_device_name()
     return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
@@ -128,31 +125,18 @@ def origin() -> dict:
 
 
 def run(script: str, typed: list[str], isolate: bool = False) -> dict:
-    """Run a script; its all_results.json. The output folder is the `--output_dir` among `typed`.
-
-    Args:
-        isolate: in a process of its own: a clean peak of memory, at the price of the start.
-    """
-    folder = value_of(typed, "output_dir")
+    """Run a script; its all_results.json. The output folder is the `--output_dir` among `typed`. `isolate`: in a
+    process of its own, which has a clean peak of memory, at the price of the start."""
     if isolate:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])}
-        done = subprocess.run(
-            [sys.executable, os.path.join(ROOT, f"{script}.py"), *typed],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        argv = [sys.executable, os.path.join(ROOT, f"{script}.py"), *typed]
+        done = subprocess.run(argv, capture_output=True, text=True, env=environment)
         if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the script failed")
-        with open(os.path.join(folder, "all_results.json"), encoding="utf-8") as file:
+            raise RuntimeError((done.stderr.strip() or "the script failed").splitlines()[-1])
+        with open(os.path.join(value_of(typed, "output_dir"), "all_results.json"), encoding="utf-8") as file:
             return json.load(file)
-    with open(os.devnull, "w") as nowhere:
-        out, sys.stdout = sys.stdout, nowhere
-        try:
-            return importlib.import_module(script).main(typed)
-        finally:
-            sys.stdout = out
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return importlib.import_module(script).main(typed)
 
 
 @contextlib.contextmanager
@@ -164,38 +148,28 @@ def scratch_folder(parent: str | None):
         yield os.path.join(place, "trial")
 
 
-def shown_command(script: str, typed: list[str], task: str, model: str = "MODEL") -> str:
-    """A trial's command with names in place of this machine's folders."""
-    splits = ("train", "validation") if script == "run_glue" else ("train", "validation", "test")
-    files = " ".join(f"--{split}_file $DATA/{task}/{split}.jsonl" for split in splits)
-    return f"python {script}.py {' '.join(typed)} --model_name_or_path {model} {files}"
-
-
 def row_of(head: dict, settings: list[str], results: dict, folder: str, script: str) -> dict:
-    """What is kept of a trial. `head`: task, seed, method, and whatever tells this trial from others."""
-    from autolora_trainer.ranks import LearnedRanks
-
+    """What is kept of a trial. `head`: task, seed, method, and whatever tells this trial from others. The score is the
+    task's own metric in points, on the test rows where those were scored, else on the dev split; the command has names
+    in place of this machine's folders."""
     with open(os.path.join(folder, "cost.json"), encoding="utf-8") as file:
         cost = json.load(file)
-    ranks_path = os.path.join(folder, "ranks.json")
-    task = head["task"]
+    ranks_path, total = os.path.join(folder, "ranks.json"), cost["total"]
+    timing = re.compile("runtime|per_second|samples|preparation")
+    name, factor = METRICS.get(head["task"], ("accuracy", 100))
+    splits = ("train", "validation") if script == "run_glue" else ("train", "validation", "test")
+    files = " ".join(f"--{split}_file $DATA/{head['task']}/{split}.jsonl" for split in splits)
     return {
         **head,
-        "score": score_of(task, results),
-        "scores": {k: v for k, v in results.items() if k.startswith(("eval_", "predict_")) and not _is_timing(k)},
+        "score": round(factor * results.get(f"predict_{name}", results.get(f"eval_{name}")), 3),
+        "scores": {k: v for k, v in results.items() if re.match("eval_|predict_", k) and not timing.search(k)},
         "eval_loss": round(results["eval_loss"], 5) if "eval_loss" in results else None,
-        "adapter_params": results["adapter_params"],
-        "head_params": results["head_params"],
+        **{name: results[name] for name in ("adapter_params", "head_params")},
         "ranks": list(LearnedRanks.load(ranks_path).ranks.values()) if os.path.exists(ranks_path) else None,
-        "wall_seconds": cost["total"]["wall_seconds"],
+        "wall_seconds": total["wall_seconds"],
         "search_seconds": cost.get("search", {}).get("wall_seconds", 0.0),
-        "passes": cost["total"]["passes"],
-        "peak_memory_mb": cost["total"]["peak_memory_mb"],
+        **{name: total[name] for name in ("passes", "peak_memory_mb")},
         "settings": settings,
         **origin(),
-        "command": shown_command(script, settings, task),
+        "command": f"python {script}.py {' '.join(settings)} --model_name_or_path MODEL {files}",
     }
-
-
-def _is_timing(key: str) -> bool:
-    return any(part in key for part in ("runtime", "per_second", "samples", "preparation"))

@@ -47,7 +47,8 @@ def work_off(
     shown: Callable[[object], str],
 ) -> int:
     """Run trials until none is left, one at a time, none twice and none that another process runs. A trial that fails
-    is reported on stderr, and does not take the others with it.
+    is reported on stderr, and does not take the others with it; how many failed. After SIGTERM, which means this
+    process and not its trial, `SystemExit` with status 143.
 
     Args:
         output: the file of rows.
@@ -55,10 +56,6 @@ def work_off(
             asked again before every trial: rows of other processes come in, and may make more trials possible.
         run: runs a trial and appends its row. A trial that leaves no row is not run again by this process.
         shown: a trial in a few words.
-    Returns:
-        how many trials failed.
-    Raises:
-        SystemExit: with status 143 after SIGTERM, which means this process and not its trial.
     """
     tried, failed = set(), 0
     while waiting := [(name, trial) for name, trial in left() if name not in tried]:
@@ -66,19 +63,14 @@ def work_off(
             with claim(output, name) as mine:
                 if mine and name in dict(left()):  # its row may have come in since
                     tried.add(name)
-                    failed += not _survived(trial, run, shown)
+                    try:
+                        run(trial)
+                    except Terminated:
+                        sys.exit(143)
+                    except Exception as error:
+                        print(shown(trial), "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+                        failed += 1
                     break
         else:
             time.sleep(WAIT_SECONDS)
     return failed
-
-
-def _survived(trial, run, shown) -> bool:
-    try:
-        run(trial)
-    except Terminated:
-        sys.exit(143)
-    except Exception as error:
-        print(shown(trial), "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
-        return False
-    return True

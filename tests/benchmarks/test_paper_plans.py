@@ -13,7 +13,8 @@ from autolora_trainer import report
 from autolora_trainer.methods import grid
 from autolora_trainer.tasks import nlg_metrics
 from autolora_trainer.tasks.glue import GLUE_TASKS
-from benchmarks import compare, trials
+from benchmarks import compare
+from benchmarks.lib import plans, trials
 from tests.test_methods import Trials
 from tests.test_ner import reviews
 from tests.test_nlg import byte_tokenizer, gpt2, restaurants
@@ -21,7 +22,7 @@ from tests.tiny import tiny_checkpoint, write_rows
 
 FOLDER = os.path.join(trials.ROOT, "benchmarks")
 PAPER = sorted(name.removesuffix(".yaml") for name in os.listdir(os.path.join(FOLDER, "paper")) if "table" in name)
-PLANS = sorted({name.removesuffix(".yaml") for name in os.listdir(os.path.join(FOLDER, "plans"))} - {"front"})
+PLANS = sorted(name.removesuffix(".yaml") for name in os.listdir(os.path.join(FOLDER, "plans")))
 CUT = {  # what differs from the plan: length, and the size of what is decoded
     "max_steps": 3,  # AdaLoRA needs as many
     "search_max_steps": 4,
@@ -35,7 +36,7 @@ ENTITIES = {"B-praise": "B-DNA", "I-praise": "I-DNA", "B-blame": "B-protein", "I
 
 
 def load(folder, name):
-    return compare.load_plan(os.path.join(FOLDER, folder, f"{name}.yaml"))
+    return plans.load_plan(os.path.join(FOLDER, folder, f"{name}.yaml"))
 
 
 def pairs(plan):
@@ -111,24 +112,25 @@ def test_dry_run_names_every_trial_in_arguments_that_the_scripts_take(tmp_path, 
     compare.main()
     *lines, last = capsys.readouterr().out.splitlines()
     plan = load(folder, name)
-    runs = sum(compare.seeds(plan, task) for task in plan["tasks"]) * len(plan["methods"])
+    places = [(task, seed) for task in plan["tasks"] for seed in range(plans.seeds(plan, task))]
+    runs = sum(len(plans.members(plan, *place)) for place in places)
     if plan["tuning"]:
         assert lines.pop().strip() == f"… and {runs} reported runs, once their rates are known"
-        runs = len(plan["tasks"]) * sum(len(compare.rates(plan, label)) for label in plan["methods"])
+        runs = len(plan["tasks"]) * sum(len(plans.rates(plan, label)) for label in plan["methods"])
     assert len(lines) == runs and f"{runs} are left" in last
     for task, label in pairs(plan):  # an argument that a script does not know raises UsageError
-        trial = {"task": task, "method": label, "seed": 0}
+        trial = {"task": task, "method": label, "seed": 0, **dict(plans.members(plan, task, 0))[label]}
         script = importlib.import_module(trials.script_of(task))
         monkeypatch.setattr(script, "execute", lambda application, *arguments: arguments)
-        *_, method, training = script.main(trials.arguments(compare.trial_settings(plan, trial)))
+        *_, method, training = script.main(trials.arguments(plans.trial_settings(plan, trial)))
         assert training.seed == 0 and method.method in (label, plan["methods"][label].get("method"))
 
 
 def test_the_core_table_has_the_seeds_and_methods_that_it_promises():
     plan = load("plans", "core")
-    assert [compare.seeds(plan, task) for task in plan["tasks"]] == [8, 8, 8, 5, 5, 5]
+    assert [plans.seeds(plan, task) for task in plan["tasks"]] == [8, 8, 8, 5, 5, 5]
     trial = {"task": "mrpc", "method": "uniform r8", "seed": 3, "changes": {"learning_rate": 0.002}}
-    typed = trials.arguments(compare.trial_settings(plan, trial))
+    typed = trials.arguments(plans.trial_settings(plan, trial))
     assert {"--method=uniform", "--rank_budget=lora:8", "--learning_rate=0.002", "--seed=3"} <= set(typed)
     assert trials.value_of(typed, "max_train_samples") == "2000"  # as many as its rates are tuned on
     assert trials.value_of(typed, "max_eval_samples") is None

@@ -9,10 +9,11 @@ import statistics
 
 import numpy as np
 
+from autolora_trainer import AutoLoraTrainingArguments
 from autolora_trainer.ranks import LearnedRanks, ModuleRank
-from benchmarks.ranks import DEFAULT_RULE
-from benchmarks.significance import cross_agreement, markdown, rank_agreement
+from benchmarks.lib.significance import cross_agreement, markdown, rank_agreement
 
+DEFAULT_RULE = AutoLoraTrainingArguments.__dataclass_fields__["rank_rule"].default
 GPT2 = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 LAYERS = {"e2e": GPT2, "webnlg": GPT2}  # of a block; query and value elsewhere
 
@@ -22,34 +23,34 @@ def layers_of(task: str) -> tuple[str, ...]:
     return LAYERS.get(task, ("query", "value"))
 
 
-def of_searches(rows: list[dict], shuffled: bool = False) -> dict[str, dict[int, list[int]]]:
-    """{task: {seed: ranks}} of rows of ranks.py, by the default rule; or of those whose labels were shuffled."""
-    found: dict[str, dict[int, list[int]]] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        if row["shuffled"] == shuffled:
-            found.setdefault(row["task"], {})[row["seed"]] = row["ranks"][DEFAULT_RULE]
-    return found
-
-
 def collect(trials: list[dict], searches: list[dict]) -> dict[str, dict[int, list[int]]]:
-    """{task: {seed: ranks}}: of the runs of AutoLoRA's default, else of the searches alone."""
-    found: dict[str, dict[int, list[int]]] = {}
-    for row in sorted(trials, key=lambda row: row["seed"]):
-        if row["method"] == "autolora" and row.get("kind") is None:
-            found.setdefault(row["task"], {})[row["seed"]] = row["ranks"]
-    return {**of_searches(searches), **found}
+    """{task: {seed: ranks}}: of the runs of AutoLoRA's default, else of the searches of ranks.py."""
+    runs = [(row, row["ranks"]) for row in trials if row["method"] == "autolora" and row.get("kind") is None]
+    alone = [(row, row["ranks"][DEFAULT_RULE]) for row in searches if not row["shuffled"]]
+    found: list[dict] = [{}, {}]
+    for place, rows in zip(found, (alone, runs)):
+        for row, ranks in sorted(rows, key=lambda pair: pair[0]["seed"]):
+            place.setdefault(row["task"], {})[row["seed"]] = ranks
+    return found[0] | found[1]
 
 
 def first_runs(found: dict[str, dict[int, list[int]]]) -> dict[str, LearnedRanks]:
     """The first seed of every task, with names that say block and projection."""
     named = {}
     for task, runs in found.items():
-        ranks = next(iter(runs.values()))
-        layers = layers_of(task)
+        ranks, layers = next(iter(runs.values())), layers_of(task)
         names = (f"layer.{i // len(layers)}.{layers[i % len(layers)]}" for i in range(len(ranks)))
-        modules = {name: ModuleRank(rank) for name, rank in zip(names, ranks)}
-        named[task] = LearnedRanks(modules)
+        named[task] = LearnedRanks({name: ModuleRank(rank) for name, rank in zip(names, ranks)})
     return named
+
+
+def figure3(found: dict) -> dict[str, dict]:
+    """{picture: tasks in it}, at most four side by side, and only such as have the same layers in a block."""
+    alike: dict[tuple, list] = {}
+    for task, learned in first_runs(found).items():
+        alike.setdefault(layers_of(task), []).append((task, learned))
+    parts = [runs[start : start + 4] for runs in alike.values() for start in range(0, len(runs), 4)]
+    return {f"figure3_{number}": dict(part) for number, part in enumerate(parts, start=1)}
 
 
 def thirds(blocks: int) -> list[slice]:
@@ -85,30 +86,13 @@ def where_table(found: dict[str, dict[int, list[int]]], layers: tuple[str, ...])
     """Markdown of mean ranks by layer and depth, of tasks with the same layers in a block."""
     body = []
     for task, runs in found.items():
-        grid = grid_of(task, runs)
+        grid = np.array([np.reshape(ranks, (-1, len(layers))) for ranks in runs.values()])  # (seeds, blocks, layers)
         means = [grid[:, :, i].mean() for i in range(len(layers))]
         means += [grid[:, part].mean() for part in thirds(grid.shape[1])]
         pairs = [rank_agreement(pair) for pair in itertools.combinations(list(runs.values()), 2)]
         agree = f"{statistics.mean(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})" if pairs else "-"
         uniform = sum(len(set(ranks)) == 1 for ranks in runs.values())
-        body.append(
-            [task, ", ".join(map(str, runs)), *(f"{mean:.1f}" for mean in means), f"{uniform} of {len(runs)}", agree]
-        )
+        cells = [f"{mean:.1f}" for mean in means]
+        body.append([task, ", ".join(map(str, runs)), *cells, f"{uniform} of {len(runs)}", agree])
     header = ["task", "seeds", *layers, "first third", "middle", "last third", "uniform"]
     return markdown([*header, "between seeds (lowest to highest pair)"], body)
-
-
-def grid_of(task: str, runs: dict[int, list[int]]) -> np.ndarray:
-    """Ranks of a task as (seeds, blocks, layers of a block)."""
-    return np.array([np.reshape(ranks, (-1, len(layers_of(task)))) for ranks in runs.values()])
-
-
-def leanings(found: dict[str, dict[int, list[int]]]) -> str:
-    """One sentence: which tasks give their rank to the first blocks, and which to the last."""
-    first, last = [], []
-    for task, runs in found.items():
-        grid = grid_of(task, runs)
-        parts = thirds(grid.shape[1])
-        (first if grid[:, parts[0]].mean() > grid[:, parts[-1]].mean() else last).append(task)
-    said = [f"{', '.join(names)} to the {end}" for names, end in ((first, "first"), (last, "last")) if names]
-    return f"More rank goes to one end of the model: with {'; with '.join(said)} blocks."

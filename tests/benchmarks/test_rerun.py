@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import compare, front, rerun, trials
+from benchmarks import compare, rerun
+from benchmarks.lib import plans, trials
 from tests.tiny import sentences, tiny_checkpoint, write_rows
 
 SETTINGS = {"max_steps": 6, "learning_rate": 0.02, "save_strategy": "no", "use_cpu": True}
@@ -23,16 +24,14 @@ def place(tmp_path_factory):
         output=str(folder / "rows.jsonl"),
     )  # fmt: skip
     plan = {
-        **{"tasks": ["sst2"], "seeds": 2, "task_seeds": {}, "task_settings": {}, "reference": None},
-        "settings": SETTINGS,
+        **{**plans.DEFAULTS, "tasks": ["sst2"], "seeds": 2, "settings": SETTINGS},
         "methods": {"uniform": {"rank_budget": "lora:2"}},
         "tuning": {"learning_rate": [0.02], "val_fraction": 0.25},
     }
     compare.work(options, plan)
     options.output = str(folder / "front.jsonl")
-    wide = {"methods": ["uniform"], "budgets": [4], "seeds": 1}
-    cut = {"svd_cut": {"from": 4, "budgets": [1]}}
-    front.work(options, {"tasks": ["sst2"], "settings": SETTINGS, "methods": {}, "groups": [wide], **cut})
+    cut = {"budgets": {4: {"uniform": 1}}, "svd_cut": {"from": 4, "budgets": [1]}}
+    compare.work(options, {**plan, "methods": {"uniform": {}}, "tuning": None, **cut})
     return folder
 
 

@@ -3,7 +3,8 @@
 
 import pytest
 
-from benchmarks.planted import PROBLEMS, preference_p, search, spearman, summarize
+from benchmarks.lib.significance import spearman
+from benchmarks.planted import PROBLEMS, preference_p, search, summarize
 
 
 @pytest.mark.parametrize("name, seed", [("linear", 0), ("transformer", 0)])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.significance import (
+from benchmarks.lib.significance import (
     cross_agreement,
     difference_cells,
     interval,

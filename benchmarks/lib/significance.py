@@ -55,7 +55,7 @@ def rank_agreement(patterns, columns=None) -> float:
     """
     patterns = np.asarray(patterns, float)
     patterns = patterns if columns is None else patterns[:, columns]
-    return float(np.mean([_spearman(a, b) for a, b in itertools.combinations(patterns, 2)]))
+    return float(np.mean([spearman(a, b) for a, b in itertools.combinations(patterns, 2)]))
 
 
 def cross_agreement(first, second, columns=None) -> float:
@@ -63,10 +63,11 @@ def cross_agreement(first, second, columns=None) -> float:
     first, second = np.asarray(first, float), np.asarray(second, float)
     if columns is not None:
         first, second = first[:, columns], second[:, columns]
-    return float(np.mean([_spearman(a, b) for a in first for b in second]))
+    return float(np.mean([spearman(a, b) for a in first for b in second]))
 
 
-def _spearman(a, b) -> float:
+def spearman(a, b) -> float:
+    """Spearman's rank correlation; 0 where one of the two is constant."""
     return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
 
 
