@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer.errors import one_line, run_guarded  # noqa: E402
-from autolora_trainer.hub import public_command  # noqa: E402
+from autolora_trainer.hub.public import public_command  # noqa: E402
 from benchmarks.lib import trials  # noqa: E402
 from benchmarks.lib.cost_tables import steps_table  # noqa: E402
 from benchmarks.lib.steps import CYCLE, REFERENCE, SHAPES, VARIANTS, Bench  # noqa: E402

@@ -26,14 +26,12 @@ from transformers.utils import logging
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks  # noqa: E402
-from autolora_trainer.fused import adapt  # noqa: E402
-from autolora_trainer.methods.common import component_costs  # noqa: E402
-from autolora_trainer.methods.random import random_ranks  # noqa: E402
-from autolora_trainer.methods.uniform import uniform_ranks  # noqa: E402
-from autolora_trainer.ranks import ModuleRank  # noqa: E402
-from autolora_trainer.report import format_rank_table  # noqa: E402
-from autolora_trainer.retrain import build_adapter  # noqa: E402
-from autolora_trainer.rules import parse_budget  # noqa: E402
+from autolora_trainer.lora.fused import add_lora  # noqa: E402
+from autolora_trainer.lora.parts import lora_parts  # noqa: E402
+from autolora_trainer.ranks.adapter import build_adapter  # noqa: E402
+from autolora_trainer.ranks.budget import parse_budget, random_ranks, uniform_ranks  # noqa: E402
+from autolora_trainer.ranks.grid import format_rank_table  # noqa: E402
+from autolora_trainer.ranks.learned import ModuleRank  # noqa: E402
 from benchmarks.lib import trials  # noqa: E402
 from benchmarks.lib.comparison import sizes_cell  # noqa: E402
 from benchmarks.lib.significance import markdown  # noqa: E402
@@ -83,7 +81,7 @@ def search(model, folder, data, steps: int, seed: int, learning_rate: float) -> 
 
 
 def pattern(model, method: str, seed: int) -> LearnedRanks:
-    costs = component_costs(adapt(model, LORA, rank=1))
+    costs = {name: part.cost for name, part in lora_parts(add_lora(model, LORA, rank=1)).items()}
     size = parse_budget(BUDGET, list(costs.values()))
     limits = {"capacity": 8, "min_rank": 0, "seed": seed}
     ranks = uniform_ranks(costs, size) if method == "uniform" else random_ranks(costs, size, **limits)
@@ -127,7 +125,7 @@ def main() -> None:
         started = time.perf_counter()
         if method == "autolora":
             ranks = search(base(), folder, new, options.search_steps, seed, rate)
-            print(format_rank_table(ranks), flush=True)
+            print(format_rank_table(ranks.ranks), flush=True)
         else:
             ranks = pattern(base(), method, seed)
         searched = time.perf_counter() - started

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import LearnedRanks  # noqa: E402
-from autolora_trainer.report import rank_grid  # noqa: E402
+from autolora_trainer.ranks.grid import rank_grid  # noqa: E402
 from benchmarks.lib.significance import ENOUGH, interval  # noqa: E402
 from benchmarks.lib.trials import read_rows  # noqa: E402
 from benchmarks.lib.words import WORDS  # noqa: E402
@@ -30,7 +30,7 @@ LOOKS = list(zip("os^DvPX", ("-", "--", ":", "-.", "-", "--", ":"), COLOURS))
 
 def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:
     """The rank grids of several tasks side by side, the rank in each cell; darkest is k, or the largest rank."""
-    grids = {label: rank_grid(ranks) for label, ranks in tasks.items()}
+    grids = {label: rank_grid(ranks.ranks) for label, ranks in tasks.items()}
     widths = [len(columns) for _, columns, _ in grids.values()]
     rows = max(len(names) for names, _, _ in grids.values())
     figure = Figure(figsize=(1.3 + 0.36 * sum(widths) + 0.35 * len(widths), 1.1 + 0.36 * rows), layout="constrained")

@@ -39,7 +39,7 @@ from transformers.utils import logging
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa: E402
-from autolora_trainer.rules import RANK_RULES, select_ranks  # noqa: E402
+from autolora_trainer.search.rules import RANK_RULES, select_ranks  # noqa: E402
 from benchmarks.lib import trials  # noqa: E402
 from benchmarks.lib.significance import spearman  # noqa: E402
 

@@ -30,8 +30,8 @@ from transformers.utils import logging
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments  # noqa: E402
-from autolora_trainer.arguments import SEARCH_STEPS  # noqa: E402
-from autolora_trainer.rules import RANK_RULES, select_ranks  # noqa: E402
+from autolora_trainer.search.arguments import SEARCH_STEPS  # noqa: E402
+from autolora_trainer.search.rules import RANK_RULES, select_ranks  # noqa: E402
 from autolora_trainer.tasks import glue  # noqa: E402
 from benchmarks.lib import sharing, trials  # noqa: E402
 from benchmarks.lib.patterns import DEFAULT_RULE  # noqa: E402

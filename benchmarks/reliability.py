@@ -41,11 +41,15 @@ from benchmarks.lib.repetitions import determinism, equivalence, long, processes
 from benchmarks.lib.significance import markdown  # noqa: E402
 
 TESTS = {
-    "non-finite": ["tests/test_finite.py"],
-    "bad input": ["tests/test_bad_input.py"],
-    "offline": ["tests/test_offline.py"],
-    "broken Hub": ["tests/test_hub_server.py"],
-    "safe files": ["tests/test_safe_files.py"],
+    "non-finite": ["tests/training/test_finite.py"],
+    "bad input": ["tests/scripts/test_bad_input.py"],
+    "offline": ["tests/scripts/test_offline.py"],
+    "broken Hub": ["tests/hub/test_hub_server.py"],
+    "safe files": [
+        "tests/scripts/test_safe_files.py",
+        "tests/scripts/test_safe_code.py",
+        "tests/ranks/test_safe_ranks.py",
+    ],
 }
 
 

@@ -5,7 +5,7 @@ Whole runs were timed around their process, a seed a round; they are timed by `c
 
 import numpy as np
 
-from autolora_trainer.report import format_score, format_table
+from autolora_trainer.report.tables import format_score, format_table
 
 # of steps: {key: (name, digits)}
 COLUMNS = {"wall_seconds": ("ms a step", 1), "step_ratio": ("to LoRA", 2), "passes": ("passes", 2)}

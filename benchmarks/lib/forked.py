@@ -9,7 +9,9 @@ from pathlib import Path
 
 import run_glue
 from autolora_trainer.errors import run_guarded
-from tests.tiny import as_argv, sentences, tiny_checkpoint, write_rows
+from tests.helpers.commands import as_argv
+from tests.helpers.models import tiny_checkpoint
+from tests.helpers.rows import sentences, write_rows
 
 RESULTS = ("ranks.json", "adapter_model.safetensors")  # compared byte for byte; ranks.json holds α
 SETTINGS = {

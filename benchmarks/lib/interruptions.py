@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 
 import autolora_trainer.trainer as trainer_module
-from autolora_trainer.checkpoints import MANIFEST, newest_checkpoint
-from autolora_trainer.finite import FiniteStepMixin
-from autolora_trainer.termination import TerminationCallback
+from autolora_trainer.training.callbacks import TerminationCallback
+from autolora_trainer.training.checkpoints import MANIFEST, newest_checkpoint
+from autolora_trainer.training.finite import FiniteStepMixin
 from benchmarks.lib.forked import Bench
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from autolora_trainer.arguments import SEARCH_STEPS
+from autolora_trainer.search.arguments import SEARCH_STEPS
 from benchmarks.lib import comparison, plans, trials
 from benchmarks.lib.committed import command_of, join, not_measured, plan_of, progress, provenance, rows_of
 from benchmarks.lib.significance import difference_cells, markdown, mean_cell

@@ -10,7 +10,7 @@ import statistics
 import numpy as np
 
 from autolora_trainer import AutoLoraTrainingArguments
-from autolora_trainer.ranks import LearnedRanks, ModuleRank
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from benchmarks.lib.significance import cross_agreement, markdown, rank_agreement
 
 DEFAULT_RULE = AutoLoraTrainingArguments.__dataclass_fields__["rank_rule"].default

@@ -38,7 +38,7 @@ def _same_search(bench: Bench, name: str, modules: dict) -> str | None:
 
 def _launch(launcher: str, count: int, argv: list[str]) -> str | None:
     """Run with several processes; what went wrong."""
-    from tests.test_distributed import launch_command
+    from tests.helpers.commands import launch_command
 
     command = [*launch_command(launcher, count), os.path.join(trials.ROOT, "run_glue.py"), *argv]
     environment = {**os.environ, "PYTHONPATH": trials.ROOT}

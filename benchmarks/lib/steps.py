@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader, default_collate
 from transformers import PrinterCallback, TrainingArguments
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
-from autolora_trainer.cost import CostMeter
-from autolora_trainer.fused import lora_layers
-from autolora_trainer.gates import selection
+from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.methods.adalora import AdaLoraTrainer, adalora_config, schedule
-from autolora_trainer.pipeline import count_parameters
-from autolora_trainer.trainer_utils import RetrainTrainer, fix_loss_scale
+from autolora_trainer.methods.base import count_parameters
+from autolora_trainer.search.selection import selection
+from autolora_trainer.training.cost import CostMeter
+from autolora_trainer.training.passes import fix_loss_scale
+from autolora_trainer.training.trainer import FinalTrainer
 
 KNOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 SHAPES, VARIANTS, REFERENCE, CYCLE = (KNOWN[name] for name in ("shapes", "variants", "reference", "cycle"))
@@ -117,7 +118,7 @@ class Bench:
         arguments = self.training_arguments(folder)
         if kind == "lora":
             model = get_peft_model(self.model(), self.lora_config(**settings))
-            return fix_loss_scale(RetrainTrainer(model=model, args=arguments, train_dataset=self.rows))
+            return fix_loss_scale(FinalTrainer(model=model, args=arguments, train_dataset=self.rows))
         with torch.device("meta"):  # AdaLoRA's modules are LoRA's, which PEFT names only in a model
             probe = get_peft_model(self.auto.from_config(self.config), self.lora_config())
         phases = schedule(self.arguments.steps)

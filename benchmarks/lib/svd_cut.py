@@ -7,11 +7,11 @@ import shutil
 from peft import AutoPeftModelForSequenceClassification, LoraConfig
 from transformers import AutoModelForSequenceClassification
 
-from autolora_trainer.cut import copy_cut, cut_to_ranks
+from autolora_trainer.lora.svd import copy_cut, cut_to_ranks
+from autolora_trainer.methods.base import count_parameters
 from autolora_trainer.methods.svd import ranks_by_singular_values
-from autolora_trainer.pipeline import count_parameters
-from autolora_trainer.ranks import LearnedRanks, ModuleRank
-from autolora_trainer.retrain import build_adapter
+from autolora_trainer.ranks.adapter import build_adapter
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from benchmarks.lib import trials
 
 

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from autolora_trainer.ranks import LearnedRanks
+from autolora_trainer.ranks.learned import LearnedRanks
 from benchmarks.lib import sharing
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

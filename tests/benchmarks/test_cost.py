@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from autolora_trainer import cost as meter
+from autolora_trainer.training import cost as meter
 from benchmarks import cost
 
 

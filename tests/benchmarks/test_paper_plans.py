@@ -9,16 +9,15 @@ import pytest
 from transformers import set_seed
 
 import run_nlg
-from autolora_trainer import report
-from autolora_trainer.methods import grid
+from autolora_trainer.scripts import results
+from autolora_trainer.scripts.job import Job
 from autolora_trainer.tasks import nlg_metrics
 from autolora_trainer.tasks.glue import GLUE_TASKS
 from benchmarks import compare
 from benchmarks.lib import plans, trials
-from tests.test_methods import Trials
-from tests.test_ner import reviews
-from tests.test_nlg import byte_tokenizer, gpt2, restaurants
-from tests.tiny import tiny_checkpoint, write_rows
+from tests.helpers.methods import Trials
+from tests.helpers.models import byte_gpt2, byte_tokenizer, tiny_checkpoint
+from tests.helpers.rows import restaurants, reviews, write_rows
 
 FOLDER = os.path.join(trials.ROOT, "benchmarks")
 PAPER = sorted(name.removesuffix(".yaml") for name in os.listdir(os.path.join(FOLDER, "paper")) if "table" in name)
@@ -64,7 +63,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     tiny_checkpoint(folder / "roberta")
     set_seed(0)
-    gpt2(initializer_range=0.1).save_pretrained(folder / "gpt2")
+    byte_gpt2(initializer_range=0.1).save_pretrained(folder / "gpt2")
     byte_tokenizer().save_pretrained(folder / "gpt2")
     triples = [{"category": "City", "triples": [f"A | size | {i}"], "references": [f"A is {i}."]} for i in range(12)]
     entities = [{**row, "tags": [ENTITIES.get(tag, tag) for tag in row["tags"]]} for row in reviews(12)]
@@ -81,8 +80,8 @@ def place(tmp_path_factory):
 def quick(monkeypatch):
     """Neither pictures, nor Java, nor a process for a trial of the grid."""
     for draw in ("save_rank_heatmap", "save_selection_history"):
-        monkeypatch.setattr(report, draw, lambda *arguments: None)
-    monkeypatch.setattr(grid, "run_in_process", Trials())
+        monkeypatch.setattr(results, draw, lambda *arguments: None)
+    monkeypatch.setattr(Job, "try_ranks", Trials())
     monkeypatch.setattr(nlg_metrics, "score", lambda *arguments: {"bleu": 12.5})
     monkeypatch.setattr(run_nlg, "check_libraries", lambda: None)
 

@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 
 from autolora_trainer import LearnedRanks
-from autolora_trainer.ranks import ModuleRank
+from autolora_trainer.ranks.learned import ModuleRank
 from benchmarks import pictures
 
 NAMES = [f"encoder.layer.{i}.attention.self.{p}" for i in range(3) for p in ("query", "value")]

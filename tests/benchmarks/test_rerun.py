@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks import compare, rerun
 from benchmarks.lib import plans, trials
-from tests.tiny import sentences, tiny_checkpoint, write_rows
+from tests.helpers.models import tiny_checkpoint
+from tests.helpers.rows import sentences, write_rows
 
 SETTINGS = {"max_steps": 6, "learning_rate": 0.02, "save_strategy": "no", "use_cpu": True}
 
