@@ -13,7 +13,7 @@ import time
 import safetensors.torch
 import torch
 
-import autolora_trainer.trainer as trainer_module
+from autolora_trainer import trainer as trainer_module
 from autolora_trainer.checkpoints import MANIFEST, newest_checkpoint
 from autolora_trainer.finite import FiniteStepMixin
 from autolora_trainer.termination import TerminationCallback
