@@ -13,7 +13,7 @@ import time
 import safetensors.torch
 import torch
 
-import autolora_trainer.trainer as trainer_module
+from autolora_trainer.search import state
 from autolora_trainer.training.callbacks import TerminationCallback
 from autolora_trainer.training.checkpoints import MANIFEST, newest_checkpoint
 from autolora_trainer.training.finite import FiniteStepMixin
@@ -90,7 +90,7 @@ def _watch_files(log, last: int | None) -> None:
         return original_replace(source, target, *args, **kwargs)
 
     torch.save = half(torch.save, 1)
-    safetensors.torch.save_file = trainer_module.save_file = half(safetensors.torch.save_file, 1)
+    safetensors.torch.save_file = state.save_file = half(safetensors.torch.save_file, 1)
     builtins.open, os.replace = counted_open, counted_replace
 
 
