@@ -8,14 +8,25 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+
+from filelock import FileLock, Timeout
 
 from autolora_trainer.errors import UsageError
 from autolora_trainer.files import read_json, write_json
 from autolora_trainer.ranks.learned import RANKS_FILE
-from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, RESULTS_FILE, RUN_FILE, TOKENIZER_FILES, is_output
+from autolora_trainer.runs.outputs import (
+    COST_FILE,
+    HANDOVER_FILE,
+    LOCK_FILE,
+    RESULTS_FILE,
+    RUN_FILE,
+    TOKENIZER_FILES,
+    is_output,
+)
 from autolora_trainer.runs.resume import Resume
 from autolora_trainer.training.checkpoints import checkpoint_steps
-from autolora_trainer.training.processes import wait_for_everyone
+from autolora_trainer.training.processes import of_the_first, wait_for_everyone
 
 
 class RunFolder:
@@ -34,6 +45,7 @@ class RunFolder:
         self.resume = Resume()
         self._note: dict | None = None
         self._cleared = False
+        self._check_again = lambda: None
 
     def file(self, *names: str) -> str:
         """The path of something in the folder."""
@@ -85,6 +97,7 @@ class RunFolder:
             overwrite: a finished run may be replaced.
             resuming: a run is to go on.
         """
+        self._check_again = partial(self.check, inputs, overwrite, resuming)
         if not (resuming and self.has_note):
             self._refuse_files_of_others()
         self._check_inputs_stay(inputs)
@@ -146,29 +159,44 @@ class RunFolder:
 
     @contextmanager
     def claim(self, note: dict) -> Iterator[None]:
-        """Inside, the folder is there and this run's. One that was made for it and left empty is removed again.
+        """Inside, the folder is there, and this run's alone: a lock is held that the kernel lets go of when the
+        process dies. A folder that was made for it and left empty is removed again.
 
         Args:
             note: the content of run.json, which `clear` writes.
         Raises:
-            UsageError: if it cannot be made.
+            UsageError: if the folder cannot be made, or is another run's by now; in every process.
         """
-        made = self.is_main_process and not os.path.isdir(self.path)
-        if self.is_main_process:
-            try:
-                os.makedirs(self.path, exist_ok=True)
-            except (OSError, ValueError) as error:  # a read-only place, a name that no folder can have
-                reason = getattr(error, "strerror", None) or error
-                raise UsageError(
-                    f"output_dir {self.path!r} cannot be made: {reason}. Give another --output_dir."
-                ) from error
+        made, lock = not os.path.isdir(self.path), FileLock(self.file(LOCK_FILE), timeout=0)
+        if refusal := of_the_first(self._take(lock) if self.is_main_process else None):
+            raise UsageError(refusal)
         self._note, self._cleared = note, False
         try:
             yield
         finally:
-            if made:
-                with suppress(OSError):
-                    os.rmdir(self.path)  # which fails where anything lies in it
+            if self.is_main_process:
+                if made and os.listdir(self.path) == [LOCK_FILE]:
+                    os.remove(self.file(LOCK_FILE))
+                lock.release()
+                if made:
+                    with suppress(OSError):
+                        os.rmdir(self.path)  # which fails where anything lies in it
+
+    def _take(self, lock: FileLock) -> str | None:
+        """Make and lock the folder, and look at it again; why that cannot be, or None."""
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            lock.acquire()
+            self._check_again()
+        except Timeout:
+            return f"{self.path} is another run's, which has not ended. Wait for it, or give another --output_dir."
+        except ValueError as error:  # another run has finished there, or a name that no folder can have
+            lock.release()
+            return str(error)
+        except OSError as error:  # a read-only place
+            reason = error.strerror or error
+            return f"output_dir {self.path!r} cannot be made: {reason}. Give another --output_dir."
+        return None
 
     def clear(self) -> None:
         """Once in a claim, before anything else is written: make room for a run from the beginning, or after a resume

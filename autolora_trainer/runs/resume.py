@@ -1,6 +1,7 @@
 """What `--resume_from_checkpoint` means in an output folder: where a run goes on, and that it is the same run."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from autolora_trainer.files import read_json
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.runs.outputs import RUN_FILE
-from autolora_trainer.training.checkpoints import fault, newest_checkpoint, read_manifest
+from autolora_trainer.training.checkpoints import fault, file_hash, newest_checkpoint, read_manifest
 
 # What `learned_settings` takes of the arguments.
 LEARNED_DATA = """
@@ -48,10 +49,8 @@ def learned_settings(model, data, settings, training, length_is_learned: bool = 
 def check_same_settings(place: str, settings: dict) -> None:
     """Raise `ValueError` if the run in a folder, which is to go on, was begun with other settings: it would end in
     neither's result."""
-    try:
-        earlier = dict(read_json(os.path.join(place, RUN_FILE))["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # a damaged note of them stops nobody
+    earlier = earlier_note(place).get("settings")
+    earlier = earlier if isinstance(earlier, dict) else {}
     for name, value in json.loads(json.dumps(settings)).items():
         if earlier.get(name, value) != value:
             raise ValueError(
@@ -129,3 +128,50 @@ def find_resume(place: str, asked: str, progress: Callable[[bool], Progress], ch
         return Resume(train_checkpoint=checkpoint, search_done=own.done, trials=own.trials, passed_over=passed_over)
     checkpoint, passed_over = newest_checkpoint(own.checkpoints)
     return Resume(search_checkpoint=checkpoint, trials=own.trials, passed_over=passed_over)
+
+
+def fingerprints(inputs: dict[str, str | None], known: dict | None = None) -> dict[str, dict]:
+    """{argument: {"sha256", "seen"}} of the content of every local file, and of every folder's own files, that decides
+    what a run learns.
+
+    Args:
+        inputs: {argument: path, or None, or a Hub id}.
+        known: of an earlier look; what has its sizes, inodes and times is not read again.
+    """
+    found = {}
+    for argument, place in inputs.items():
+        if not place or not os.path.exists(place):
+            continue
+        names = sorted(os.listdir(place)) if os.path.isdir(place) else [""]
+        paths = [path for name in names if os.path.isfile(path := os.path.join(place, name) if name else place)]
+        seen = [[os.path.basename(p), s.st_size, s.st_ino, s.st_mtime_ns] for p in paths for s in [os.stat(p)]]
+        earlier = (known or {}).get(argument, {})
+        if earlier.get("seen") == seen:
+            found[argument] = earlier
+            continue
+        digest = hashlib.sha256()
+        for path in paths:
+            digest.update(f"{os.path.basename(path)} {file_hash(path)} ".encode())
+        found[argument] = {"sha256": digest.hexdigest(), "seen": seen}
+    return found
+
+
+def check_same_inputs(place: str, inputs: dict[str, str | None]) -> None:
+    """Raise `ValueError` if the run in a folder, which is to go on, was begun with other content of what it reads."""
+    earlier = earlier_note(place).get("inputs", {})
+    for argument, found in fingerprints(inputs, earlier).items():
+        if found["sha256"] != earlier.get(argument, found)["sha256"]:
+            name = os.path.basename(os.path.normpath(inputs[argument]))
+            raise ValueError(
+                f"--resume_from_checkpoint: {argument} {name} holds something else than when the run in {place} was "
+                "begun. Give it as it was, or start anew with --overwrite."
+            )
+
+
+def earlier_note(place: str) -> dict:
+    """run.json of the run in a folder; a damaged one stops nobody."""
+    try:
+        note = read_json(os.path.join(place, RUN_FILE))
+        return note if isinstance(note.get("inputs", {}), dict) else {}
+    except (OSError, ValueError, AttributeError):
+        return {}

@@ -16,7 +16,15 @@ from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.trackers import RankTracking
 from autolora_trainer.runs.folder import RunFolder
-from autolora_trainer.runs.resume import Resume, check_same_settings, find_resume, learned_settings
+from autolora_trainer.runs.resume import (
+    Resume,
+    check_same_inputs,
+    check_same_settings,
+    earlier_note,
+    find_resume,
+    fingerprints,
+    learned_settings,
+)
 from autolora_trainer.scripts.checks import AFTER_LOADING, BEFORE_LOADING, check_folder
 from autolora_trainer.scripts.job import Job, make_trainer, set_up_logging
 from autolora_trainer.scripts.request import Request, settle
@@ -51,6 +59,8 @@ def execute(task, model, data, settings, training) -> dict:
     if request.settings.ranks and request.settings.rank_budget:
         request.warn(f"--rank_budget {request.settings.rank_budget} has no effect: the size is that of --ranks")
     note = {"command": typed_command(), "version": __version__, "settings": _settings(request)}
+    if request.is_main_process:
+        note["inputs"] = fingerprints(request.inputs, earlier_note(request.output_dir).get("inputs"))
     with job.folder.claim(note):
         return train(job, plan)
 
@@ -99,7 +109,12 @@ def _resume(request: Request) -> Resume:
     if asked is None:
         return Resume()
     progress = partial(request.method.progress, request)
-    resume = find_resume(place, asked, progress, lambda: check_same_settings(place, _settings(request)))
+
+    def check_same():
+        check_same_settings(place, _settings(request))
+        check_same_inputs(place, request.inputs)
+
+    resume = find_resume(place, asked, progress, check_same)
     for line in resume.passed_over:
         request.warn(f"passed over: {line}")
     if asked in ("True", "true"):

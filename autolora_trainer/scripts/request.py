@@ -46,6 +46,12 @@ class Request:
         return self.model.base_model_id or (None if local else self.model.model_name_or_path)
 
     @property
+    def inputs(self) -> dict[str, str | None]:
+        """{argument: path, or Hub id} of what decides, beside the settings, what is learned."""
+        read = {"train_file": self.data.train_file, "ranks": self.settings.ranks}
+        return {**read, **{name: getattr(self.model, name) for name in ("model_name_or_path", "tokenizer_name")}}
+
+    @property
     def is_main_process(self) -> bool:
         return self.training.process_index == 0
 

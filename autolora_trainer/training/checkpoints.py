@@ -17,7 +17,7 @@ from autolora_trainer.training.processes import wait_for_everyone
 MANIFEST = "manifest.json"
 
 
-def _hash(path: str) -> str:
+def file_hash(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -54,7 +54,7 @@ class CheckpointManifest(TrainerCallback):
             return
         folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
         files = {
-            name: {"bytes": os.path.getsize(p), "sha256": _hash(p)}
+            name: {"bytes": os.path.getsize(p), "sha256": file_hash(p)}
             for name in _files(folder)
             if name != MANIFEST
             for p in [os.path.join(folder, name)]
@@ -94,7 +94,7 @@ def fault(checkpoint: str) -> str | None:
         path = os.path.join(checkpoint, name)
         if not os.path.isfile(path):
             return f"lacks {name}"
-        if (os.path.getsize(path), _hash(path)) != entry:
+        if (os.path.getsize(path), file_hash(path)) != entry:
             return f"has a damaged {name}"
     for name in sorted({*os.listdir(checkpoint), *_files(checkpoint)}):
         if not _is_data(os.path.join(checkpoint, name)):

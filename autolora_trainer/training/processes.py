@@ -31,3 +31,12 @@ def wait_for_everyone() -> None:
     """Until all processes, if there are several, have come here."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def of_the_first(value):
+    """What the first process has here, in every process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        shared = [value]
+        torch.distributed.broadcast_object_list(shared)
+        return shared[0]
+    return value

@@ -5,9 +5,10 @@ import json
 import pytest
 
 import run_glue
-from autolora_trainer import LearnedRanks
+from autolora_trainer import AutoLoraTrainer, LearnedRanks
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import interrupt
@@ -105,3 +106,36 @@ def test_output_dir_on_a_file_is_refused(place, tmp_path, capsys):
     status = run_guarded(lambda: run_glue.main(command(place, tmp_path / "file" / "o")), "run_glue.py")
     assert status == 2 and "lies on a file" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_is_one_run_s_at_a_time(place, tmp_path):
+    folder = RunFolder(str(tmp_path / "o"))
+    with folder.claim({}):
+        with pytest.raises(UsageError, match="is another run's, which has not ended. Wait for it, or give another"):
+            run_glue.main(command(place, tmp_path / "o", method="lora", max_steps=1))
+    assert not (tmp_path / "o").exists()  # it was made for the claim, and nothing was written
+    run_glue.main(command(place, tmp_path / "o", method="lora", max_steps=1))
+
+
+def test_a_run_that_another_has_overtaken_is_refused(place, tmp_path):
+    folder = RunFolder(str(tmp_path / "o"))
+    folder.check({}, overwrite=False, resuming=False)
+    run_glue.main(command(place, tmp_path / "o", method="lora", max_steps=1))
+    with pytest.raises(UsageError, match="holds a finished run"):
+        folder.claim({}).__enter__()
+    with RunFolder(str(tmp_path / "o")).claim({}):  # and the lock is free again
+        pass
+
+
+def test_a_setting_that_a_trainer_refuses_costs_no_finished_run(place, tmp_path, monkeypatch):
+    run_glue.main(command(place, tmp_path / "o", method="lora", max_steps=1))
+    before = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}
+
+    def refuses(self, *args, **kwargs):
+        raise ValueError("not so")
+
+    for method, trainer in (("lora", FinalTrainer), ("autolora", AutoLoraTrainer)):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match="not so"):
+            patch.setattr(trainer, "__init__", refuses)
+            run_glue.main([*command(place, tmp_path / "o", method=method), "--overwrite"])
+        assert before == {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}

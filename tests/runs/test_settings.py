@@ -1,16 +1,18 @@
 """Is a run gone on with by the settings with which it was begun, and by no others?"""
 
 import json
+import os
 import shutil
 
 import pytest
 
 import run_glue
 from autolora_trainer import AutoLoraTrainer
-from autolora_trainer.errors import run_guarded
+from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.methods.registry import METHODS
 from autolora_trainer.runs.resume import learned_settings
 from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import interrupt
 
@@ -84,3 +86,30 @@ def test_a_length_is_a_setting_where_more_than_more_steps_hangs_on_it(place, tmp
         return learned_settings(*parsed, METHODS[method].length_is_learned)
 
     assert (settings() != settings(**changes)) == (method in ("adalora", "grid"))
+
+
+@pytest.mark.parametrize("touched", ["rows", "weights", "times"])
+def test_resume_with_other_content_of_the_same_files_is_refused(place, tmp_path, touched):
+    """What was only touched, or copied, is read again and is the same."""
+    files = shutil.copytree(place, tmp_path / "place", ignore=shutil.ignore_patterns("begun"))
+    settings = {"method": "lora", "save_strategy": "steps", "save_steps": 1, "max_steps": 4}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, FinalTrainer, 3)
+        run_glue.main(command(files, tmp_path / "o", **settings))
+    note = (tmp_path / "o" / "run.json").read_text()
+    assert str(tmp_path) not in note and len(json.loads(note)["inputs"]["train_file"]["sha256"]) == 64
+    argv = [*command(files, tmp_path / "o", **settings), "--resume_from_checkpoint"]
+    rows, weights = files / "train.jsonl", files / "tiny-roberta" / "model.safetensors"
+    for path in (rows, weights):
+        os.utime(path, ns=(1, 1))
+    if touched == "times":
+        assert run_glue.main(argv)["resumed_from"] == {"phase": "retrain", "step": 3}
+        return
+    if touched == "rows":
+        rows.write_text("".join(sorted(rows.read_text().splitlines(keepends=True))))
+    else:
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    name = {"rows": "train_file train.jsonl", "weights": "model_name_or_path tiny-roberta"}[touched]
+    with pytest.raises(UsageError, match=f"{name} holds something else than when the run in .* was begun. Give it as"):
+        run_glue.main(argv)
+    assert (tmp_path / "o" / "run.json").read_text() == note

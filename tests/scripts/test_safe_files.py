@@ -15,7 +15,7 @@ from autolora_trainer.commands import cli
 from autolora_trainer.errors import run_guarded
 from autolora_trainer.runs.outputs import HANDOVER_FILE
 from autolora_trainer.training import checkpoints
-from autolora_trainer.training.checkpoints import MANIFEST, _hash, fault, newest_checkpoint, sealed
+from autolora_trainer.training.checkpoints import MANIFEST, fault, file_hash, newest_checkpoint, sealed
 from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import three_steps
 from tests.helpers.faults import interrupt
@@ -112,7 +112,7 @@ def forge(folder):
     manifest = json.loads((folder / MANIFEST).read_text())
     for name in manifest["files"]:
         path = folder / name
-        manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": _hash(path)}
+        manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
     (folder / MANIFEST).write_text(json.dumps(sealed(manifest)))
 
 
