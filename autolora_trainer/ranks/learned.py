@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 from huggingface_hub import HfApi
@@ -24,8 +25,7 @@ ADVICE = "Correct it, or give the ranks.json of a finished run."
 
 @dataclass(frozen=True)
 class ModuleRank:
-    """The learned rank of one module and the selection variables behind it (empty for patterns that no search
-    made)."""
+    """The rank of one module and the selection variables behind it, which no pattern has that no search made."""
 
     rank: int
     selection: tuple[float, ...] = ()
@@ -33,7 +33,7 @@ class ModuleRank:
 
 @dataclass(frozen=True)
 class LearnedRanks:
-    """Ranks per module: the value that the search hands to the retrain, and `ranks.json` on disk.
+    """Ranks per module.
 
     Attributes:
         modules: names as in the base model's `named_modules()`, each with its rank (0: left out of the adapter).
@@ -63,7 +63,7 @@ class LearnedRanks:
 
     @property
     def module_ranks(self) -> dict[str, int]:
-        """Ranks of whole modules, as PEFT counts them: those of a fused projection's parts add up."""
+        """See `by_module`."""
         return by_module(self.ranks)
 
     @property
@@ -77,7 +77,7 @@ class LearnedRanks:
             ValueError: for a selection that is not of finite numbers.
         """
         for name, module in self.modules.items():
-            if not all(_is_number(a) for a in module.selection):
+            if not all(map(_is_number, module.selection)):
                 raise ValueError(f"The selection of {name!r} must hold finite numbers, got {module.selection}."[:300])
         modules = {
             name: {"rank": module.rank, "selection": [float(f"{a:.9g}") for a in module.selection]}
@@ -99,10 +99,8 @@ class LearnedRanks:
             ValueError: one line that names the file and what is wrong with it.
             OSError: if it cannot be read.
         """
-        if os.path.getsize(path) > MAX_FILE_BYTES:
-            raise ValueError(
-                f"{path} has {os.path.getsize(path):,} bytes; a ranks.json has at most {MAX_FILE_BYTES:,}."
-            )
+        if (size := os.path.getsize(path)) > MAX_FILE_BYTES:
+            raise ValueError(f"{path} has {size:,} bytes; a ranks.json has at most {MAX_FILE_BYTES:,}.")
         with open(path, encoding="utf-8") as file:
             try:
                 text = file.read(MAX_FILE_BYTES + 1)
@@ -182,10 +180,7 @@ class LearnedRanks:
         lora_alpha = settings.pop("lora_alpha", 16)
         largest, mean_rank = max(kept.values()), self.total_rank / len(self.modules)
         keys = {name: "^" + re.escape(name) for name in kept}
-        parts = {name: 0 for name in kept}  # of a fused projection; 1 elsewhere
-        for name, rank in self.ranks.items():
-            if rank > 0:
-                parts[module_of(name)] += 1
+        parts = Counter(module_of(name) for name, rank in self.ranks.items() if rank > 0)  # 1 where there are none
         if scaling == "constant":
             # rsLoRA divides by sqrt(r): keep its own ratio constant in the same way
             grow = (lambda r: math.sqrt(r / mean_rank)) if settings.get("use_rslora") else (lambda r: r / mean_rank)
@@ -193,7 +188,7 @@ class LearnedRanks:
             lora_alpha = _plain(lora_alpha * grow(largest))
         else:  # a fused module has one scale: that of the mean rank of its parts
             grow = math.sqrt if settings.get("use_rslora") else float
-            alphas = {keys[name]: _plain(lora_alpha * grow(count)) for name, count in parts.items() if count > 1}
+            alphas = {keys[name]: _plain(lora_alpha * grow(parts[name])) for name in kept if parts[name] > 1}
         return LoraConfig(
             **settings,
             r=largest,
@@ -268,19 +263,19 @@ def _checked(document, path) -> dict:
         selection = module.get("selection", [])
         if not isinstance(selection, list) or len(selection) > MAX_RANK:
             raise wrong(f"the selection of {name!r} must be a list of numbers")
-        if not all(_is_number(a) for a in selection):
+        if not all(map(_is_number, selection)):
             raise wrong(f"the selection of {name!r} must hold finite numbers")
-        checked[name] = ModuleRank(rank, tuple(float(a) for a in selection))
+        checked[name] = ModuleRank(rank, tuple(map(float, selection)))
     initial_rank = document.get("initial_rank", 8)
     if type(initial_rank) is not int or not 1 <= initial_rank <= MAX_RANK:
         raise wrong(f"initial_rank must be an integer from 1 to {MAX_RANK}, got {initial_rank!r}"[:300])
-    fields = {"modules": checked, "initial_rank": initial_rank}
+    threshold = document.get("threshold")
+    fields = {"modules": checked, "initial_rank": initial_rank, "threshold": threshold}
     for name in ("base_model", "base_model_fingerprint", "constraint", "rank_rule"):
         value = document.get(name)
         if value is not None and not (isinstance(value, str) and len(value) <= 500 and value.isprintable()):
             raise wrong(f"{name} must be a short text on one line, got {type(value).__name__}")
         fields[name] = value
-    threshold = document.get("threshold")
     if threshold is not None and not _is_number(threshold):
         raise wrong(f"threshold must be a number, got {threshold!r}"[:300])
-    return {**fields, "threshold": threshold}
+    return fields
