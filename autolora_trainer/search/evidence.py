@@ -28,24 +28,14 @@ class Evidence:
 
     @torch.no_grad()
     def add(self, selection, by_selection, by_logits, val_loss) -> None:
-        """One usable selection step, the last that was counted in `steps`.
-
-        Args:
-            selection: α before the step, (M, k).
-            by_selection, by_logits: ∂L_val/∂α and ∂L_val/∂β, (M, k).
-            val_loss: L_val.
-        """
+        """One usable selection step, the last counted in `steps`: α before it, ∂L_val/∂α and ∂L_val/∂β, (M, k), and
+        L_val."""
         t = self.steps - 1
         gain = -(selection * by_selection).sum().to(self.sums)
         loss = val_loss.to(self.sums)
         one = torch.ones_like(loss)
         self.sums += torch.stack([one, gain, gain**2, one * t, one * t**2, loss, loss**2, loss * t])
         self.sensitivity_sum += by_logits.abs()
-
-    @property
-    def sensitivity(self) -> torch.Tensor:
-        """Running mean of |∂L_val/∂β|, shape (M, k)."""
-        return self.sensitivity_sum / self.sums[0].clamp_min(1)
 
     def gain_and_trend(self) -> tuple[float, float]:
         """See `AutoLoraMixin.held_out_evidence`."""
@@ -95,15 +85,12 @@ def with_phase(logs: dict) -> dict:
         >>> with_phase({"loss": 0.7, "learning_rate": 1e-4, "epoch": 1.0})
         {'search_train_loss': 0.7, 'search_learning_rate': 0.0001, 'epoch': 1.0}
     """
-    losses = ("loss", "train_loss")
-    return {
-        (
-            "search_train_loss"
-            if key in losses
-            else key if key.startswith(("eval_", "epoch")) else f"search_{key.removeprefix('train_')}"
-        ): value
-        for key, value in logs.items()
-    }
+    named = {}
+    for key, value in logs.items():
+        if not key.startswith(("eval_", "epoch")):
+            key = "search_train_loss" if key in ("loss", "train_loss") else f"search_{key.removeprefix('train_')}"
+        named[key] = value
+    return named
 
 
 class SelectionMeans:
@@ -116,10 +103,6 @@ class SelectionMeans:
     def __init__(self, device: torch.device):
         self.sums = torch.zeros(5, device=device)
 
-    def skip(self) -> None:
-        """A step whose hypergradient was no number."""
-        self.sums[3] += 1
-
     @torch.no_grad()
     def add(self, val_loss, gradient, direct) -> None:
         """A usable step; the gradients are by β, (M, k)."""
@@ -131,11 +114,8 @@ class SelectionMeans:
         """The means, as logs; then all sums begin anew."""
         val_loss, norm, ratio, unusable, steps = self.sums.tolist()
         self.sums = torch.zeros_like(self.sums)
-        logs = {}
-        if steps:
-            logs["search_val_loss"] = val_loss / steps
-            logs["search_hypergradient_norm"] = norm / steps
-            logs["search_implicit_ratio"] = ratio / steps
+        sums = {"search_val_loss": val_loss, "search_hypergradient_norm": norm, "search_implicit_ratio": ratio}
+        logs = {name: value / steps for name, value in sums.items() if steps}
         if unusable:
             logs["search_skipped_selection_steps"] = int(unusable)
         return logs

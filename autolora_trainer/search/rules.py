@@ -44,24 +44,16 @@ class SearchState:
     evidence: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def of(
-        cls,
-        gates: SelectionGates,
-        sensitivity: torch.Tensor,
-        threshold: float | None = None,
-        energy: torch.Tensor | None = None,
-        evidence: tuple[float, float] = (0.0, 0.0),
-    ) -> "SearchState":
+    def of(cls, gates: SelectionGates, sensitivity: torch.Tensor, threshold: float | None = None, **measured):
+        """That of a search as it is now; `measured`: energy, evidence."""
+        level = gates.threshold() if threshold is None else torch.full_like(gates.selection[:, :1], threshold)
         return cls(
             selection=gates.selection.detach().cpu(),
-            threshold=(
-                gates.threshold() if threshold is None else torch.full_like(gates.selection[:, :1], threshold)
-            ).cpu(),
+            threshold=level.cpu(),
             lora_A=[part.lora_A.detach().float().cpu() for part in gates.parts.values()],
             lora_B=[part.lora_B.detach().float().cpu() for part in gates.parts.values()],
-            sensitivity=sensitivity.detach().cpu(),
-            energy=None if energy is None else energy.detach().cpu(),
-            evidence=evidence,
+            sensitivity=sensitivity.cpu(),
+            **measured,
         )
 
     def strength(self) -> torch.Tensor:
@@ -90,7 +82,6 @@ class RankRule:
 
     scores: Callable[[SearchState], torch.Tensor]
     level: Callable[[torch.Tensor, SearchState], torch.Tensor]
-    formula: str
 
 
 def _singular_values(state: SearchState) -> torch.Tensor:
@@ -170,29 +161,18 @@ def _adaptive_level(scores: torch.Tensor, state: SearchState) -> torch.Tensor:
 
 
 RANK_RULES = {
-    "adaptive": RankRule(
-        _adaptive,
-        _adaptive_level,
-        "#{ j : σ_j(B diag(α) A) >= Otsu's cut } where the σ leave a gap, else a half shared out by ‖∂L_val/∂W‖",
-    ),
-    "threshold": RankRule(
-        lambda state: state.selection, lambda scores, state: state.threshold, "#{ j : α_j >= λ_l }   (§4.4)"
-    ),
-    "strength": RankRule(
-        SearchState.strength, lambda scores, state: scores.mean(), "#{ j : α_j ‖A_j‖ ‖B_j‖ >= mean over all modules }"
-    ),
-    "singular": RankRule(
-        _singular_values,
-        lambda scores, state: scores[state.possible()].mean(),
-        "#{ j : σ_j(B diag(α) A) >= mean over all modules }",
-    ),
-    "sensitivity": RankRule(
-        lambda state: apportioned(state.sensitivity.sum(dim=1), state.sensitivity.shape[1]),
-        _half,
-        "half of all components, shared out by mean |∂L_val/∂β| (Sainte-Laguë)",
-    ),
-    # a control: what a search's passes and warm start are worth without its ranks
-    "uniform": RankRule(_uniform, _half, "half of all components, the same number in every module"),
+    # #{ j : σ_j(B diag(α) A) >= Otsu's cut } where the σ leave a gap, else a half shared out by ‖∂L_val/∂W‖
+    "adaptive": RankRule(_adaptive, _adaptive_level),
+    # #{ j : α_j >= λ_l }   (§4.4)
+    "threshold": RankRule(lambda state: state.selection, lambda scores, state: state.threshold),
+    # #{ j : α_j ‖A_j‖ ‖B_j‖ >= mean over all modules }
+    "strength": RankRule(SearchState.strength, lambda scores, state: scores.mean()),
+    # #{ j : σ_j(B diag(α) A) >= mean over all modules }
+    "singular": RankRule(_singular_values, lambda scores, state: scores[state.possible()].mean()),
+    # half of all components, shared out by mean |∂L_val/∂β| (Sainte-Laguë)
+    "sensitivity": RankRule(lambda state: apportioned(state.sensitivity.sum(dim=1), state.selection.shape[1]), _half),
+    # half of all, the same number everywhere. A control: what a search's passes and warm start are worth without ranks
+    "uniform": RankRule(_uniform, _half),
 }
 
 
