@@ -48,8 +48,7 @@ class RankSelectionCallback(TrainerCallback):
         return {"recent": self._recent, "recent_losses": self._recent_losses, "settled": self.settled}
 
     def restore(self, state: dict) -> None:
-        self._recent, self.settled = state["recent"], state["settled"]
-        self._recent_losses = state["recent_losses"]
+        self._recent, self._recent_losses, self.settled = state["recent"], state["recent_losses"], state["settled"]
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:  # not a resume; perhaps a second training, which may settle anew
@@ -128,14 +127,12 @@ class SearchTracking(Tracking):
         self._interval = max(1, math.ceil(state.max_steps / HISTOGRAMS))
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self._interval == 0:
-            selection = self._trainer.gates.selection
-            self.send(
-                "histogram", "train/search_selection", lambda: selection.float().cpu().numpy(), state.global_step
-            )
+        step, selection = state.global_step, self._trainer.gates.selection
+        if step % self._interval == 0:
+            self.send("histogram", "train/search_selection", lambda: selection.float().cpu().numpy(), step)
 
     def on_train_end(self, args, state, control, **kwargs):
-        ranks, history = self._trainer.learned_ranks, os.path.join(args.output_dir, HISTORY_FILE)
-        step = state.global_step
+        step, ranks = state.global_step, self._trainer.learned_ranks
+        history = os.path.join(args.output_dir, HISTORY_FILE)
         self.send("image", "train/search_ranks", lambda: rank_heatmap_pixels(ranks), step)
         self.send("image", "train/search_selection_history", lambda: selection_history_pixels(history), step)

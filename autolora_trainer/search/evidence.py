@@ -13,8 +13,6 @@ EVIDENCE = 2.0  # t statistic beyond which something on the held-out rows is tak
 class Evidence:
     """Sums over the selection steps of a search, which rank rules read; M modules, k components each.
 
-    Args:
-        selection: α, (M, k).
     Attributes:
         steps: selection steps taken, usable or not.
         sensitivity_sum: Σ |∂L_val/∂β| over the usable ones, (M, k).
@@ -53,21 +51,21 @@ def slope_statistic(correlation: float, count: float) -> float:
     return correlation * math.sqrt((count - 2) / max(1 - correlation * correlation, 1e-12))
 
 
-def settled(recent: list[list[int]], tolerance: float = 0.05) -> bool:
-    """Whether the last of `recent` ranks differs from each of the others by at most a `tolerance` of the total rank:
+def settled(recent: list[list[int]]) -> bool:
+    """Whether the last of `recent` ranks differs from each of the others by at most a twentieth of the total rank:
 
-        max_i Σ_l |r_l(now) - r_l(i)|  <=  tolerance Σ_l r_l(now)
+        max_i Σ_l |r_l(now) - r_l(i)|  <=  0.05 Σ_l r_l(now)
 
     Ranks are integers shared out of running means: a single one flickers long after the pattern stands.
     """
     *earlier, now = recent
     moved = max(sum(abs(a - b) for a, b in zip(now, ranks)) for ranks in earlier)
-    return moved <= tolerance * sum(now)
+    return moved <= 0.05 * sum(now)
 
 
-def falling(losses: list[float], evidence: float = EVIDENCE) -> bool:
+def falling(losses: list[float]) -> bool:
     """Whether losses fall over their steps by more than their scatter explains: the t statistic of the slope of a
-    straight line is below -`evidence`. A search that is still learning may yet change its mind.
+    straight line is below -`EVIDENCE`. A search that is still learning may yet change its mind.
 
     Example:
         >>> falling([1.0, 0.9, 0.8, 0.7, 0.65]), falling([1.0, 1.1, 0.9, 1.05, 0.95])
@@ -75,7 +73,7 @@ def falling(losses: list[float], evidence: float = EVIDENCE) -> bool:
     """
     if len(losses) < 3 or len(set(losses)) == 1 or not all(map(math.isfinite, losses)):
         return False
-    return slope_statistic(statistics.correlation(range(len(losses)), losses), len(losses)) < -evidence
+    return slope_statistic(statistics.correlation(range(len(losses)), losses), len(losses)) < -EVIDENCE
 
 
 def with_phase(logs: dict) -> dict:

@@ -97,8 +97,8 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
         if parameter.requires_grad and "lora_" not in name:
             targets[f"head.{name}"] = (parameter, parameter.copy_)
     for name, (target, _) in targets.items():
-        if name not in tensors or tensors[name].shape != target.shape:
-            given = tuple(tensors[name].shape) if name in tensors else "nothing"
+        given = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if given != tuple(target.shape):
             if any(kept.startswith(name + SEPARATOR) for kept in tensors):
                 raise ValueError(
                     f"The search kept parts of {name[2:]!r}, and this adapter is of the whole. Make it with "

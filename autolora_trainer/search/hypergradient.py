@@ -52,11 +52,7 @@ def accurate(device: torch.device) -> torch.dtype:
 
 def sgd_step(learning_rate: float) -> VirtualStep:
     """The virtual step of Eq. 4 as written: u(g) = η g."""
-
-    def step(weights, gradients):
-        return torch._foreach_mul(gradients, learning_rate), learning_rate
-
-    return step
+    return lambda weights, gradients: (torch._foreach_mul(gradients, learning_rate), learning_rate)
 
 
 def adamw_step(
@@ -78,9 +74,9 @@ def adamw_step(
         members = {}  # group -> positions of its weights, which share every number but their count of steps
         for position, weight in enumerate(weights):
             if weight not in groups:
+                shape = tuple(weight.shape)
                 raise ValueError(
-                    "The virtual step needs every weight in the optimizer; one of shape "
-                    f"{tuple(weight.shape)} is missing."
+                    f"The virtual step needs every weight in the optimizer; one of shape {shape} is missing."
                 )
             members.setdefault(groups[weight], []).append(position)
         updates, jacobians = [None] * len(weights), [None] * len(weights)
@@ -233,15 +229,7 @@ def finite_difference(
     return Hypergradient(direct, -torch.where(length > 0, difference / step, 0.0), val_loss)
 
 
-def exact(
-    train_losses: Losses,
-    val_losses: Losses,
-    weights: list[torch.Tensor],
-    selection: torch.Tensor,
-    train_gradient: list[torch.Tensor],
-    virtual_step: VirtualStep,
-    reduce: Reduce = _no_reduce,
-) -> Hypergradient:
+def exact(train_losses, val_losses, weights, selection, train_gradient, virtual_step, reduce=_no_reduce):
     """Eq. 5 with the implicit term by double backward; arguments as in `finite_difference`. For tests and small
     models: about 4.5 times a training step and a fifth more memory. Attention runs on PyTorch's math kernel, the only
     one that can be differentiated twice."""

@@ -66,9 +66,9 @@ class HypergradientPassesMixin:
         return loss if normalized else loss / count
 
     def _virtual_step(self, train_gradient):
-        group = self.optimizer.param_groups[0]
         if self.args.virtual_step == "sgd":
-            return hypergradient.sgd_step(group["lr"] if self.args.inner_lr is None else self.args.inner_lr)
+            current = self.optimizer.param_groups[0]["lr"]
+            return hypergradient.sgd_step(current if self.args.inner_lr is None else self.args.inner_lr)
         clip = 1.0
         if self.args.max_grad_norm:
             norm = hypergradient.norm(train_gradient)

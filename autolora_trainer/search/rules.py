@@ -31,7 +31,7 @@ class SearchState:
         threshold: λ, (M, 1).
         lora_A, lora_B: the factors, M tensors (k, n_l) and (m_l, k).
         sensitivity: running mean of |∂L_val/∂β|, (M, k).
-        energy: root mean square of ‖∂L_val/∂W_l‖_F, (M,); see `probe.GradientProbe`.
+        energy: root mean square of ‖∂L_val/∂W_l‖_F, (M,); see `GradientProbe`.
         evidence: (gain, trend) on the held-out rows; see `AutoLoraMixin.held_out_evidence`.
     """
 
@@ -62,10 +62,6 @@ class SearchState:
         norms_B = torch.stack([b.norm(dim=0) for b in self.lora_B])
         return self.selection.abs() * norms_A * norms_B
 
-    def component_costs(self) -> list[int]:
-        """Parameters of one rank-1 component of each module, m_l + n_l."""
-        return [a.shape[1] + b.shape[0] for a, b in zip(self.lora_A, self.lora_B)]
-
     def capacities(self) -> list[int]:
         """The most that the rank of each module can be, min(k, m_l, n_l)."""
         return [min(*a.shape, b.shape[0]) for a, b in zip(self.lora_A, self.lora_B)]
@@ -77,11 +73,8 @@ class SearchState:
 
 @dataclass(frozen=True)
 class RankRule:
-    """`scores(state)`: (M, k), larger is better; `level(scores, state)`: what a score must reach, broadcastable to (M,
-    k)."""
-
-    scores: Callable[[SearchState], torch.Tensor]
-    level: Callable[[torch.Tensor, SearchState], torch.Tensor]
+    scores: Callable[[SearchState], torch.Tensor]  # (M, k), larger is better
+    level: Callable[[torch.Tensor, SearchState], torch.Tensor]  # what a score must reach, broadcastable to (M, k)
 
 
 def _singular_values(state: SearchState) -> torch.Tensor:
@@ -182,8 +175,6 @@ def rank_from_selection(selection: torch.Tensor, threshold: float | None = None)
     Args:
         selection: α_l, shape (k_l,), the output of `gates.selection` (Eq. 3).
         threshold: λ. `None` means 1/k_l, the paper's choice; as α_l sums to one, the rank is then at least 1.
-    Returns:
-        The rank, 0 <= k*_l <= k_l.
     Raises:
         ValueError: If `selection` is not one-dimensional, is empty or holds a NaN.
     Example:
@@ -204,8 +195,6 @@ def select_ranks(
     """One rank per module by `rule` (see `RANK_RULES`), within `budget` if there is one.
 
     Args:
-        state: what the search learned.
-        rule: a key of `RANK_RULES`.
         budget: adapter parameters to spend, an integer or `lora:R` (as many as uniform LoRA of rank R has). Components
             enter in the order of their scores; the result is the largest such prefix, so what stays unspent is less
             than the next component costs.
@@ -229,4 +218,5 @@ def select_ranks(
     if budget is None:
         ranks = (scores >= RANK_RULES[rule].level(scores, state)).sum(dim=1).clamp(min=min_rank)
         return [min(rank, most) for rank, most in zip(ranks.tolist(), state.capacities())]
-    return fill_budget(scores, state.component_costs(), budget, min_rank, state.capacities())
+    costs = [a.shape[1] + b.shape[0] for a, b in zip(state.lora_A, state.lora_B)]
+    return fill_budget(scores, costs, budget, min_rank, state.capacities())

@@ -21,8 +21,7 @@ from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_chang
 
 @dataclass(frozen=True)
 class Constraint:
-    """One row of §5.5: how logits become selection variables, where they start, and the threshold that goes with
-    them."""
+    """One row of §5.5: how logits become selection variables, where they start, and their threshold."""
 
     normalize: Callable[[torch.Tensor], torch.Tensor]
     initial_logit: float
@@ -31,13 +30,11 @@ class Constraint:
 
 CONSTRAINTS = {
     "softmax": Constraint(
-        lambda logits: torch.softmax(logits, dim=-1),
-        0.0,
-        lambda alpha: torch.full_like(alpha[:, :1], 1 / alpha.shape[-1]),
+        lambda logits: logits.softmax(-1), 0.0, lambda a: torch.full_like(a[:, :1], 1 / a.shape[-1])
     ),
-    "sigmoid": Constraint(torch.sigmoid, 0.0, lambda alpha: torch.full_like(alpha[:, :1], 0.5)),
+    "sigmoid": Constraint(torch.sigmoid, 0.0, lambda a: torch.full_like(a[:, :1], 0.5)),
     # §5.5 "no constraints": α itself is free. It starts at one, which is plain LoRA; the paper does not say.
-    "none": Constraint(lambda logits: logits.clone(), 1.0, lambda alpha: alpha.mean(dim=-1, keepdim=True)),
+    "none": Constraint(lambda logits: logits.clone(), 1.0, lambda a: a.mean(dim=-1, keepdim=True)),
 }
 
 
@@ -47,8 +44,6 @@ def selection(selection_logits: torch.Tensor, constraint: str = "softmax") -> to
     Args:
         selection_logits: β, shape (..., k), float32.
         constraint: `softmax`, or the ablations of §5.5, `sigmoid` and `none`.
-    Returns:
-        α, same shape and dtype.
     Raises:
         KeyError: If `constraint` is unknown.
     Example:
@@ -73,13 +68,7 @@ class SelectionGates:
             search begins as plain LoRA and its weights learn as they will in the retrain.
     """
 
-    def __init__(
-        self,
-        parts: dict[str, LoraPart],
-        adapter_name: str = "default",
-        constraint: str = "softmax",
-        gate_scaling: str = "paper",
-    ):
+    def __init__(self, parts: dict[str, LoraPart], adapter_name: str, constraint: str, gate_scaling: str):
         self.parts, self.names, self.adapter_name, self.constraint = parts, list(parts), adapter_name, constraint
         first = parts[self.names[0]]
         for name, part in parts.items():
@@ -100,13 +89,11 @@ class SelectionGates:
         rows: dict[LoraLayer, list[int]] = {}
         for row, part in enumerate(parts.values()):
             rows.setdefault(part.layer, []).append(row)
-        self.baked = self._is_folded = False
-        for part in parts.values():
-            part.layer.selection_gates = {*getattr(part.layer, "selection_gates", ()), adapter_name}
-        self._handles = [
-            layer.lora_A[adapter_name].register_forward_hook(self._gate(slice(own[0], own[-1] + 1)))
-            for layer, own in rows.items()
-        ]
+        self.baked, self._is_folded, self._handles = False, False, []
+        for layer, own in rows.items():
+            layer.selection_gates = {*getattr(layer, "selection_gates", ()), adapter_name}
+            hook = self._gate(slice(own[0], own[-1] + 1))
+            self._handles.append(layer.lora_A[adapter_name].register_forward_hook(hook))
 
     @property
     def layers(self) -> dict[str, LoraLayer]:

@@ -115,8 +115,6 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
         size = args.per_device_train_batch_size
         return EndlessBatches(val_dataset, size, collator, args.seed, args.process_index, args.world_size)
 
-    # ---- Algorithm 1
-
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
         check_environment(self)
@@ -170,8 +168,6 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
         yield "the selection logits", self.gates.logits.detach()
         yield from ((f"{name} of the selection", value) for name, value in self.evidence_tensors().items())
 
-    # ---- What the search knows
-
     @property
     def learned_ranks(self) -> LearnedRanks | None:
         return self.rank_selection.learned_ranks
@@ -222,8 +218,6 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
             "energy_sum": self.probe.energy_sum,
             "evidence_sums": self.evidence.sums,
         }
-
-    # ---- What leaves it
 
     def log(self, logs, *args, **kwargs):
         """Log with the phase in the keys: `search_train_loss`, `search_val_loss`, `search_total_rank`, …"""
