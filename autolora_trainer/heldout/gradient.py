@@ -25,7 +25,6 @@ class GradientProbe:
     Args:
         parts: {name: `LoraPart`}, M of them.
         device: where the sums are kept.
-        seed: of the directions.
     Attributes:
         energy_sum: sum over the collected batches of the estimate of ‖G_l‖²_F, (M,), float32.
         count: batches collected. With `energy_sum` it is the whole state.

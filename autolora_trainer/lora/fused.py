@@ -133,7 +133,6 @@ def add_lora(model: nn.Module, lora_config: LoraConfig, rank: int | None = None)
     """`peft.get_peft_model`, with `rank` components for every target module and for every part of a fused one.
 
     Args:
-        model: the pre-trained model.
         lora_config: its `target_modules` may name parts (`c_attn#q`); see `resolve_targets`.
         rank: default: the config's r.
     Raises:

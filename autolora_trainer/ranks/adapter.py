@@ -21,7 +21,6 @@ def build_adapter(
 
     Args:
         model: the pre-trained model, without an adapter.
-        ranks: the learned ranks.
         lora_config: the other LoRA settings (task type, dropout, lora_alpha …).
         scaling: see `LearnedRanks.to_lora_config`.
     Raises:
@@ -77,8 +76,7 @@ def fingerprint(model: torch.nn.Module, names) -> str:
 def is_other_model(ranks: LearnedRanks, model: torch.nn.Module) -> bool:
     """Whether `ranks` were learned on a checkpoint with other weights than `model`, as far as fingerprints tell; of
     a quantized and an unquantized model they cannot."""
-    learned = ranks.base_model_fingerprint
-    if learned is None:
+    if (learned := ranks.base_model_fingerprint) is None:
         return False
     present = fingerprint(model, ranks.modules)
     return learned != present and learned.startswith(QUANTIZED) == present.startswith(QUANTIZED)

@@ -84,7 +84,6 @@ def random_ranks(costs: dict[str, int], parameters: int, capacity: int, min_rank
         costs, parameters: as in `uniform_ranks`.
         capacity: k, the largest rank of a module.
         min_rank: 0 or 1, as in `rules.select_ranks`.
-        seed: of the draw.
     Example:
         >>> sum(random_ranks({"a": 10, "b": 10}, 60, capacity=8, min_rank=0, seed=0).values())
         6

@@ -87,9 +87,6 @@ def _stack_labels(stacks: Iterable[str]) -> dict[str, str]:
     return labels
 
 
-TEXT_WIDTH = 100
-
-
 def rank_grid(ranks: Mapping[str, int]) -> tuple[list[str], list[str], list[list[int | None]]]:
     """Blocks across, projections down, as in Figure 3.
 
@@ -136,7 +133,7 @@ def format_rank_table(ranks: Mapping[str, int]) -> str:
     label_width = max(map(len, ["block", *rows]))
     texts = [["." if rank is None else str(rank) for rank in row] for row in grid]
     width = max((len(text) for row in [columns, *texts] for text in row), default=1)
-    room = TEXT_WIDTH - label_width
+    room = 100 - label_width
     close = (width + 1) * len(columns) <= room < (width + 2) * len(columns)  # 24 blocks fit if set closer
     width += 1 if close else 2
     texts_of_bands = []

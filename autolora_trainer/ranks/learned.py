@@ -127,17 +127,13 @@ class LearnedRanks:
         try:
             path = hub_client.download(source, RANKS_FILE, MAX_FILE_BYTES, revision, token)
         except Exception as error:  # HTTP, JSON, OS and value errors of the client
-            raise ValueError(
-                f"{source!r} is neither a folder or file here nor a repository that gives a {RANKS_FILE}: "
-                f"{hub_client.reason(error, token)}."
-            ) from error
+            what = f"{source!r} is neither a folder or file here nor a repository that gives a {RANKS_FILE}"
+            raise ValueError(f"{what}: {hub_client.reason(error, token)}.") from error
         return cls.load(path)
 
     def push_to_hub(self, repo_id: str, token: str | None = None, private: bool | None = None) -> str:
-        """Share the pattern alone, as `ranks.json` in a repository; `from_pretrained` reads it again.
+        """Share the pattern alone, as `ranks.json` in a repository, and return its address; see `from_pretrained`.
 
-        Returns:
-            The repository's address.
         Raises:
             ValueError: one line, with the reason, if the Hub does not take it.
         """
@@ -181,13 +177,11 @@ class LearnedRanks:
         largest, mean_rank = max(kept.values()), self.total_rank / len(self.modules)
         keys = {name: "^" + re.escape(name) for name in kept}
         parts = Counter(module_of(name) for name, rank in self.ranks.items() if rank > 0)  # 1 where there are none
+        grow = math.sqrt if settings.get("use_rslora") else float  # rsLoRA divides by sqrt(r)
         if scaling == "constant":
-            # rsLoRA divides by sqrt(r): keep its own ratio constant in the same way
-            grow = (lambda r: math.sqrt(r / mean_rank)) if settings.get("use_rslora") else (lambda r: r / mean_rank)
-            alphas = {keys[name]: _plain(lora_alpha * grow(rank)) for name, rank in kept.items()}
-            lora_alpha = _plain(lora_alpha * grow(largest))
+            alphas = {keys[name]: _plain(lora_alpha * grow(rank / mean_rank)) for name, rank in kept.items()}
+            lora_alpha = _plain(lora_alpha * grow(largest / mean_rank))
         else:  # a fused module has one scale: that of the mean rank of its parts
-            grow = math.sqrt if settings.get("use_rslora") else float
             alphas = {keys[name]: _plain(lora_alpha * grow(parts[name])) for name in kept if parts[name] > 1}
         return LoraConfig(
             **settings,
@@ -221,10 +215,9 @@ def _plain(number: float) -> int | float:
 
 def _lora_settings(base: LoraConfig | None) -> dict:
     """The init fields of a LoraConfig, less those that the ranks decide."""
-    if base is None:
-        return {}
     decided = {"r", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "peft_type"}
-    return {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.init and f.name not in decided}
+    fields = () if base is None else dataclasses.fields(base)
+    return {f.name: getattr(base, f.name) for f in fields if f.init and f.name not in decided}
 
 
 def _is_number(value) -> bool:
