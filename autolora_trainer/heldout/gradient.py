@@ -25,32 +25,27 @@ class GradientProbe:
     Args:
         parts: {name: `LoraPart`}, M of them.
         device: where the sums are kept.
-        seed: of the directions.
     Attributes:
         energy_sum: sum over the collected batches of the estimate of ‖G_l‖²_F, (M,), float32.
         count: batches collected. With `energy_sum` it is the whole state.
     """
 
     def __init__(self, parts: dict[str, LoraPart], device: torch.device, seed: int = 0):
-        self._parts = list(parts.values())
-        layers = list(dict.fromkeys(part.layer for part in self._parts))
-        self._layer_of = [layers.index(part.layer) for part in self._parts]
-        self._inputs = [layer.lora_A[self._parts[0].adapter_name].weight.shape[1] for layer in layers]
-        self._device = device
-        self._seed = seed
-        self.energy_sum = torch.zeros(len(self._parts), device=self._device)
+        self._parts, self._device, self._seed = list(parts.values()), device, seed
+        self._layers = list(dict.fromkeys(part.layer for part in self._parts))
+        self._layer_of = [self._layers.index(part.layer) for part in self._parts]
+        self.energy_sum = torch.zeros(len(self._parts), device=device)
         self.count = 0
         self._directions: dict[int, torch.Tensor] = {}  # {n_l: Ω} of the running held-out pass
-        self._layers = layers
-        self._sketches: list[torch.Tensor | None] = [None] * len(layers)
+        self._sketches: list[torch.Tensor | None] = [None] * len(self._layers)
 
     def _watch(self, row: int):
         def hook(module, args, output):
             if not output.requires_grad:
                 return
-            directions = self._directions[self._inputs[row]]
             with torch.no_grad():
                 inputs = args[0].flatten(0, -2)
+                directions = self._directions[inputs.shape[1]]
                 projected = inputs.to(directions.dtype) @ directions.to(inputs.device)  # (tokens, p)
 
             def add(gradient):
@@ -66,9 +61,8 @@ class GradientProbe:
         """Forward passes inside are watched; their backward passes may come later, until `collect`. Outside there is
         no hook, where it would break the graph of a compiled weight step."""
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + self.count)  # the same for a whole window
-        self._directions = {
-            n: torch.randn(n, DIRECTIONS, generator=generator).to(self._device) for n in sorted(set(self._inputs))
-        }
+        widths = sorted({part.lora_A.shape[1] for part in self._parts})
+        self._directions = {n: torch.randn(n, DIRECTIONS, generator=generator).to(self._device) for n in widths}
         handles = [layer.register_forward_hook(self._watch(row)) for row, layer in enumerate(self._layers)]
         try:
             yield
@@ -80,7 +74,7 @@ class GradientProbe:
     def collect(self, reduce) -> None:
         """End one held-out batch: average its gradients over processes with `reduce`, and add their energies."""
         found = {index: sketch for index, sketch in enumerate(self._sketches) if sketch is not None}
-        self._sketches = [None] * len(self._inputs)
+        self._sketches = [None] * len(self._layers)
         if not found:
             return
         reduce(list(found.values()))

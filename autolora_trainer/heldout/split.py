@@ -1,6 +1,8 @@
 """The training set as (D_tr, D_val) for the search (§5.2); the retrain takes the whole of it again (§4.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, Subset
@@ -29,9 +31,8 @@ def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Seque
     for row, group in enumerate(range(len(dataset)) if groups is None else groups):
         members.setdefault(group, []).append(row)
     together = list(members.values())
-    order = torch.randperm(len(together), generator=torch.Generator().manual_seed(seed)).tolist()
     wanted, val_rows, train_rows = round(len(dataset) * val_fraction), [], []
-    for index in order:
+    for index in torch.randperm(len(together), generator=torch.Generator().manual_seed(seed)).tolist():
         (val_rows if len(val_rows) < wanted else train_rows).extend(together[index])
     if not (val_rows and train_rows):
         what = "training rows" if groups is None else "different inputs"
@@ -45,32 +46,22 @@ def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Seque
     return Subset(dataset, train_rows), Subset(dataset, val_rows)
 
 
+@dataclass(eq=False)
 class EndlessBatches:
     """D_val in shuffled batches that never end: every row once before any row twice.
 
-    Its whole state is `position`, an integer (rows drawn so far by all processes), so a resumed search draws what it
-    would have drawn. It owns its generator and leaves the global ones alone.
-
-    Args:
-        dataset: D_val.
-        batch_size: rows per batch and process.
-        collate: list of rows -> batch.
-        seed: seed of the shuffling.
-        process_index, num_processes: this process takes its slice of every global batch, so that the same global
-            batch is drawn whatever the number of processes.
+    Its whole state is `position`, so a resumed search draws what it would have drawn. It owns its generator and leaves
+    the global ones alone.
     """
 
-    def __init__(
-        self, dataset, batch_size: int, collate, seed: int = 0, process_index: int = 0, num_processes: int = 1
-    ):
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.collate = collate
-        self.seed = seed
-        self.process_index = process_index
-        self.num_processes = num_processes
-        self.position = 0
-        self._epoch, self._order = None, None
+    dataset: Any  # D_val
+    batch_size: int  # rows per batch and process
+    collate: Callable  # list of rows -> batch
+    seed: int = 0  # of the shuffling
+    process_index: int = 0  # this process takes its slice of every global batch, so that the same global batch is
+    num_processes: int = 1  # drawn whatever the number of processes
+    position: int = 0  # rows drawn so far by all processes
+    _epoch, _order = None, None
 
     def _row(self, position: int) -> int:
         epoch, index = divmod(position, len(self.dataset))

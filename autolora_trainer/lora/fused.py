@@ -25,85 +25,54 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 from torch import nn
 
-from autolora_trainer.lora.parts import SEPARATOR, lora_layers, mask_name
+from autolora_trainer.lora.parts import MASK, SEPARATOR, lora_layers
 
 SEARCHED_PARTS = ("q", "v")  # where nothing else is asked for: the paper adapts query and value (§5.1)
-THIRDS = "gpt2 decision_transformer imagegpt openai-gpt phi3 phi4_multimodal modernbert mpt".split()
-BY_HEAD = "gpt_neox gpt_neox_japanese bloom".split()  # others of these names (Falcon, ChatGLM) order it otherwise
-
-
-def _layout(rows: int, config) -> dict[str, torch.Tensor] | None:
-    """By the model's code: a module's name does not tell (CodeGen and MiniMax order their `qkv_proj` otherwise)."""
-    kind = getattr(config, "model_type", None)
-    if kind == "gpt_bigcode":
-        return _thirds(rows, config) if config.multi_query else _by_head(rows, config)
-    return _thirds(rows, config) if kind in THIRDS else _by_head(rows, config) if kind in BY_HEAD else None
-
-
-def _heads(config) -> tuple[int, int]:
-    """How many heads there are, and how wide they are; (0, 0) if the config does not say."""
-    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
-    size = getattr(config, "hidden_size", None)
-    return (heads, getattr(config, "head_dim", None) or size // heads) if heads and size else (0, 0)
-
-
-def _thirds(rows: int, config) -> dict[str, torch.Tensor] | None:
-    """[q | k | v], or with fewer key-value heads [q | k | v] of unequal width (GPT-2, Phi-3, ModernBERT, MPT)."""
-    heads, width = _heads(config)
-    shared = getattr(config, "num_key_value_heads", None) or heads
-    if getattr(config, "multi_query", False):
-        shared = 1  # GPT-BigCode
-    widths = [heads * width, shared * width, shared * width]
-    if rows != sum(widths):  # cross attention's c_attn is [k | v]
-        return None
-    return dict(zip("qkv", torch.arange(rows).split(widths)))
-
-
-def _by_head(rows: int, config) -> dict[str, torch.Tensor] | None:
-    """For every head its q, k and v (GPT-NeoX, BLOOM)."""
-    heads, width = _heads(config)
-    if rows != 3 * heads * width:
-        return None
-    return dict(zip("qkv", torch.arange(rows).view(heads, 3, width).unbind(1)))
-
-
 FUSED = ("c_attn", "qkv_proj", "Wqkv", "query_key_value")
+# [q | k | v], with fewer key-value heads of unequal width; GPT-BigCode with `multi_query` only
+THIRDS = "gpt2 decision_transformer imagegpt openai-gpt phi3 phi4_multimodal modernbert mpt gpt_bigcode".split()
+# for every head its q, k and v; others of these names (Falcon, ChatGLM) order it otherwise
+BY_HEAD = "gpt_neox gpt_neox_japanese bloom".split()
 
 
 def part_rows(module_name: str, rows: int, config) -> dict[str, torch.Tensor] | None:
-    """{"q": its rows, "k": …, "v": …} of a fused projection with `rows` outputs; None if it is none that is known."""
-    found = _layout(rows, config) if module_name.rpartition(".")[2] in FUSED else None
-    return None if found is None else {part: index.reshape(-1) for part, index in found.items()}
+    """{"q": its rows, "k": …, "v": …} of a fused projection with `rows` outputs; None if it is none that is known.
 
-
-def split_layer(
-    layer: LoraLayer, parts: dict[str, int], rows: dict[str, torch.Tensor], adapter_name: str = "default"
-) -> None:
-    """Divide the components of a LoRA layer among parts, for good: what is not theirs in `lora_B` becomes zero and
-    stays zero under any training.
-
-    Args:
-        layer: of rank Σ r_p.
-        parts: {part: r_p}, in the order of the components.
-        rows: {part: its rows of `lora_B`}.
-    Raises:
-        ValueError: if the ranks do not add up to the layer's.
+    By the model's code: a module's name does not tell (CodeGen and MiniMax order their `qkv_proj` otherwise).
     """
-    weight = layer.lora_B[adapter_name].weight
+    kind, multi_query = getattr(config, "model_type", None), getattr(config, "multi_query", False)
+    by_head = kind in BY_HEAD or kind == "gpt_bigcode" and not multi_query
+    if module_name.rpartition(".")[2] not in FUSED or not (by_head or kind in THIRDS):
+        return None
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
+    size = getattr(config, "hidden_size", None)
+    if not (heads and size):
+        return None
+    width = getattr(config, "head_dim", None) or size // heads
+    shared = 1 if multi_query else getattr(config, "num_key_value_heads", None) or heads
+    widths = [heads * width] * 3 if by_head else [heads * width, shared * width, shared * width]
+    if rows != sum(widths):  # cross attention's c_attn is [k | v]
+        return None
+    index = torch.arange(rows)
+    parts = index.view(heads, 3, width).unbind(1) if by_head else index.split(widths)
+    return {part: own.reshape(-1) for part, own in zip("qkv", parts)}
+
+
+def split_layer(layer: LoraLayer, parts: dict[str, int], rows: dict[str, torch.Tensor]) -> None:
+    """Divide the components of a LoRA layer among parts {part: r_p}, in their order, for good: what of `lora_B` is not
+    in the `rows` of a component's part becomes zero and stays zero under any training."""
+    weight = layer.lora_B["default"].weight
     if sum(parts.values()) != weight.shape[1]:
         raise ValueError(f"The parts {parts} need rank {sum(parts.values())}, the layer has {weight.shape[1]}.")
     mask, start = torch.zeros_like(weight), 0
     for part, rank in parts.items():
         mask[rows[part].to(mask.device), start : start + rank] = 1
         start += rank
-    buffer = mask_name(adapter_name)
-    layer.register_buffer(buffer, mask, persistent=False)  # moves with the model, and is not saved
+    layer.register_buffer(MASK, mask, persistent=False)  # moves with the model, and is not saved
     with torch.no_grad():
         weight.mul_(mask)
-    weight.register_hook(lambda gradient: gradient * getattr(layer, buffer).to(gradient.dtype))
-    if not hasattr(layer, "fused_parts"):
-        layer.fused_parts = {}
-    layer.fused_parts[adapter_name] = {part: (rank, rows[part]) for part, rank in parts.items()}
+    weight.register_hook(lambda gradient: gradient * getattr(layer, MASK).to(gradient.dtype))
+    layer.fused_parts = {"default": {part: (rank, rows[part]) for part, rank in parts.items()}}
 
 
 def resolve_targets(model: nn.Module, lora_config: LoraConfig) -> dict[str, list[str]] | None:
@@ -114,8 +83,7 @@ def resolve_targets(model: nn.Module, lora_config: LoraConfig) -> dict[str, list
     `c_attn` that is typed means the whole of it. `exclude_modules`, `layers_to_transform` and `modules_to_save` leave
     out what they leave out in PEFT.
     """
-    targets = lora_config.target_modules
-    config = getattr(model, "config", None)
+    targets, config = lora_config.target_modules, getattr(model, "config", None)
     if targets is None:
         default = DEFAULT_TARGETS.get(getattr(config, "model_type", None), [])
         if not isinstance(default, list) or not any(name in FUSED for name in default):
@@ -165,7 +133,6 @@ def add_lora(model: nn.Module, lora_config: LoraConfig, rank: int | None = None)
     """`peft.get_peft_model`, with `rank` components for every target module and for every part of a fused one.
 
     Args:
-        model: the pre-trained model.
         lora_config: its `target_modules` may name parts (`c_attn#q`); see `resolve_targets`.
         rank: default: the config's r.
     Raises:
@@ -178,7 +145,7 @@ def add_lora(model: nn.Module, lora_config: LoraConfig, rank: int | None = None)
     split = {name: parts for name, parts in targets.items() if parts}
     keys = {name: "^" + re.escape(name) for name in split}
     # the scale of every component is then lora_alpha / rank, in parts as in whole modules
-    grow = (lambda n: math.sqrt(n)) if lora_config.use_rslora else (lambda n: n)
+    grow = math.sqrt if lora_config.use_rslora else int
     wide = dataclasses.replace(
         lora_config,
         r=rank,

@@ -22,12 +22,8 @@ def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 def fresh_modules(model: torch.nn.Module, info: dict) -> list[str]:
     """Modules outside `HEADS` whose weights a checkpoint lacks, and which transformers has drawn at random: a pooler
     (DeBERTa; BERT's, of a checkpoint of its masked language model), heads of other names (BART, T5, XLNet). They have
-    to be trained and saved with the adapter: whoever loads it draws others.
-
-    Args:
-        model: as `from_pretrained` made it.
-        info: of `output_loading_info=True`.
-    """
+    to be trained and saved with the adapter: whoever loads it draws others. `info` is that of
+    `output_loading_info=True`."""
     parameters = {name for name, _ in model.named_parameters()}
     keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     names = {key.rpartition(".")[0] for key in keys if key in parameters} - {""}

@@ -7,6 +7,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 SEPARATOR = "#"
+MASK = "fused_mask"  # buffer of a layer that `split_layer` has divided
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ class LoraPart:
     @property
     def lora_B(self) -> torch.Tensor:
         """(m, r); of a part a copy, so write with `set_lora_B`."""
-        columns = self.layer.lora_B[self.adapter_name].weight[:, self.columns]
-        return columns if self.rows is None else columns[self.rows.to(columns.device)]
+        return self.rows_of(self.layer.lora_B[self.adapter_name].weight[:, self.columns])
 
     @torch.no_grad()
     def set_lora_B(self, value: torch.Tensor) -> None:
@@ -56,11 +56,7 @@ class LoraPart:
     @property
     def shape(self) -> tuple[int, int]:
         """(m, n) of its update."""
-        m, n = (
-            self.layer.lora_B[self.adapter_name].weight.shape[0],
-            self.layer.lora_A[self.adapter_name].weight.shape[1],
-        )
-        return (m if self.rows is None else len(self.rows)), n
+        return self.lora_B.shape[0], self.lora_A.shape[1]
 
     @property
     def cost(self) -> int:
@@ -86,10 +82,9 @@ def init_that_changes_base(model: nn.Module, adapter_name: str = "default") -> s
 
 def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraLayer]:
     """The LoRA layers of a `PeftModel`, keyed by their names in the base model's `named_modules()`."""
-    base = base_model_of(model)
     return {
         name: module
-        for name, module in base.named_modules()
+        for name, module in base_model_of(model).named_modules()
         if isinstance(module, LoraLayer) and adapter_name in module.lora_A
     }
 
@@ -98,14 +93,9 @@ def lora_parts(model: nn.Module, adapter_name: str = "default") -> dict[str, Lor
     """All that has a rank of its own in an adapter: whole LoRA layers, and the parts that `split_layer` made."""
     parts = {}
     for name, layer in lora_layers(model, adapter_name).items():
-        own = getattr(layer, "fused_parts", {}).get(adapter_name)
-        if own is None:
-            rank = layer.r[adapter_name]
-            parts[name] = LoraPart(name, layer, adapter_name, slice(0, rank))
-            continue
-        start = 0
-        for part, (rank, rows) in own.items():
-            full = name + SEPARATOR + part
+        whole, start = {"": (layer.r[adapter_name], None)}, 0
+        for part, (rank, rows) in getattr(layer, "fused_parts", {}).get(adapter_name, whole).items():
+            full = name + SEPARATOR + part if part else name
             parts[full] = LoraPart(full, layer, adapter_name, slice(start, start + rank), rows)
             start += rank
     return parts
@@ -116,11 +106,7 @@ def module_of(name: str) -> str:
     return name.partition(SEPARATOR)[0]
 
 
-def mask_name(adapter_name: str) -> str:
-    return f"fused_mask_{adapter_name}"
-
-
-def masked_parameters(model: nn.Module, adapter_name: str = "default") -> int:
+def masked_parameters(model: nn.Module) -> int:
     """How many parameters of an adapter the masks of split layers keep at zero: its file holds them, no training."""
-    masks = (getattr(layer, mask_name(adapter_name), None) for layer in lora_layers(model, adapter_name).values())
+    masks = (getattr(layer, MASK, None) for layer in lora_layers(model).values())
     return sum(int((mask == 0).sum()) for mask in masks if mask is not None)

@@ -5,6 +5,7 @@
 
 import torch
 from peft import PeftModel
+from torch.nn.functional import pad
 
 from autolora_trainer.lora.parts import lora_parts
 
@@ -24,8 +25,7 @@ INITIAL_NORM = 3**-0.5  # of a row of a fresh lora_A: n entries of variance 1 / 
 def best_factors(
     b: torch.Tensor, a: torch.Tensor, rank: int, row_norm: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best approximation of B A of rank r (truncated SVD; Eckart and Young 1936), as factors of equal norms, or
-    with rows of A of norm `row_norm`.
+    """The best approximation of B A of rank r, as factors of equal norms, or with rows of A of norm `row_norm`.
 
     Returns:
         A of shape (r, n) and B of shape (m, r); beyond min(k, m, n) with zeros.
@@ -34,7 +34,6 @@ def best_factors(
     s = s[:rank]
     norms = s.sqrt() if row_norm is None else torch.full_like(s, row_norm)
     new_a, new_b = norms[:, None] * vh[:rank], u[:, :rank] * (s.sqrt() if row_norm is None else s / row_norm)
-    pad = torch.nn.functional.pad
     return pad(new_a, (0, 0, 0, rank - len(s))), pad(new_b, (0, rank - len(s)))
 
 
@@ -44,8 +43,8 @@ def cut_to_ranks(model: PeftModel, ranks: dict[str, int]) -> None:
     for name, part in lora_parts(model).items():
         a, b = best_factors(part.lora_B.float(), part.lora_A.float(), ranks.get(name, 0))
         rest = part.rank - len(a)
-        part.lora_A.copy_(torch.nn.functional.pad(a, (0, 0, 0, rest)))
-        part.set_lora_B(torch.nn.functional.pad(b, (0, rest)))
+        part.lora_A.copy_(pad(a, (0, 0, 0, rest)))
+        part.set_lora_B(pad(b, (0, rest)))
 
 
 @torch.no_grad()

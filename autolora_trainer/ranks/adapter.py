@@ -21,7 +21,6 @@ def build_adapter(
 
     Args:
         model: the pre-trained model, without an adapter.
-        ranks: the learned ranks, by module name.
         lora_config: the other LoRA settings (task type, dropout, lora_alpha …).
         scaling: see `LearnedRanks.to_lora_config`.
     Raises:
@@ -34,7 +33,7 @@ def build_adapter(
     return adapted
 
 
-def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks, adapter_name: str = "default") -> None:
+def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks) -> None:
     """Compare the real rank of every module of a built adapter with the rank asked for.
 
     PEFT drops a pattern key that matches nothing and gives that module the default rank; this stops instead.
@@ -42,7 +41,7 @@ def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks, adapter_name: str 
     Raises:
         ValueError: naming the first module that differs.
     """
-    real = {name: part.lora_A.shape[0] for name, part in lora_parts(model, adapter_name).items()}
+    real = {name: part.lora_A.shape[0] for name, part in lora_parts(model).items()}
     asked = {name: rank for name, rank in ranks.ranks.items() if rank > 0}
     for name in [*asked, *real]:
         if asked.get(name, 0) != real.get(name, 0):
@@ -63,24 +62,21 @@ def fingerprint(model: torch.nn.Module, names) -> str:
     `quantized-`, and compares only with its like: see `is_other_model`.
     """
     digest, quantized = hashlib.sha256(), False
-    base = base_model_of(model)
-    modules = dict(base.named_modules())
+    modules = dict(base_model_of(model).named_modules())
     for name in sorted({module_of(name) for name in names}):
         module = modules[name]
         layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
         weight = dequantize_module_weight(layer)
         quantized |= weight is not getattr(layer, "weight", None)
-        head = weight.detach().flatten()[:64]
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(repr(head.to(torch.bfloat16).float().tolist()).encode())
+        head = weight.detach().flatten()[:64].to(torch.bfloat16).float().tolist()
+        digest.update(f"{name} {tuple(weight.shape)}{head!r}".encode())
     return (QUANTIZED if quantized else "") + digest.hexdigest()[:16]
 
 
 def is_other_model(ranks: LearnedRanks, model: torch.nn.Module) -> bool:
     """Whether `ranks` were learned on a checkpoint with other weights than `model`, as far as fingerprints tell; of
     a quantized and an unquantized model they cannot."""
-    learned = ranks.base_model_fingerprint
-    if learned is None:
+    if (learned := ranks.base_model_fingerprint) is None:
         return False
     present = fingerprint(model, ranks.modules)
     return learned != present and learned.startswith(QUANTIZED) == present.startswith(QUANTIZED)
@@ -95,17 +91,14 @@ def public_model_name(model) -> str:
     return name
 
 
-# `MaxLoRARanks` of vLLM's vllm/config/lora.py. It has 1 too, which older releases refuse; 8 serves rank 1 as well.
+# All that vLLM takes: `MaxLoRARanks` of its vllm/config/lora.py. That has 1 too, which older releases refuse.
 SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def lora_rank_for_servers(ranks: Mapping[str, int]) -> int:
-    """The value of vLLM's `--max-lora-rank` that serves this adapter: its default, 16, refuses larger ranks.
+    """The value of vLLM's `--max-lora-rank` that serves an adapter of these ranks, those of a fused projection's parts
+    added up: its default, 16, refuses larger ranks.
 
-    vLLM takes the values of `MaxLoRARanks` in vllm/config/lora.py only: 1, 8, 16, 32, 64, 128, 256, 320, 512.
-
-    Args:
-        ranks: {module: rank}, as `LearnedRanks.ranks`; those of a fused projection's parts add up.
     Raises:
         ValueError: if a rank is beyond 512, which vLLM cannot serve.
     Example:

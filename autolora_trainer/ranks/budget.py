@@ -17,8 +17,7 @@ def parse_budget(budget: str | int, costs: list[int], capacities: list[int] | No
     if not match or int(match[2]) < 1:
         raise ValueError(f"rank_budget must be a number of adapter parameters or lora:R, got {budget!r}, e.g. lora:4.")
     parameters = int(match[2]) * (sum(costs) if match[1] else 1)
-    most = None if capacities is None else sum(cost * rank for cost, rank in zip(costs, capacities))
-    if most is not None and parameters > most:
+    if capacities and parameters > (most := sum(cost * rank for cost, rank in zip(costs, capacities))):
         raise ValueError(
             f"rank_budget {budget} asks for {parameters:,} adapter parameters, and rank {max(capacities)} in every "
             f"module has {most:,}. Lower rank_budget or raise initial_rank."
@@ -27,17 +26,10 @@ def parse_budget(budget: str | int, costs: list[int], capacities: list[int] | No
 
 
 def fill_budget(
-    scores: torch.Tensor,
-    costs: list[int],
-    budget: str | int,
-    min_rank: int = 1,
-    capacities: list[int] | None = None,
+    scores: torch.Tensor, costs: list[int], budget: str | int, min_rank: int = 1, capacities: list[int] | None = None
 ) -> list[int]:
-    """Take components by falling score (M, k) until the next would exceed the budget; see `select_ranks`.
-
-    Args:
-        capacities: the most that each module's rank can be; default: k.
-    """
+    """Take components by falling score (M, k) until the next would exceed the budget; see `select_ranks`. The rank of
+    a module is at most its capacity; default: k."""
     modules, k = scores.shape
     capacities = capacities or [k] * modules
     parameters = parse_budget(budget, costs, capacities)
@@ -89,11 +81,9 @@ def random_ranks(costs: dict[str, int], parameters: int, capacity: int, min_rank
     """Components drawn without replacement from `capacity` in every module until the next would exceed `parameters`.
 
     Args:
-        costs: {module: parameters of one component}.
-        parameters: adapter parameters to spend.
+        costs, parameters: as in `uniform_ranks`.
         capacity: k, the largest rank of a module.
         min_rank: 0 or 1, as in `rules.select_ranks`.
-        seed: of the draw.
     Example:
         >>> sum(random_ranks({"a": 10, "b": 10}, 60, capacity=8, min_rank=0, seed=0).values())
         6
@@ -107,8 +97,7 @@ def linear_ranks(costs: dict[str, int], parameters: int, min_rank: int = 1) -> d
     block has a smaller rank than an earlier one of the same projection.
 
     Args:
-        costs: {module: parameters of one component}, in the order of the model.
-        parameters: adapter parameters to spend.
+        costs, parameters: as in `uniform_ranks`; the modules in the order of the model.
         min_rank: 0 or 1, as in `rules.select_ranks`.
     Example:
         >>> linear_ranks({"0.q": 10, "1.q": 10, "2.q": 10}, 120)

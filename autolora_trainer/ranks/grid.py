@@ -87,9 +87,6 @@ def _stack_labels(stacks: Iterable[str]) -> dict[str, str]:
     return labels
 
 
-TEXT_WIDTH = 100
-
-
 def rank_grid(ranks: Mapping[str, int]) -> tuple[list[str], list[str], list[list[int | None]]]:
     """Blocks across, projections down, as in Figure 3.
 
@@ -108,9 +105,7 @@ def rank_grid(ranks: Mapping[str, int]) -> tuple[list[str], list[str], list[list
     """
     places = {name: split_name(name) for name in ranks}
     labels = row_labels(list(dict.fromkeys((stack, rest) for stack, _, rest in places.values())))
-    blocks = sorted({block for _, block, _ in places.values() if block is not None})
-    if any(block is None for _, block, _ in places.values()):
-        blocks.append(None)
+    blocks = sorted({block for _, block, _ in places.values()}, key=lambda block: (block is None, block))
     cells = {((stack, rest), block): ranks[name] for name, (stack, block, rest) in places.items()}
     grid = [[cells.get((row, block)) for block in blocks] for row in labels]
     return list(labels.values()), ["-" if block is None else str(block) for block in blocks], grid
@@ -118,8 +113,7 @@ def rank_grid(ranks: Mapping[str, int]) -> tuple[list[str], list[str], list[list
 
 def rank_summary(ranks: Mapping[str, int]) -> str:
     """The totals in a line."""
-    dropped = sum(rank == 0 for rank in ranks.values())
-    count = len(ranks)
+    dropped, count = sum(rank == 0 for rank in ranks.values()), len(ranks)
     return (
         f"total rank {sum(ranks.values())} in {count} module{'s' * (count != 1)}, "
         f"{dropped or 'none'} of {'them' if count != 1 else 'it'} at rank 0"
@@ -139,7 +133,7 @@ def format_rank_table(ranks: Mapping[str, int]) -> str:
     label_width = max(map(len, ["block", *rows]))
     texts = [["." if rank is None else str(rank) for rank in row] for row in grid]
     width = max((len(text) for row in [columns, *texts] for text in row), default=1)
-    room = TEXT_WIDTH - label_width
+    room = 100 - label_width
     close = (width + 1) * len(columns) <= room < (width + 2) * len(columns)  # 24 blocks fit if set closer
     width += 1 if close else 2
     texts_of_bands = []

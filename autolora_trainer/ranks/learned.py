@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 from huggingface_hub import HfApi
@@ -24,8 +25,7 @@ ADVICE = "Correct it, or give the ranks.json of a finished run."
 
 @dataclass(frozen=True)
 class ModuleRank:
-    """The learned rank of one module and the selection variables behind it (empty for patterns that no search
-    made)."""
+    """The rank of one module and the selection variables behind it, which no pattern has that no search made."""
 
     rank: int
     selection: tuple[float, ...] = ()
@@ -33,7 +33,7 @@ class ModuleRank:
 
 @dataclass(frozen=True)
 class LearnedRanks:
-    """Ranks per module: the value that the search hands to the retrain, and `ranks.json` on disk.
+    """Ranks per module.
 
     Attributes:
         modules: names as in the base model's `named_modules()`, each with its rank (0: left out of the adapter).
@@ -63,7 +63,7 @@ class LearnedRanks:
 
     @property
     def module_ranks(self) -> dict[str, int]:
-        """Ranks of whole modules, as PEFT counts them: those of a fused projection's parts add up."""
+        """See `by_module`."""
         return by_module(self.ranks)
 
     @property
@@ -77,7 +77,7 @@ class LearnedRanks:
             ValueError: for a selection that is not of finite numbers.
         """
         for name, module in self.modules.items():
-            if not all(_is_number(a) for a in module.selection):
+            if not all(map(_is_number, module.selection)):
                 raise ValueError(f"The selection of {name!r} must hold finite numbers, got {module.selection}."[:300])
         modules = {
             name: {"rank": module.rank, "selection": [float(f"{a:.9g}") for a in module.selection]}
@@ -99,10 +99,8 @@ class LearnedRanks:
             ValueError: one line that names the file and what is wrong with it.
             OSError: if it cannot be read.
         """
-        if os.path.getsize(path) > MAX_FILE_BYTES:
-            raise ValueError(
-                f"{path} has {os.path.getsize(path):,} bytes; a ranks.json has at most {MAX_FILE_BYTES:,}."
-            )
+        if (size := os.path.getsize(path)) > MAX_FILE_BYTES:
+            raise ValueError(f"{path} has {size:,} bytes; a ranks.json has at most {MAX_FILE_BYTES:,}.")
         with open(path, encoding="utf-8") as file:
             try:
                 text = file.read(MAX_FILE_BYTES + 1)
@@ -129,17 +127,13 @@ class LearnedRanks:
         try:
             path = hub_client.download(source, RANKS_FILE, MAX_FILE_BYTES, revision, token)
         except Exception as error:  # HTTP, JSON, OS and value errors of the client
-            raise ValueError(
-                f"{source!r} is neither a folder or file here nor a repository that gives a {RANKS_FILE}: "
-                f"{hub_client.reason(error, token)}."
-            ) from error
+            what = f"{source!r} is neither a folder or file here nor a repository that gives a {RANKS_FILE}"
+            raise ValueError(f"{what}: {hub_client.reason(error, token)}.") from error
         return cls.load(path)
 
     def push_to_hub(self, repo_id: str, token: str | None = None, private: bool | None = None) -> str:
-        """Share the pattern alone, as `ranks.json` in a repository; `from_pretrained` reads it again.
+        """Share the pattern alone, as `ranks.json` in a repository, and return its address; see `from_pretrained`.
 
-        Returns:
-            The repository's address.
         Raises:
             ValueError: one line, with the reason, if the Hub does not take it.
         """
@@ -182,18 +176,13 @@ class LearnedRanks:
         lora_alpha = settings.pop("lora_alpha", 16)
         largest, mean_rank = max(kept.values()), self.total_rank / len(self.modules)
         keys = {name: "^" + re.escape(name) for name in kept}
-        parts = {name: 0 for name in kept}  # of a fused projection; 1 elsewhere
-        for name, rank in self.ranks.items():
-            if rank > 0:
-                parts[module_of(name)] += 1
+        parts = Counter(module_of(name) for name, rank in self.ranks.items() if rank > 0)  # 1 where there are none
+        grow = math.sqrt if settings.get("use_rslora") else float  # rsLoRA divides by sqrt(r)
         if scaling == "constant":
-            # rsLoRA divides by sqrt(r): keep its own ratio constant in the same way
-            grow = (lambda r: math.sqrt(r / mean_rank)) if settings.get("use_rslora") else (lambda r: r / mean_rank)
-            alphas = {keys[name]: _plain(lora_alpha * grow(rank)) for name, rank in kept.items()}
-            lora_alpha = _plain(lora_alpha * grow(largest))
+            alphas = {keys[name]: _plain(lora_alpha * grow(rank / mean_rank)) for name, rank in kept.items()}
+            lora_alpha = _plain(lora_alpha * grow(largest / mean_rank))
         else:  # a fused module has one scale: that of the mean rank of its parts
-            grow = math.sqrt if settings.get("use_rslora") else float
-            alphas = {keys[name]: _plain(lora_alpha * grow(count)) for name, count in parts.items() if count > 1}
+            alphas = {keys[name]: _plain(lora_alpha * grow(parts[name])) for name in kept if parts[name] > 1}
         return LoraConfig(
             **settings,
             r=largest,
@@ -226,10 +215,9 @@ def _plain(number: float) -> int | float:
 
 def _lora_settings(base: LoraConfig | None) -> dict:
     """The init fields of a LoraConfig, less those that the ranks decide."""
-    if base is None:
-        return {}
     decided = {"r", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "peft_type"}
-    return {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.init and f.name not in decided}
+    fields = () if base is None else dataclasses.fields(base)
+    return {f.name: getattr(base, f.name) for f in fields if f.init and f.name not in decided}
 
 
 def _is_number(value) -> bool:
@@ -268,19 +256,19 @@ def _checked(document, path) -> dict:
         selection = module.get("selection", [])
         if not isinstance(selection, list) or len(selection) > MAX_RANK:
             raise wrong(f"the selection of {name!r} must be a list of numbers")
-        if not all(_is_number(a) for a in selection):
+        if not all(map(_is_number, selection)):
             raise wrong(f"the selection of {name!r} must hold finite numbers")
-        checked[name] = ModuleRank(rank, tuple(float(a) for a in selection))
+        checked[name] = ModuleRank(rank, tuple(map(float, selection)))
     initial_rank = document.get("initial_rank", 8)
     if type(initial_rank) is not int or not 1 <= initial_rank <= MAX_RANK:
         raise wrong(f"initial_rank must be an integer from 1 to {MAX_RANK}, got {initial_rank!r}"[:300])
-    fields = {"modules": checked, "initial_rank": initial_rank}
+    threshold = document.get("threshold")
+    fields = {"modules": checked, "initial_rank": initial_rank, "threshold": threshold}
     for name in ("base_model", "base_model_fingerprint", "constraint", "rank_rule"):
         value = document.get(name)
         if value is not None and not (isinstance(value, str) and len(value) <= 500 and value.isprintable()):
             raise wrong(f"{name} must be a short text on one line, got {type(value).__name__}")
         fields[name] = value
-    threshold = document.get("threshold")
     if threshold is not None and not _is_number(threshold):
         raise wrong(f"threshold must be a number, got {threshold!r}"[:300])
-    return {**fields, "threshold": threshold}
+    return fields

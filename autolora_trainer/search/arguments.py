@@ -1,23 +1,15 @@
-"""What the search adds to `transformers.TrainingArguments`."""
+"""What the search adds to `transformers.TrainingArguments`, and what it cannot do, said before its first step."""
 
 import math
 from dataclasses import dataclass, field
 
+from peft import LoraConfig, PeftModel
 from transformers import TrainingArguments
 
 from autolora_trainer.training.finite import NonFiniteArguments
-from autolora_trainer.values import check_choice
+from autolora_trainer.values import check_choice, check_numbers
 
-CONSTRAINT_CHOICES = ("softmax", "sigmoid", "none")
-HYPERGRADIENT_CHOICES = ("finite_difference", "first_order", "exact")
-FINITE_DIFFERENCE_CHOICES = ("central", "one_sided")
-GATE_SCALING_CHOICES = ("plain", "paper")
-VIRTUAL_STEP_CHOICES = ("sgd", "adamw")
 RANK_RULE_CHOICES = ("adaptive", "strength", "threshold", "singular", "sensitivity", "uniform")
-
-PYTORCHS_ADAMW = ("adamw_torch", "adamw_torch_fused")
-FOLLOW_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")  # schedules
-
 SEARCH_STEPS = 80  # weight steps of the scripts' search: by then ranks agree between seeds (`benchmarks/ranks.py`)
 # The hypergradients that read a setting.
 HYPERGRADIENTS_OF = {
@@ -29,12 +21,7 @@ HYPERGRADIENTS_OF = {
 
 
 def check_effect(arguments, given) -> None:
-    """Raise `ValueError` for a setting of a hypergradient that another has been chosen over.
-
-    Args:
-        arguments: `SearchArguments`.
-        given: names of the settings that the user gave.
-    """
+    """Raise `ValueError` for a setting among the names `given` that the chosen hypergradient does not read."""
     for name, hypergradients in HYPERGRADIENTS_OF.items():
         if name in given and arguments.hypergradient not in hypergradients:
             raise ValueError(
@@ -45,11 +32,15 @@ def check_effect(arguments, given) -> None:
 
 def check_schedule(schedule, what: str) -> None:
     """Raise `ValueError` for a schedule that follows evaluations, in a training without any, e.g. "the search"."""
-    if schedule in FOLLOW_EVALUATIONS:
+    if schedule in ("reduce_lr_on_plateau", "greedy"):
         raise ValueError(
             f"lr_scheduler_type {getattr(schedule, 'value', schedule)} follows evaluations, and {what} makes none. "
             "Type another, e.g. linear, or search with that and retrain with this: --ranks."
         )
+
+
+def setting(default, help: str):
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -57,94 +48,63 @@ class SearchArguments:
     """The settings of the search, shared by `AutoLoraTrainingArguments` and the scripts (paper: §4 and §5.1)."""
 
     # Gates (Eq. 2-3)
-    initial_rank: int = field(
-        default=8,
-        metadata={"help": "k, the number of rank-1 components of every LoRA update during the search (§5.1)."},
+    initial_rank: int = setting(8, "k, the number of rank-1 components of every LoRA update during the search (§5.1).")
+    constraint: str = setting(
+        "softmax", "How selection logits become selection variables: softmax (Eq. 3), sigmoid or none (§5.5)."
     )
-    constraint: str = field(
-        default="softmax",
-        metadata={"help": "How selection logits become selection variables: softmax (Eq. 3), sigmoid or none (§5.5)."},
-    )
-    gate_scaling: str = field(
-        default="plain",
-        metadata={
-            "help": "plain: gates are α over its uniform start, so the search begins as plain LoRA and learns at its "
-            "pace; paper: α itself (Eq. 2), which makes updates k times smaller."
-        },
+    gate_scaling: str = setting(
+        "plain",
+        "plain: gates are α over its uniform start, so the search begins as plain LoRA and learns at its "
+        "pace; paper: α itself (Eq. 2), which makes updates k times smaller.",
     )
 
     # Hypergradient (Eq. 4-5)
-    hypergradient: str = field(
-        default="first_order",
-        metadata={
-            "help": "first_order (eta = 0, §5.5), finite_difference (DARTS, the paper's way) or exact (double "
-            "backward; small models)."
-        },
+    hypergradient: str = setting(
+        "first_order",
+        "first_order (eta = 0, §5.5), finite_difference (DARTS, the paper's way) or exact (double "
+        "backward; small models).",
     )
-    hypergradient_interval: int = field(
-        default=4,
-        metadata={"help": "Take a selection step every T weight steps. The paper takes one at every step (T=1)."},
+    hypergradient_interval: int = setting(
+        4, "Take a selection step every T weight steps. The paper takes one at every step (T=1)."
     )
-    virtual_step: str = field(
-        default="adamw",
-        metadata={
-            "help": "The virtual weight step: sgd is Eq. 4 as written; adamw is the step that the optimizer really "
-            "takes, preconditioned and clipped (not in the paper)."
-        },
+    virtual_step: str = setting(
+        "adamw",
+        "The virtual weight step: sgd is Eq. 4 as written; adamw is the step that the optimizer really "
+        "takes, preconditioned and clipped (not in the paper).",
     )
-    inner_lr: float | None = field(
-        default=None,
-        metadata={"help": "eta of Eq. 4. Default: the weights' current learning rate."},
+    inner_lr: float | None = setting(None, "eta of Eq. 4. Default: the weights' current learning rate.")
+    finite_difference: str = setting(
+        "central",
+        "central: passes on both sides of the weights (DARTS); one_sided: the weight step's own pass is "
+        "one of the two: one pass less in fp32, none less in bf16 (not in the paper).",
     )
-    finite_difference: str = field(
-        default="central",
-        metadata={
-            "help": "central: passes on both sides of the weights (DARTS); one_sided: the weight step's own pass is "
-            "one of the two: one pass less in fp32, none less in bf16 (not in the paper)."
-        },
+    finite_difference_radius: float | None = setting(
+        None,
+        "R: the weights move by R along the direction of the difference. Default: 0.01 for central "
+        "(DARTS), 0.001 for one_sided.",
     )
-    finite_difference_radius: float | None = field(
-        default=None,
-        metadata={
-            "help": "R: the weights move by R along the direction of the difference. Default: 0.01 for central "
-            "(DARTS), 0.001 for one_sided."
-        },
-    )
-    selection_learning_rate: float = field(
-        default=1e-2, metadata={"help": "Learning rate of the selection logits (the paper: 1e-3, §5.1)."}
-    )
-    val_fraction: float = field(
-        default=0.5, metadata={"help": "Share of the training rows that D_val takes (§5.2: ratio 1:1)."}
-    )
+    selection_learning_rate: float = setting(1e-2, "Learning rate of the selection logits (the paper: 1e-3, §5.1).")
+    val_fraction: float = setting(0.5, "Share of the training rows that D_val takes (§5.2: ratio 1:1).")
 
     # From selection variables to ranks (§4.4)
-    rank_rule: str = field(
-        default="adaptive",
-        metadata={
-            "help": "How ranks follow from the search: adaptive, threshold (§4.4), strength, singular, sensitivity or "
-            "uniform (a control: the same rank everywhere)."
-        },
+    rank_rule: str = setting(
+        "adaptive",
+        "How ranks follow from the search: adaptive, threshold (§4.4), strength, singular, sensitivity or "
+        "uniform (a control: the same rank everywhere).",
     )
-    threshold: float | None = field(
-        default=None,
-        metadata={
-            "help": "lambda of the rule `threshold`. Default: 1/k for softmax, 0.5 for sigmoid, layer mean for none."
-        },
+    threshold: float | None = setting(
+        None, "lambda of the rule `threshold`. Default: 1/k for softmax, 0.5 for sigmoid, layer mean for none."
     )
-    rank_budget: str | None = field(
-        default=None,
-        metadata={"help": "Adapter parameters to spend: a number, or lora:R for as many as uniform LoRA of rank R."},
+    rank_budget: str | None = setting(
+        None, "Adapter parameters to spend: a number, or lora:R for as many as uniform LoRA of rank R."
     )
-    min_rank: int = field(
-        default=1,
-        metadata={"help": "0 lets a module earn no rank at all and stay out of the adapter; 1 keeps every module."},
+    min_rank: int = setting(
+        1, "0 lets a module earn no rank at all and stay out of the adapter; 1 keeps every module."
     )
-    search_patience: int = field(
-        default=15,
-        metadata={
-            "help": "Stop the search when the ranks have settled: over this many selection steps no more than a "
-            "twentieth of the total rank has moved, and the held-out loss no longer falls (0: never stop early)."
-        },
+    search_patience: int = setting(
+        15,
+        "Stop the search when the ranks have settled: over this many selection steps no more than a "
+        "twentieth of the total rank has moved, and the held-out loss no longer falls (0: never stop early).",
     )
 
     def __post_init__(self):
@@ -152,19 +112,17 @@ class SearchArguments:
 
     def check_search(self):
         """Raise `ValueError` for a setting out of range, before anything is loaded."""
-        check_choice("constraint", self.constraint, CONSTRAINT_CHOICES)
-        check_choice("gate_scaling", self.gate_scaling, GATE_SCALING_CHOICES)
+        check_choice("constraint", self.constraint, ("softmax", "sigmoid", "none"))
+        check_choice("gate_scaling", self.gate_scaling, ("plain", "paper"))
         least = 2 if self.constraint == "softmax" else 1
         if self.initial_rank < least:
-            reason = (
-                " (with softmax a single component has α = 1, whatever is learned)" if self.initial_rank == 1 else ""
-            )
+            reason = " (with softmax a single component has α = 1, whatever is learned)" * (self.initial_rank == 1)
             raise ValueError(
                 f"initial_rank must be at least {least}{reason}, got {self.initial_rank}. The paper uses 8."
             )
-        check_choice("hypergradient", self.hypergradient, HYPERGRADIENT_CHOICES)
-        check_choice("finite_difference", self.finite_difference, FINITE_DIFFERENCE_CHOICES)
-        check_choice("virtual_step", self.virtual_step, VIRTUAL_STEP_CHOICES)
+        check_choice("hypergradient", self.hypergradient, ("finite_difference", "first_order", "exact"))
+        check_choice("finite_difference", self.finite_difference, ("central", "one_sided"))
+        check_choice("virtual_step", self.virtual_step, ("sgd", "adamw"))
         check_choice("rank_rule", self.rank_rule, RANK_RULE_CHOICES)
         if self.hypergradient_interval < 1:
             raise ValueError(
@@ -175,10 +133,7 @@ class SearchArguments:
                 f"val_fraction must be between 0 and 1 (both splits need examples), got {self.val_fraction}. "
                 "The paper uses 0.5."
             )
-        for name in ("selection_learning_rate", "finite_difference_radius"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive number, got {value}.")
+        check_numbers(self, {"a positive number": "selection_learning_rate finite_difference_radius"})
         if self.inner_lr is not None and not (math.isfinite(self.inner_lr) and self.inner_lr >= 0):
             raise ValueError(f"inner_lr must be zero or a positive number, got {self.inner_lr}.")
         optional = ("inner_lr", "finite_difference_radius")
@@ -247,9 +202,62 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
                 f"hub_strategy {self.hub_strategy.value} pushes checkpoints of the search, which hold its weights "
                 'without its selection. Set hub_strategy="end", and push with trainer.push_to_hub().'
             )
-        takes_virtual_steps = self.hypergradient != "first_order"
-        if takes_virtual_steps and self.virtual_step == "adamw" and self.optim not in PYTORCHS_ADAMW:
+        reads_adamw = self.hypergradient != "first_order" and self.virtual_step == "adamw"
+        if reads_adamw and self.optim not in ("adamw_torch", "adamw_torch_fused"):
             raise ValueError(
                 f"virtual_step adamw reads the state of PyTorch's AdamW, got optim {self.optim.value}. Use "
                 "--virtual_step sgd, or --optim adamw_torch."
             )
+
+
+def check_construction(model, args, train_dataset, peft_config, trainer_arguments: dict) -> None:
+    """Raise `ValueError` for what `AutoLoraTrainer` was given and cannot search with."""
+    if not isinstance(args, AutoLoraTrainingArguments):
+        raise ValueError(
+            f"args must be AutoLoraTrainingArguments, got {type(args).__name__}. They take every argument of "
+            "TrainingArguments."
+        )
+    given = "none" if trainer_arguments.get("model_init") is None else "model_init"
+    if model is None or given == "model_init":
+        raise ValueError(f"The search needs the model itself, got {given}. Pass model=..., e.g. model_init().")
+    if train_dataset is None:
+        raise ValueError("The search needs train_dataset, got none. D_tr and D_val both come from it.")
+    if peft_config is not None and not isinstance(peft_config, LoraConfig):
+        raise ValueError(f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}.")
+    for name, what in (("rank_pattern", "rank k"), ("alpha_pattern", "scale")):
+        if getattr(peft_config, name, None):
+            raise ValueError(
+                f"The search needs the same {what} in every LoRA layer, got a {name} in peft_config. Drop {name} "
+                "from the LoraConfig."
+            )
+    if peft_config is None and not isinstance(model, PeftModel):
+        raise ValueError(
+            f"The search needs a LoRA adapter, got a plain {type(model).__name__}. Pass "
+            "peft_config=LoraConfig(...) or wrap the model with get_peft_model."
+        )
+
+
+def check_prepared(trainer, given, val_dataset) -> None:
+    """Raise `ValueError` where a Trainer has made columns of its training rows that D_val lacks."""
+    columns = [set(getattr(rows, "column_names", None) or ()) for rows in (trainer.train_dataset, given, val_dataset)]
+    missing = sorted(columns[0] - columns[1] - columns[2])
+    if missing:
+        raise ValueError(
+            f"val_dataset lacks {', '.join(missing)}, which {type(trainer).__name__} has made of train_dataset. Give "
+            "rows that are prepared likewise, or leave val_dataset out: the search then splits train_dataset."
+        )
+
+
+def check_environment(trainer) -> None:
+    """Raise `ValueError` for processes and shards that a search cannot have."""
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        kind = "DeepSpeed" if trainer.is_deepspeed_enabled else "FSDP"
+        raise ValueError(
+            f"The search moves whole LoRA weights and {kind} shards them. Search with plain data parallelism (the "
+            "LoRA weights are small) and use it for the retrain."
+        )
+    if trainer.args.n_gpu > 1:
+        raise ValueError(
+            f"The search runs one process per GPU, got one process for {trainer.args.n_gpu}. Start it with "
+            "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
+        )

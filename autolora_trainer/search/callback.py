@@ -13,7 +13,7 @@ from autolora_trainer.report.history import HISTORY_FILE, selection_history_pixe
 from autolora_trainer.report.trackers import Tracking
 from autolora_trainer.search.evidence import falling, settled
 
-HISTORY_RECORDS = 200  # at most, however long the search
+HISTORY_RECORDS, HISTOGRAMS = 200, 20  # at most, however long the search
 
 
 class RankSelectionCallback(TrainerCallback):
@@ -34,14 +34,10 @@ class RankSelectionCallback(TrainerCallback):
     def __init__(self, base_model: str | None = None):
         self.base_model = base_model
         self.learned_ranks: LearnedRanks | None = None
-        self._search = None  # the trainer: it owns the selection variables
+        self.search = None  # set by the trainer, which owns the selection variables
         self._recent: list[list[int]] = []  # the ranks after the last `search_patience` + 1 selection steps
         self._recent_losses: list[float] = []  # and the held-out losses
         self.settled = False  # the search has stopped because of `search_patience`
-
-    def bind(self, search) -> None:
-        """Called by the trainer whose search this callback watches."""
-        self._search = search
 
     @property
     def total_rank(self) -> int | None:
@@ -52,8 +48,7 @@ class RankSelectionCallback(TrainerCallback):
         return {"recent": self._recent, "recent_losses": self._recent_losses, "settled": self.settled}
 
     def restore(self, state: dict) -> None:
-        self._recent, self.settled = state["recent"], state["settled"]
-        self._recent_losses = state["recent_losses"]
+        self._recent, self._recent_losses, self.settled = state["recent"], state["recent_losses"], state["settled"]
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:  # not a resume; perhaps a second training, which may settle anew
@@ -62,23 +57,23 @@ class RankSelectionCallback(TrainerCallback):
         if state.is_world_process_zero:
             self._open_history(args, state.global_step)
         if state.global_step == 0:
-            self._record(args, state)
+            self._record(state)
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self._interval == 0:
-            self._record(args, state)
+            self._record(state)
         took_selection_step = (state.global_step - 1) % args.hypergradient_interval == 0
-        if args.search_patience and took_selection_step and self._search.last_selection_step_counted:
+        if args.search_patience and took_selection_step and self.search.last_selection_step_counted:
             window = slice(-args.search_patience - 1, None)
-            self._recent = [*self._recent, self._search.current_ranks()][window]
-            self._recent_losses = [*self._recent_losses, self._search.last_val_loss.item()][window]
+            self._recent = [*self._recent, self.search.current_ranks()][window]
+            self._recent_losses = [*self._recent_losses, self.search.last_val_loss.item()][window]
             full = len(self._recent) > args.search_patience
             if full and settled(self._recent) and not falling(self._recent_losses):
                 control.should_training_stop = self.settled = True
         return control
 
     def on_train_end(self, args, state, control, **kwargs):
-        gates = self._search.gates
+        gates = self.search.gates
         if state.global_step > 0 and gates.logits.unique().numel() == 1:
             if state.global_step < state.max_steps and not self.settled:
                 return  # something else stopped it early, a signal perhaps: it may be resumed
@@ -87,18 +82,14 @@ class RankSelectionCallback(TrainerCallback):
                 "learned no ranks. Raise search_epochs or selection_learning_rate, or lower hypergradient_interval."
             )
         if state.global_step % self._interval:
-            self._record(args, state)
-        self._search.check_finite()
-        model = self._search.model
-        ranks = self._search.current_ranks()
-        threshold = args.threshold
+            self._record(state)
+        self.search.check_finite()
+        model, threshold = self.search.model, args.threshold
         if threshold is None and args.constraint != "none":
             threshold = gates.threshold()[0].item()
+        alphas = map(tuple, gates.selection.tolist())
         self.learned_ranks = LearnedRanks(
-            modules={
-                name: ModuleRank(rank, tuple(alpha))
-                for name, rank, alpha in zip(gates.names, ranks, gates.selection.tolist())
-            },
+            modules=dict(zip(gates.names, map(ModuleRank, self.search.current_ranks(), alphas))),
             base_model=self.base_model or public_model_name(model),
             base_model_fingerprint=fingerprint(model, gates.names),
             initial_rank=gates.initial_rank,
@@ -108,49 +99,40 @@ class RankSelectionCallback(TrainerCallback):
         )
 
     def _open_history(self, args, step):
-        """A new file, or after a resume the rows up to the step of the checkpoint."""
+        """A new file, or after a resume the rows that an uninterrupted search would have written by `step`."""
         self._path = os.path.join(args.output_dir, HISTORY_FILE)
         os.makedirs(args.output_dir, exist_ok=True)
         rows = []
         if step and os.path.exists(self._path):
             with open(self._path, newline="", encoding="utf-8") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if self._belongs(row, step)]
+                old = [row for row in list(csv.reader(file))[1:] if row and row[0].isdigit()]
+            rows = [row for row in old if int(row[0]) <= step and int(row[0]) % self._interval == 0]
         with open(self._path, "w", newline="", encoding="utf-8") as file:
-            header = [f"alpha_{j + 1}" for j in range(self._search.gates.initial_rank)]
+            header = [f"alpha_{j + 1}" for j in range(self.search.gates.initial_rank)]
             csv.writer(file, lineterminator="\n").writerows([["step", "module", *header], *rows])
 
-    def _belongs(self, row, last_step) -> bool:
-        """Whether an uninterrupted search would have written this row by `last_step`."""
-        return bool(row) and row[0].isdigit() and int(row[0]) <= last_step and int(row[0]) % self._interval == 0
-
-    def _record(self, args, state):
+    def _record(self, state):
         if not state.is_world_process_zero:
             return
-        gates = self._search.gates
+        alphas = zip(self.search.gates.names, self.search.gates.selection.tolist())
+        rows = [[state.global_step, name, *(f"{a:.9g}" for a in alpha)] for name, alpha in alphas]
         with open(self._path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            for name, alpha in zip(gates.names, gates.selection.tolist()):
-                writer.writerow([state.global_step, name, *(f"{a:.9g}" for a in alpha)])
-
-
-HISTOGRAMS = 20  # of a search, at most, however long it is
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 class SearchTracking(Tracking):
-    """A histogram of α at most `HISTOGRAMS` times during a search; at its end the grid of ranks and the way of α."""
+    """A histogram of α during a search; at its end the grid of ranks and the way of α."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._interval = max(1, math.ceil(state.max_steps / HISTOGRAMS))
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self._interval == 0:
-            selection = self._trainer.gates.selection
-            self.send(
-                "histogram", "train/search_selection", lambda: selection.float().cpu().numpy(), state.global_step
-            )
+        step, selection = state.global_step, self._trainer.gates.selection
+        if step % self._interval == 0:
+            self.send("histogram", "train/search_selection", lambda: selection.float().cpu().numpy(), step)
 
     def on_train_end(self, args, state, control, **kwargs):
-        ranks, history = self._trainer.learned_ranks, os.path.join(args.output_dir, HISTORY_FILE)
-        step = state.global_step
+        step, ranks = state.global_step, self._trainer.learned_ranks
+        history = os.path.join(args.output_dir, HISTORY_FILE)
         self.send("image", "train/search_ranks", lambda: rank_heatmap_pixels(ranks), step)
         self.send("image", "train/search_selection_history", lambda: selection_history_pixels(history), step)

@@ -13,8 +13,6 @@ EVIDENCE = 2.0  # t statistic beyond which something on the held-out rows is tak
 class Evidence:
     """Sums over the selection steps of a search, which rank rules read; M modules, k components each.
 
-    Args:
-        selection: α, (M, k).
     Attributes:
         steps: selection steps taken, usable or not.
         sensitivity_sum: Σ |∂L_val/∂β| over the usable ones, (M, k).
@@ -28,24 +26,14 @@ class Evidence:
 
     @torch.no_grad()
     def add(self, selection, by_selection, by_logits, val_loss) -> None:
-        """One usable selection step, the last that was counted in `steps`.
-
-        Args:
-            selection: α before the step, (M, k).
-            by_selection, by_logits: ∂L_val/∂α and ∂L_val/∂β, (M, k).
-            val_loss: L_val.
-        """
+        """One usable selection step, the last counted in `steps`: α before it, ∂L_val/∂α and ∂L_val/∂β, (M, k), and
+        L_val."""
         t = self.steps - 1
         gain = -(selection * by_selection).sum().to(self.sums)
         loss = val_loss.to(self.sums)
         one = torch.ones_like(loss)
         self.sums += torch.stack([one, gain, gain**2, one * t, one * t**2, loss, loss**2, loss * t])
         self.sensitivity_sum += by_logits.abs()
-
-    @property
-    def sensitivity(self) -> torch.Tensor:
-        """Running mean of |∂L_val/∂β|, shape (M, k)."""
-        return self.sensitivity_sum / self.sums[0].clamp_min(1)
 
     def gain_and_trend(self) -> tuple[float, float]:
         """See `AutoLoraMixin.held_out_evidence`."""
@@ -63,21 +51,21 @@ def slope_statistic(correlation: float, count: float) -> float:
     return correlation * math.sqrt((count - 2) / max(1 - correlation * correlation, 1e-12))
 
 
-def settled(recent: list[list[int]], tolerance: float = 0.05) -> bool:
-    """Whether the last of `recent` ranks differs from each of the others by at most a `tolerance` of the total rank:
+def settled(recent: list[list[int]]) -> bool:
+    """Whether the last of `recent` ranks differs from each of the others by at most a twentieth of the total rank:
 
-        max_i Σ_l |r_l(now) - r_l(i)|  <=  tolerance Σ_l r_l(now)
+        max_i Σ_l |r_l(now) - r_l(i)|  <=  0.05 Σ_l r_l(now)
 
     Ranks are integers shared out of running means: a single one flickers long after the pattern stands.
     """
     *earlier, now = recent
     moved = max(sum(abs(a - b) for a, b in zip(now, ranks)) for ranks in earlier)
-    return moved <= tolerance * sum(now)
+    return moved <= 0.05 * sum(now)
 
 
-def falling(losses: list[float], evidence: float = EVIDENCE) -> bool:
+def falling(losses: list[float]) -> bool:
     """Whether losses fall over their steps by more than their scatter explains: the t statistic of the slope of a
-    straight line is below -`evidence`. A search that is still learning may yet change its mind.
+    straight line is below -`EVIDENCE`. A search that is still learning may yet change its mind.
 
     Example:
         >>> falling([1.0, 0.9, 0.8, 0.7, 0.65]), falling([1.0, 1.1, 0.9, 1.05, 0.95])
@@ -85,7 +73,7 @@ def falling(losses: list[float], evidence: float = EVIDENCE) -> bool:
     """
     if len(losses) < 3 or len(set(losses)) == 1 or not all(map(math.isfinite, losses)):
         return False
-    return slope_statistic(statistics.correlation(range(len(losses)), losses), len(losses)) < -evidence
+    return slope_statistic(statistics.correlation(range(len(losses)), losses), len(losses)) < -EVIDENCE
 
 
 def with_phase(logs: dict) -> dict:
@@ -95,15 +83,12 @@ def with_phase(logs: dict) -> dict:
         >>> with_phase({"loss": 0.7, "learning_rate": 1e-4, "epoch": 1.0})
         {'search_train_loss': 0.7, 'search_learning_rate': 0.0001, 'epoch': 1.0}
     """
-    losses = ("loss", "train_loss")
-    return {
-        (
-            "search_train_loss"
-            if key in losses
-            else key if key.startswith(("eval_", "epoch")) else f"search_{key.removeprefix('train_')}"
-        ): value
-        for key, value in logs.items()
-    }
+    named = {}
+    for key, value in logs.items():
+        if not key.startswith(("eval_", "epoch")):
+            key = "search_train_loss" if key in ("loss", "train_loss") else f"search_{key.removeprefix('train_')}"
+        named[key] = value
+    return named
 
 
 class SelectionMeans:
@@ -116,10 +101,6 @@ class SelectionMeans:
     def __init__(self, device: torch.device):
         self.sums = torch.zeros(5, device=device)
 
-    def skip(self) -> None:
-        """A step whose hypergradient was no number."""
-        self.sums[3] += 1
-
     @torch.no_grad()
     def add(self, val_loss, gradient, direct) -> None:
         """A usable step; the gradients are by β, (M, k)."""
@@ -131,11 +112,8 @@ class SelectionMeans:
         """The means, as logs; then all sums begin anew."""
         val_loss, norm, ratio, unusable, steps = self.sums.tolist()
         self.sums = torch.zeros_like(self.sums)
-        logs = {}
-        if steps:
-            logs["search_val_loss"] = val_loss / steps
-            logs["search_hypergradient_norm"] = norm / steps
-            logs["search_implicit_ratio"] = ratio / steps
+        sums = {"search_val_loss": val_loss, "search_hypergradient_norm": norm, "search_implicit_ratio": ratio}
+        logs = {name: value / steps for name, value in sums.items() if steps}
         if unusable:
             logs["search_skipped_selection_steps"] = int(unusable)
         return logs

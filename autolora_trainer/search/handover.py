@@ -44,12 +44,9 @@ def strongest(
 def handover_tensors(
     gates: SelectionGates, state: SearchState, ranks: list[int], rule: str, model: torch.nn.Module
 ) -> dict[str, torch.Tensor]:
-    """What a retrain with `--retrain_init search` starts from: the kept components, with α and the search's LoRA scale
-    folded into B, and the trained heads.
+    """What a retrain of the search `model` starts from: the `strongest` components, with the search's scales folded
+    into B, and the trained heads.
 
-    Args:
-        gates, state, ranks, rule: as in `rules.keep_components`.
-        model: that of the search.
     Returns:
         `A.<module>` of shape (r, n_l), `B.<module>` of shape (m_l, r), `head.<parameter>`.
     """
@@ -73,7 +70,7 @@ def handover_tensors(
 
 @torch.no_grad()
 def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
-    """Start an adapter from `kept_components`: its update is then that of the search's kept components. DoRA's
+    """Start an adapter from `handover_tensors`: its update is then that of the search's kept components. DoRA's
     magnitudes become the norms of the weight with that update, so that it begins as the same model.
 
     Raises:
@@ -84,7 +81,8 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
             f"A retrain starts from a search on the same base model, and init_lora_weights={scheme!r} alters it. "
             "Leave start_retrain out, or init_lora_weights."
         )
-    for name, layer in lora_layers(model).items():
+    layers = lora_layers(model)
+    for name, layer in layers.items():
         variant = getattr(layer, "lora_variant", {}).get("default")
         if variant is not None and not isinstance(variant, DoraLinearVariant):
             raise ValueError(
@@ -99,8 +97,8 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
         if parameter.requires_grad and "lora_" not in name:
             targets[f"head.{name}"] = (parameter, parameter.copy_)
     for name, (target, _) in targets.items():
-        if name not in tensors or tensors[name].shape != target.shape:
-            given = tuple(tensors[name].shape) if name in tensors else "nothing"
+        given = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if given != tuple(target.shape):
             if any(kept.startswith(name + SEPARATOR) for kept in tensors):
                 raise ValueError(
                     f"The search kept parts of {name[2:]!r}, and this adapter is of the whole. Make it with "
@@ -111,7 +109,7 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
             )
     for name, (_, write) in targets.items():
         write(tensors[name])
-    for layer in lora_layers(model).values():
+    for layer in layers.values():
         if "default" in layer.lora_magnitude_vector:
             dora, update = layer.lora_magnitude_vector["default"], layer.lora_B["default"].weight.float()
             update = update @ layer.lora_A["default"].weight.float()  # (m, n)
@@ -120,11 +118,7 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
 
 
 def load_handover(path: str, model: PeftModel) -> None:
-    """`start_from` what a file of `kept_components` holds.
-
-    Raises:
-        ValueError: if the file does not hold what the adapter needs.
-    """
+    """`start_from` what a file holds; raises `ValueError` if that is not what the adapter needs."""
     try:
         tensors = load_file(path)
     except SafetensorError as error:

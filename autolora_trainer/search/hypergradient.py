@@ -15,7 +15,7 @@ rounding to bf16 is as large as the difference, and in v a second derivative mag
 RESULTS.md, Hypergradient). Nothing here waits for the device; small tensors are lists or one flat vector.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,8 +34,7 @@ RADIUS = {"central": 0.01, "one_sided": 0.001}
 
 @dataclass
 class Hypergradient:
-    """The two terms of Eq. 5, each with the shape of the selection variables, and the held-out loss where they were
-    taken."""
+    """The two terms of Eq. 5, (M, k) each, and the held-out loss where they were taken."""
 
     direct: torch.Tensor
     implicit: torch.Tensor
@@ -53,11 +52,7 @@ def accurate(device: torch.device) -> torch.dtype:
 
 def sgd_step(learning_rate: float) -> VirtualStep:
     """The virtual step of Eq. 4 as written: u(g) = η g."""
-
-    def step(weights, gradients):
-        return torch._foreach_mul(gradients, learning_rate), learning_rate
-
-    return step
+    return lambda weights, gradients: (torch._foreach_mul(gradients, learning_rate), learning_rate)
 
 
 def adamw_step(
@@ -67,7 +62,7 @@ def adamw_step(
     AdamW but writes a plain step in Eq. 4). Formulas: Loshchilov & Hutter 2019, Algorithm 2.
 
     Args:
-        optimizer: a `torch.optim.AdamW` (or `Adam`) that holds the weights; it is read, never changed.
+        optimizer: a `torch.optim.AdamW` (or `Adam`); it is read, never changed.
         learning_rate: η; default: that of each parameter group.
         clip: the factor by which the gradient will be clipped, treated as a constant.
     Raises:
@@ -79,9 +74,9 @@ def adamw_step(
         members = {}  # group -> positions of its weights, which share every number but their count of steps
         for position, weight in enumerate(weights):
             if weight not in groups:
+                shape = tuple(weight.shape)
                 raise ValueError(
-                    "The virtual step needs every weight in the optimizer; one of shape "
-                    f"{tuple(weight.shape)} is missing."
+                    f"The virtual step needs every weight in the optimizer; one of shape {shape} is missing."
                 )
             members.setdefault(groups[weight], []).append(position)
         updates, jacobians = [None] * len(weights), [None] * len(weights)
@@ -90,8 +85,8 @@ def adamw_step(
             group, states = optimizer.param_groups[index], [optimizer.state.get(weight, {}) for weight in part]
             lr = group["lr"] if learning_rate is None else learning_rate
             values = _adamw(group, lr, clip, part, [gradients[position] for position in positions], states)
-            for results, flat in zip((updates, jacobians), values):
-                for position, weight, value in zip(positions, part, flat.split([weight.numel() for weight in part])):
+            for results, vector in zip((updates, jacobians), values):
+                for position, weight, value in zip(positions, part, vector.split([weight.numel() for weight in part])):
                     results[position] = value.view_as(weight)
         return updates, jacobians
 
@@ -100,20 +95,19 @@ def adamw_step(
 
 def _adamw(group, lr, clip, weights, gradients, states) -> tuple[torch.Tensor, torch.Tensor]:
     """u and J of the weights of one parameter group as flat vectors: a dozen kernels, however many modules."""
-
     # the optimizer counts steps on the CPU or, fused, on the device: they must not be read, or moved one by one
     no_steps = torch.zeros((), device=next((s["step"].device for s in states if "step" in s), "cpu"))
     t = torch.stack([s.get("step", no_steps) for s in states]).to(accurate(no_steps.device)) + 1
 
     def average(name):
-        return _flat([s[name] if name in s else torch.zeros_like(weight) for s, weight in zip(states, weights)])
+        return flat([s[name] if name in s else torch.zeros_like(weight) for s, weight in zip(states, weights)])
 
     def bias(beta):
         corrections = (1 - beta**t).to(weights[0], non_blocking=True)
-        return _flat([c.expand(weight.numel()) for c, weight in zip(corrections.unbind(), weights)])
+        return flat([c.expand(weight.numel()) for c, weight in zip(corrections.unbind(), weights)])
 
     beta1, beta2 = group["betas"]
-    g, weight, first, second = _flat(gradients) * clip, _flat(weights), average("exp_avg"), average("exp_avg_sq")
+    g, weight, first, second = flat(gradients) * clip, flat(weights), average("exp_avg"), average("exp_avg_sq")
     bias1, bias2 = bias(beta1), bias(beta2)
     first = (1 - beta1) * g + beta1 * first
     second = (1 - beta2) * g * g + beta2 * second
@@ -127,14 +121,12 @@ def _adamw(group, lr, clip, weights, gradients, states) -> tuple[torch.Tensor, t
     return update, torch.where(second > 0, lr * clip * (slope - bend), 0.0)
 
 
-def _flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+def flat(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 @contextmanager
-def moved(
-    weights: list[torch.Tensor], offsets: list[torch.Tensor], factor: torch.Tensor | float = 1.0
-) -> Iterator[None]:
+def moved(weights: list[torch.Tensor], offsets: list[torch.Tensor], factor: torch.Tensor | float):
     """Inside, the weights stand at W + factor · offsets; afterwards they are bit for bit what they were."""
     with torch.no_grad():
         backup = torch._foreach_mul(weights, 1.0)
@@ -147,8 +139,7 @@ def moved(
 
 
 def gradients(losses: Losses, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Sum over the micro-batches of ∇ loss by `inputs`, and of the loss; an input that a loss does not reach counts
-    zero."""
+    """Sum over the micro-batches of ∇ loss by `inputs`, zero for one that a loss does not reach, and of the loss."""
     total, value = None, None
     for loss in losses():
         grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
@@ -158,7 +149,7 @@ def gradients(losses: Losses, inputs: list[torch.Tensor]) -> tuple[list[torch.Te
 
 
 @contextmanager
-def _asking(tensor: torch.Tensor) -> Iterator[None]:
+def _asking(tensor: torch.Tensor):
     tensor.requires_grad_(True)
     try:
         yield
@@ -172,7 +163,7 @@ def selection_gradient(losses: Losses, selection: torch.Tensor) -> torch.Tensor:
         return gradients(losses, [selection])[0][0]
 
 
-def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+def norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
@@ -180,7 +171,7 @@ def _look_ahead(val_losses, weights, selection, train_gradient, virtual_step, re
     """W' and the held-out gradients there: (∇_α L_val, J v, L_val)."""
     with torch.no_grad():
         updates, jacobians = virtual_step(weights, train_gradient)
-    with moved(weights, updates, -1.0):
+    with moved(weights, updates, -1.0), _asking(selection):
         (direct, *v), val_loss = gradients(val_losses, [selection, *weights])
     reduce([direct, *v, val_loss])
     return direct, torch._foreach_mul(v, jacobians), val_loss
@@ -223,10 +214,9 @@ def finite_difference(
         `Hypergradient`, by α; `SelectionGates.pull_back` carries it on to β.
     """
     radius = radius or RADIUS["central" if base is None else "one_sided"]
-    with _asking(selection):
-        direct, u, val_loss = _look_ahead(val_losses, weights, selection, train_gradient, virtual_step, reduce)
-    norm = _norm(u)
-    step = radius / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)  # no host synchronisation, no 0/0
+    direct, u, val_loss = _look_ahead(val_losses, weights, selection, train_gradient, virtual_step, reduce)
+    length = norm(u)
+    step = radius / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)  # no host synchronisation, no 0/0
     with moved(weights, u, step):
         ahead = selection_gradient(train_losses, selection)
     if base is None:
@@ -236,30 +226,21 @@ def finite_difference(
     difference = ahead - base
     reduce([difference])
     # u = 0 (no virtual step) has no implicit term, but a base from another pass still differs by rounding
-    return Hypergradient(direct, -torch.where(norm > 0, difference / step, 0.0), val_loss)
+    return Hypergradient(direct, -torch.where(length > 0, difference / step, 0.0), val_loss)
 
 
-def exact(
-    train_losses: Losses,
-    val_losses: Losses,
-    weights: list[torch.Tensor],
-    selection: torch.Tensor,
-    train_gradient: list[torch.Tensor],
-    virtual_step: VirtualStep,
-    reduce: Reduce = _no_reduce,
-) -> Hypergradient:
+def exact(train_losses, val_losses, weights, selection, train_gradient, virtual_step, reduce=_no_reduce):
     """Eq. 5 with the implicit term by double backward; arguments as in `finite_difference`. For tests and small
     models: about 4.5 times a training step and a fifth more memory. Attention runs on PyTorch's math kernel, the only
     one that can be differentiated twice."""
-    with _asking(selection):
-        direct, u, val_loss = _look_ahead(val_losses, weights, selection, train_gradient, virtual_step, reduce)
-        mixed = torch.zeros_like(selection)
-        with sdpa_kernel(SDPBackend.MATH):
-            for loss in train_losses():
-                slopes = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
-                product = sum((s * x).sum() for s, x in zip(slopes, u) if s is not None)
-                (part,) = torch.autograd.grad(product, [selection], allow_unused=True)
-                mixed = mixed if part is None else mixed + part
+    direct, u, val_loss = _look_ahead(val_losses, weights, selection, train_gradient, virtual_step, reduce)
+    mixed = torch.zeros_like(selection)
+    with _asking(selection), sdpa_kernel(SDPBackend.MATH):
+        for loss in train_losses():
+            slopes = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+            product = sum((s * x).sum() for s, x in zip(slopes, u) if s is not None)
+            (part,) = torch.autograd.grad(product, [selection], allow_unused=True)
+            mixed = mixed if part is None else mixed + part
     reduce([mixed])
     return Hypergradient(direct, -mixed, val_loss)
 

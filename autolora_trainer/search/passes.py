@@ -10,11 +10,10 @@ class HypergradientPassesMixin:
     """Over a Trainer with `gates`, a `probe`, batches of D_val and the window of the running weight step."""
 
     def _hypergradient(self, num_items_in_batch) -> hypergradient.Hypergradient:
-        """Eq. 5 for the weight step whose gradient the weights hold, by the method of the arguments.
+        """Eq. 5 for the weight step whose gradient the weights hold.
 
-        Under bf16 the passes of a difference run in fp32: rounding is as large as the difference of two passes, and in
-        v a second derivative magnifies it. Only ∇_W L_tr is that of the bf16 weight step, which says where W' is.
-        `first_order` takes no difference: its one gradient is as rounded as those that train the weights.
+        Under bf16 the passes of a difference run in fp32. Only ∇_W L_tr is that of the bf16 weight step, which says
+        where W' is. `first_order` takes no difference: its one gradient is as rounded as those that train the weights.
         """
         method, selection, count = self.args.hypergradient, self.gates.selection, len(self._window)
         base, selection.grad = selection.grad, None
@@ -42,18 +41,13 @@ class HypergradientPassesMixin:
             weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             train_gradient = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
             virtual_step = self._virtual_step(train_gradient)
-            losses = (train_losses, val_losses)
+            terms = (train_losses, val_losses, weights, selection, train_gradient, virtual_step)
             if method == "exact":
                 self.selection_passes += count  # its training pass goes backward twice
-                return hypergradient.exact(
-                    *losses, weights, selection, train_gradient, virtual_step, reduce=self._reduce
-                )
+                return hypergradient.exact(*terms, self._reduce)
             if self.args.finite_difference == "one_sided" and base is None:
                 base = hypergradient.selection_gradient(train_losses, selection)
-            radius = self.args.finite_difference_radius
-            return hypergradient.finite_difference(
-                *losses, weights, selection, train_gradient, virtual_step, radius, base, self._reduce
-            )
+            return hypergradient.finite_difference(*terms, self.args.finite_difference_radius, base, self._reduce)
 
     def _shares_base_point(self) -> bool:
         """Whether the weight step's pass is one of the two of a one-sided difference: the same function of α, with
@@ -67,25 +61,24 @@ class HypergradientPassesMixin:
             loss = self.compute_loss(self.model, dict(inputs), num_items_in_batch=num_items_in_batch)
         normalized = self.loss_is_scaled_for_ga
         if normalized is None:
-            normalized = (
-                self.model_accepts_loss_kwargs and num_items_in_batch is not None
-            ) or self.compute_loss_func is not None
+            counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            normalized = counted or self.compute_loss_func is not None
         return loss if normalized else loss / count
 
     def _virtual_step(self, train_gradient):
-        group = self.optimizer.param_groups[0]
         if self.args.virtual_step == "sgd":
-            return hypergradient.sgd_step(group["lr"] if self.args.inner_lr is None else self.args.inner_lr)
+            current = self.optimizer.param_groups[0]["lr"]
+            return hypergradient.sgd_step(current if self.args.inner_lr is None else self.args.inner_lr)
         clip = 1.0
         if self.args.max_grad_norm:
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(train_gradient)))
+            norm = hypergradient.norm(train_gradient)
             clip = (self.args.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
         return hypergradient.adamw_step(self.optimizer, self.args.inner_lr, clip)
 
     def _reduce(self, tensors: list[torch.Tensor]) -> None:
         """Average over processes in place, as one flat vector."""
         if self.args.world_size > 1:
-            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            flat = hypergradient.flat(tensors)
             torch.distributed.all_reduce(flat)
             flat /= self.args.world_size
             for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):

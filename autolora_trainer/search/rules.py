@@ -31,7 +31,7 @@ class SearchState:
         threshold: λ, (M, 1).
         lora_A, lora_B: the factors, M tensors (k, n_l) and (m_l, k).
         sensitivity: running mean of |∂L_val/∂β|, (M, k).
-        energy: root mean square of ‖∂L_val/∂W_l‖_F, (M,); see `probe.GradientProbe`.
+        energy: root mean square of ‖∂L_val/∂W_l‖_F, (M,); see `GradientProbe`.
         evidence: (gain, trend) on the held-out rows; see `AutoLoraMixin.held_out_evidence`.
     """
 
@@ -44,24 +44,16 @@ class SearchState:
     evidence: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def of(
-        cls,
-        gates: SelectionGates,
-        sensitivity: torch.Tensor,
-        threshold: float | None = None,
-        energy: torch.Tensor | None = None,
-        evidence: tuple[float, float] = (0.0, 0.0),
-    ) -> "SearchState":
+    def of(cls, gates: SelectionGates, sensitivity: torch.Tensor, threshold: float | None = None, **measured):
+        """That of a search as it is now; `measured`: energy, evidence."""
+        level = gates.threshold() if threshold is None else torch.full_like(gates.selection[:, :1], threshold)
         return cls(
             selection=gates.selection.detach().cpu(),
-            threshold=(
-                gates.threshold() if threshold is None else torch.full_like(gates.selection[:, :1], threshold)
-            ).cpu(),
+            threshold=level.cpu(),
             lora_A=[part.lora_A.detach().float().cpu() for part in gates.parts.values()],
             lora_B=[part.lora_B.detach().float().cpu() for part in gates.parts.values()],
-            sensitivity=sensitivity.detach().cpu(),
-            energy=None if energy is None else energy.detach().cpu(),
-            evidence=evidence,
+            sensitivity=sensitivity.cpu(),
+            **measured,
         )
 
     def strength(self) -> torch.Tensor:
@@ -69,10 +61,6 @@ class SearchState:
         norms_A = torch.stack([a.norm(dim=1) for a in self.lora_A])
         norms_B = torch.stack([b.norm(dim=0) for b in self.lora_B])
         return self.selection.abs() * norms_A * norms_B
-
-    def component_costs(self) -> list[int]:
-        """Parameters of one rank-1 component of each module, m_l + n_l."""
-        return [a.shape[1] + b.shape[0] for a, b in zip(self.lora_A, self.lora_B)]
 
     def capacities(self) -> list[int]:
         """The most that the rank of each module can be, min(k, m_l, n_l)."""
@@ -85,12 +73,8 @@ class SearchState:
 
 @dataclass(frozen=True)
 class RankRule:
-    """`scores(state)`: (M, k), larger is better; `level(scores, state)`: what a score must reach, broadcastable to (M,
-    k)."""
-
-    scores: Callable[[SearchState], torch.Tensor]
-    level: Callable[[torch.Tensor, SearchState], torch.Tensor]
-    formula: str
+    scores: Callable[[SearchState], torch.Tensor]  # (M, k), larger is better
+    level: Callable[[torch.Tensor, SearchState], torch.Tensor]  # what a score must reach, broadcastable to (M, k)
 
 
 def _singular_values(state: SearchState) -> torch.Tensor:
@@ -170,29 +154,18 @@ def _adaptive_level(scores: torch.Tensor, state: SearchState) -> torch.Tensor:
 
 
 RANK_RULES = {
-    "adaptive": RankRule(
-        _adaptive,
-        _adaptive_level,
-        "#{ j : σ_j(B diag(α) A) >= Otsu's cut } where the σ leave a gap, else a half shared out by ‖∂L_val/∂W‖",
-    ),
-    "threshold": RankRule(
-        lambda state: state.selection, lambda scores, state: state.threshold, "#{ j : α_j >= λ_l }   (§4.4)"
-    ),
-    "strength": RankRule(
-        SearchState.strength, lambda scores, state: scores.mean(), "#{ j : α_j ‖A_j‖ ‖B_j‖ >= mean over all modules }"
-    ),
-    "singular": RankRule(
-        _singular_values,
-        lambda scores, state: scores[state.possible()].mean(),
-        "#{ j : σ_j(B diag(α) A) >= mean over all modules }",
-    ),
-    "sensitivity": RankRule(
-        lambda state: apportioned(state.sensitivity.sum(dim=1), state.sensitivity.shape[1]),
-        _half,
-        "half of all components, shared out by mean |∂L_val/∂β| (Sainte-Laguë)",
-    ),
-    # a control: what a search's passes and warm start are worth without its ranks
-    "uniform": RankRule(_uniform, _half, "half of all components, the same number in every module"),
+    # #{ j : σ_j(B diag(α) A) >= Otsu's cut } where the σ leave a gap, else a half shared out by ‖∂L_val/∂W‖
+    "adaptive": RankRule(_adaptive, _adaptive_level),
+    # #{ j : α_j >= λ_l }   (§4.4)
+    "threshold": RankRule(lambda state: state.selection, lambda scores, state: state.threshold),
+    # #{ j : α_j ‖A_j‖ ‖B_j‖ >= mean over all modules }
+    "strength": RankRule(SearchState.strength, lambda scores, state: scores.mean()),
+    # #{ j : σ_j(B diag(α) A) >= mean over all modules }
+    "singular": RankRule(_singular_values, lambda scores, state: scores[state.possible()].mean()),
+    # half of all components, shared out by mean |∂L_val/∂β| (Sainte-Laguë)
+    "sensitivity": RankRule(lambda state: apportioned(state.sensitivity.sum(dim=1), state.selection.shape[1]), _half),
+    # half of all, the same number everywhere. A control: what a search's passes and warm start are worth without ranks
+    "uniform": RankRule(_uniform, _half),
 }
 
 
@@ -202,8 +175,6 @@ def rank_from_selection(selection: torch.Tensor, threshold: float | None = None)
     Args:
         selection: α_l, shape (k_l,), the output of `gates.selection` (Eq. 3).
         threshold: λ. `None` means 1/k_l, the paper's choice; as α_l sums to one, the rank is then at least 1.
-    Returns:
-        The rank, 0 <= k*_l <= k_l.
     Raises:
         ValueError: If `selection` is not one-dimensional, is empty or holds a NaN.
     Example:
@@ -224,8 +195,6 @@ def select_ranks(
     """One rank per module by `rule` (see `RANK_RULES`), within `budget` if there is one.
 
     Args:
-        state: what the search learned.
-        rule: a key of `RANK_RULES`.
         budget: adapter parameters to spend, an integer or `lora:R` (as many as uniform LoRA of rank R has). Components
             enter in the order of their scores; the result is the largest such prefix, so what stays unspent is less
             than the next component costs.
@@ -249,4 +218,5 @@ def select_ranks(
     if budget is None:
         ranks = (scores >= RANK_RULES[rule].level(scores, state)).sum(dim=1).clamp(min=min_rank)
         return [min(rank, most) for rank, most in zip(ranks.tolist(), state.capacities())]
-    return fill_budget(scores, state.component_costs(), budget, min_rank, state.capacities())
+    costs = [a.shape[1] + b.shape[0] for a, b in zip(state.lora_A, state.lora_B)]
+    return fill_budget(scores, costs, budget, min_rank, state.capacities())

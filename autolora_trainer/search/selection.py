@@ -21,23 +21,20 @@ from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_chang
 
 @dataclass(frozen=True)
 class Constraint:
-    """One row of §5.5: how logits become selection variables, where they start, and the threshold that goes with
-    them."""
+    """One row of §5.5: how logits become selection variables, where they start, and their threshold."""
 
     normalize: Callable[[torch.Tensor], torch.Tensor]
     initial_logit: float
     threshold: Callable[[torch.Tensor], torch.Tensor]  # selection (M, k) -> (M, 1)
 
 
-def _constant_threshold(value: Callable[[int], float]):
-    return lambda selection: torch.full_like(selection[:, :1], value(selection.shape[-1]))
-
-
 CONSTRAINTS = {
-    "softmax": Constraint(lambda logits: torch.softmax(logits, dim=-1), 0.0, _constant_threshold(lambda k: 1 / k)),
-    "sigmoid": Constraint(torch.sigmoid, 0.0, _constant_threshold(lambda k: 0.5)),
+    "softmax": Constraint(
+        lambda logits: logits.softmax(-1), 0.0, lambda a: torch.full_like(a[:, :1], 1 / a.shape[-1])
+    ),
+    "sigmoid": Constraint(torch.sigmoid, 0.0, lambda a: torch.full_like(a[:, :1], 0.5)),
     # §5.5 "no constraints": α itself is free. It starts at one, which is plain LoRA; the paper does not say.
-    "none": Constraint(lambda logits: logits.clone(), 1.0, lambda selection: selection.mean(dim=-1, keepdim=True)),
+    "none": Constraint(lambda logits: logits.clone(), 1.0, lambda a: a.mean(dim=-1, keepdim=True)),
 }
 
 
@@ -47,8 +44,6 @@ def selection(selection_logits: torch.Tensor, constraint: str = "softmax") -> to
     Args:
         selection_logits: β, shape (..., k), float32.
         constraint: `softmax`, or the ablations of §5.5, `sigmoid` and `none`.
-    Returns:
-        α, same shape and dtype.
     Raises:
         KeyError: If `constraint` is unknown.
     Example:
@@ -73,46 +68,32 @@ class SelectionGates:
             search begins as plain LoRA and its weights learn as they will in the retrain.
     """
 
-    def __init__(
-        self,
-        parts: dict[str, LoraPart],
-        adapter_name: str = "default",
-        constraint: str = "softmax",
-        gate_scaling: str = "paper",
-    ):
-        self.parts = parts
-        self.adapter_name = adapter_name
-        self.constraint = constraint
-        self.names = list(parts)
-        ranks = {name: part.rank for name, part in parts.items()}
-        first = self.names[0]
-        for name, rank in ranks.items():
-            if rank != ranks[first]:
+    def __init__(self, parts: dict[str, LoraPart], adapter_name: str, constraint: str, gate_scaling: str):
+        self.parts, self.names, self.adapter_name, self.constraint = parts, list(parts), adapter_name, constraint
+        first = parts[self.names[0]]
+        for name, part in parts.items():
+            if part.rank != first.rank:
                 raise ValueError(
-                    f"The search needs the same rank k in every LoRA layer, got {ranks[first]} in {first!r} and "
-                    f"{rank} in {name!r}. Drop rank_pattern from the LoraConfig."
+                    f"The search needs the same rank k in every LoRA layer, got {first.rank} in {first.name!r} and "
+                    f"{part.rank} in {name!r}. Drop rank_pattern from the LoraConfig."
                 )
-            if not math.isclose(parts[name].scaling, parts[first].scaling):
+            if not math.isclose(part.scaling, first.scaling):
                 raise ValueError(
-                    f"The search needs the same scale in every LoRA layer, got {parts[first].scaling:g} in {first!r} "
-                    f"and {parts[name].scaling:g} in {name!r}. Drop alpha_pattern from the LoraConfig."
+                    f"The search needs the same scale in every LoRA layer, got {first.scaling:g} in {first.name!r} "
+                    f"and {part.scaling:g} in {name!r}. Drop alpha_pattern from the LoraConfig."
                 )
-        self.initial_rank = ranks[first]
-        device = parts[first].lora_A.device
-        start = CONSTRAINTS[constraint].initial_logit
-        self.logits = nn.Parameter(torch.full((len(self.names), self.initial_rank), start, device=device))
+        self.initial_rank, start = first.rank, CONSTRAINTS[constraint].initial_logit
+        self.logits = nn.Parameter(torch.full((len(parts), first.rank), start, device=first.lora_A.device))
         self.selection = selection(self.logits.detach(), constraint)
         self.scale = 1 / self.selection[0, 0].item() if gate_scaling == "plain" else 1.0
         rows: dict[LoraLayer, list[int]] = {}
         for row, part in enumerate(parts.values()):
             rows.setdefault(part.layer, []).append(row)
-        self.baked = self._is_folded = False
-        for part in parts.values():
-            part.layer.selection_gates = {*getattr(part.layer, "selection_gates", ()), adapter_name}
-        self._handles = [
-            layer.lora_A[adapter_name].register_forward_hook(self._gate(slice(own[0], own[-1] + 1)))
-            for layer, own in rows.items()
-        ]
+        self.baked, self._is_folded, self._handles = False, False, []
+        for layer, own in rows.items():
+            layer.selection_gates = {*getattr(layer, "selection_gates", ()), adapter_name}
+            hook = self._gate(slice(own[0], own[-1] + 1))
+            self._handles.append(layer.lora_A[adapter_name].register_forward_hook(hook))
 
     @property
     def layers(self) -> dict[str, LoraLayer]:
@@ -157,18 +138,19 @@ class SelectionGates:
     def folded(self):
         """Inside, `lora_B` holds the gates as after `bake`, for what is to be saved; afterwards it has its bits again.
         Nothing to do where the gates are gone, or folded already."""
-        layers = list(dict.fromkeys(self.layers.values())) if self._handles and not self._is_folded else []
-        raw = [layer.lora_B[self.adapter_name].weight.detach().clone() for layer in layers]
-        if layers:
-            self._is_folded = True
-            self._fold()
+        if not self._handles or self._is_folded:
+            yield
+            return
+        weights = [layer.lora_B[self.adapter_name].weight for layer in dict.fromkeys(self.layers.values())]
+        raw = [weight.detach().clone() for weight in weights]
+        self._is_folded = True
+        self._fold()
         try:
             yield
         finally:
-            if layers:
-                self._is_folded = False
-            for layer, weight in zip(layers, raw):
-                layer.lora_B[self.adapter_name].weight.copy_(weight)
+            self._is_folded = False
+            for weight, backup in zip(weights, raw):
+                weight.copy_(backup)
 
     def remove(self) -> None:
         """Take the hooks away. The model is then what it was before `attach_gates`."""
@@ -188,27 +170,21 @@ def attach_gates(
         model: a `PeftModel` with a LoRA adapter of one rank k in all its layers (`torch.nn.Linear`, `Conv1D`, or a
             quantized linear layer).
         constraint: see `selection`.
-        adapter_name: the adapter to gate.
         gate_scaling: `paper`: a component is multiplied by α (Eq. 2), which starts an update k times smaller than
             LoRA's; `plain`: by α over its uniform start, so that it starts as plain LoRA.
-    Returns:
-        The gates, attached, with uniform α.
     Raises:
         ValueError: If there is no LoRA layer, ranks differ, or a layer has no `lora_A` forward to hook (embeddings,
             convolutions, `nn.MultiheadAttention`, single parameters, DoRA and other variants).
     """
-    parts = lora_parts(model, adapter_name)
-    base = base_model_of(model)
-    present = list(getattr(model, "peft_config", {}))
-    if present and adapter_name not in present:
+    parts, base, configs = lora_parts(model, adapter_name), base_model_of(model), getattr(model, "peft_config", {})
+    if configs and adapter_name not in configs:
         raise ValueError(
-            f"attach_gates found no adapter {adapter_name!r}, only {', '.join(map(repr, present))}. Leave "
+            f"attach_gates found no adapter {adapter_name!r}, only {', '.join(map(repr, configs))}. Leave "
             "adapter_name out of get_peft_model for a search: the adapter is then called 'default'."
         )
     if not parts:
         linear = next((name for name, module in base.named_modules() if isinstance(module, nn.Linear)), None)
-        config = getattr(model, "peft_config", {}).get(adapter_name)
-        targets = sorted(getattr(config, "target_modules", None) or [])
+        targets = sorted(getattr(configs.get(adapter_name), "target_modules", None) or [])
         raise ValueError(
             f"attach_gates found no LoRA layer in {type(base).__name__}. Wrap the model with get_peft_model first, or "
             f"check target_modules={targets} against its module names, e.g. {linear!r}."

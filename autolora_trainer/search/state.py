@@ -17,64 +17,56 @@ class SearchStateMixin:
 
     Trainer's pair of private hooks is the only one that runs before a checkpoint is rotated or pushed, honours
     save_only_model, and loads after accelerate has prepared the optimizer.
-    """
-
-    def _save_optimizer_and_scheduler(self, output_dir):
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            save_search(self, output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            load_search(self, checkpoint)
-
-
-def save_search(trainer, folder: str) -> None:
-    """Write the two files into a checkpoint."""
-    optimizer = trainer.selection_optimizer.state.get(trainer.gates.logits, {})
-    tensors = {
-        "logits": trainer.gates.logits.detach(),
-        "sums": trainer.means.sums,
-        **trainer.evidence_tensors(),
-        **{OPTIMIZER + name: value for name, value in optimizer.items()},
-    }
-    save_file({name: value.contiguous() for name, value in tensors.items()}, os.path.join(folder, SELECTION_TENSORS))
-    state = {
-        "names": trainer.gates.names,
-        "val_position": trainer._val_batches.position,
-        "selection_steps": trainer.evidence.steps,
-        "selection_passes": trainer.selection_passes,
-        "probe_count": trainer.probe.count,
-        "callback": trainer.rank_selection.checkpoint(),
-    }
-    write_json(os.path.join(folder, SELECTION_STATE), state)
-
-
-def load_search(trainer, folder: str) -> None:
-    """Bring a search to where a checkpoint left it.
 
     Raises:
         ValueError: if the checkpoint is of a search over other modules.
     """
-    state = read_json(os.path.join(folder, SELECTION_STATE))
-    if state["names"] != trainer.gates.names:
-        raise ValueError(
-            f"The checkpoint searched {len(state['names'])} modules, the model has {len(trainer.gates.names)} "
-            "others. Resume with the lora_target_modules and the model of the first run."
-        )
-    tensors = load_file(os.path.join(folder, SELECTION_TENSORS), device=str(trainer.gates.logits.device))
-    with torch.no_grad():
-        trainer.gates.logits.copy_(tensors["logits"])
-    trainer.gates.refresh()
-    optimizer = {name.removeprefix(OPTIMIZER): value for name, value in tensors.items() if name.startswith(OPTIMIZER)}
-    if optimizer:
-        if not trainer.selection_optimizer.defaults["capturable"]:
-            optimizer["step"] = optimizer["step"].cpu()  # where AdamW keeps it
-        trainer.selection_optimizer.state[trainer.gates.logits] = optimizer
-    trainer.means.sums = tensors["sums"]
-    trainer.evidence.sensitivity_sum, trainer.evidence.sums = tensors["sensitivity_sum"], tensors["evidence_sums"]
-    trainer.evidence.steps, trainer.selection_passes = state["selection_steps"], state["selection_passes"]
-    trainer.probe.energy_sum, trainer.probe.count = tensors["energy_sum"], state["probe_count"]
-    trainer._val_batches.position = state["val_position"]
-    trainer.rank_selection.restore(state["callback"])
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if not self.args.should_save:
+            return
+        optimizer = self.selection_optimizer.state.get(self.gates.logits, {})
+        tensors = {
+            "logits": self.gates.logits.detach(),
+            "sums": self.means.sums,
+            **self.evidence_tensors(),
+            **{OPTIMIZER + name: value for name, value in optimizer.items()},
+        }
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(tensors, os.path.join(output_dir, SELECTION_TENSORS))
+        state = {
+            "names": self.gates.names,
+            "val_position": self._val_batches.position,
+            "selection_steps": self.evidence.steps,
+            "selection_passes": self.selection_passes,
+            "probe_count": self.probe.count,
+            "callback": self.rank_selection.checkpoint(),
+        }
+        write_json(os.path.join(output_dir, SELECTION_STATE), state)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        state, logits = read_json(os.path.join(checkpoint, SELECTION_STATE)), self.gates.logits
+        if state["names"] != self.gates.names:
+            raise ValueError(
+                f"The checkpoint searched {len(state['names'])} modules, the model has {len(self.gates.names)} "
+                "others. Resume with the lora_target_modules and the model of the first run."
+            )
+        tensors = load_file(os.path.join(checkpoint, SELECTION_TENSORS), device=str(logits.device))
+        with torch.no_grad():
+            logits.copy_(tensors["logits"])
+        self.gates.refresh()
+        moments = {n.removeprefix(OPTIMIZER): value for n, value in tensors.items() if n.startswith(OPTIMIZER)}
+        if moments:
+            if not self.selection_optimizer.defaults["capturable"]:
+                moments["step"] = moments["step"].cpu()  # where AdamW keeps it
+            self.selection_optimizer.state[logits] = moments
+        self.means.sums = tensors["sums"]
+        self.evidence.sensitivity_sum, self.evidence.sums = tensors["sensitivity_sum"], tensors["evidence_sums"]
+        self.evidence.steps, self.selection_passes = state["selection_steps"], state["selection_passes"]
+        self.probe.energy_sum, self.probe.count = tensors["energy_sum"], state["probe_count"]
+        self._val_batches.position = state["val_position"]
+        self.rank_selection.restore(state["callback"])

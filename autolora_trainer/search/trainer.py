@@ -20,11 +20,11 @@ from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.search import hypergradient
+from autolora_trainer.search.arguments import check_construction, check_environment, check_prepared
 from autolora_trainer.search.callback import RankSelectionCallback, SearchTracking
 from autolora_trainer.search.evidence import Evidence, SelectionMeans, selection_entropy, with_phase
 from autolora_trainer.search.handover import handover_tensors, start_from
 from autolora_trainer.search.passes import HypergradientPassesMixin
-from autolora_trainer.search.requirements import check_construction, check_environment, check_prepared
 from autolora_trainer.search.rules import SearchState, select_ranks
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
@@ -87,20 +87,19 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
                 f"{args.initial_rank}. Use LoraConfig(r={args.initial_rank}) or "
                 f"initial_rank={self.gates.initial_rank}."
             )
-        self.selection_optimizer = torch.optim.AdamW(
-            [self.gates.logits], lr=args.selection_learning_rate, weight_decay=0.0  # AdamW: §5.1
-        )
+        adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
+        self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
         self.val_dataset = val_dataset
         self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
         self._val_batches = self._endless_batches(val_dataset)
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
-        self.evidence = Evidence(self.gates.selection)
-        self.means = SelectionMeans(self.gates.selection.device)
-        self.last_val_loss = torch.zeros((), device=self.gates.selection.device)  # of the last one that counted
+        device = self.gates.selection.device
+        self.evidence, self.means = Evidence(self.gates.selection), SelectionMeans(device)
+        self.probe = GradientProbe(self.gates.parts, device, args.seed)
+        self.last_val_loss = torch.zeros((), device=device)  # of the last selection step that counted
         self.last_selection_step_counted = False  # whether its hypergradient was finite
-        self.probe = GradientProbe(self.gates.parts, self.gates.selection.device, args.seed)
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
-        self.rank_selection.bind(self)
+        self.rank_selection.search = self
         # both first in line: when training ends, they are through before a tracker closes what they write to
         others = [callback for callback in self.callback_handler.callbacks if callback is not self.rank_selection]
         self.callback_handler.callbacks = [self.rank_selection, SearchTracking(self), *others]
@@ -108,21 +107,13 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
 
     def _endless_batches(self, val_dataset) -> EndlessBatches:
         """D_val as the model takes it."""
-        collator = self.data_collator
+        args, collator = self.args, self.data_collator
         if hasattr(val_dataset, "column_names"):
             val_dataset = self._remove_unused_columns(val_dataset, "held-out")
         else:
             collator = self._get_collator_with_removed_columns(collator, "held-out")
-        return EndlessBatches(
-            val_dataset,
-            self.args.per_device_train_batch_size,
-            collator,
-            seed=self.args.seed,
-            process_index=self.args.process_index,
-            num_processes=self.args.world_size,
-        )
-
-    # ---- Algorithm 1
+        size = args.per_device_train_batch_size
+        return EndlessBatches(val_dataset, size, collator, args.seed, args.process_index, args.world_size)
 
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
@@ -158,10 +149,10 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
     def _step_selection(self, result: hypergradient.Hypergradient) -> None:
         direct, gradient = self.gates.pull_back(result.direct), self.gates.pull_back(result.total)
         self.evidence.steps += 1
-        self._usable_selection_step = bool(torch.isfinite(gradient).all() & torch.isfinite(result.val_loss))
-        self.last_selection_step_counted = self._usable_selection_step
-        if not self._usable_selection_step:
-            self.means.skip()
+        usable = bool(torch.isfinite(gradient).all() & torch.isfinite(result.val_loss))
+        self._usable_selection_step = self.last_selection_step_counted = usable
+        if not usable:
+            self.means.sums[3] += 1
             return
         self.evidence.add(self.gates.selection, result.direct, direct, result.val_loss)
         self.gates.logits.grad = gradient
@@ -177,8 +168,6 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
         yield "the selection logits", self.gates.logits.detach()
         yield from ((f"{name} of the selection", value) for name, value in self.evidence_tensors().items())
 
-    # ---- What the search knows
-
     @property
     def learned_ranks(self) -> LearnedRanks | None:
         return self.rank_selection.learned_ranks
@@ -186,17 +175,12 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
     @property
     def sensitivity(self) -> torch.Tensor:
         """Running mean of |∂L_val/∂β|, shape (M, k)."""
-        return self.evidence.sensitivity
+        return self.evidence.sensitivity_sum / self.evidence.sums[0].clamp_min(1)
 
     def search_state(self) -> SearchState:
         """What the rank rules read, as it is now."""
-        return SearchState.of(
-            self.gates,
-            self.sensitivity,
-            self.args.threshold,
-            energy=self.probe.energy,
-            evidence=self.held_out_evidence(),
-        )
+        energy, evidence = self.probe.energy.cpu(), self.held_out_evidence()
+        return SearchState.of(self.gates, self.sensitivity, self.args.threshold, energy=energy, evidence=evidence)
 
     def start_retrain(self, model: PeftModel) -> None:
         """Let `model` begin where the search ended: every module's update becomes the best approximation of its rank
@@ -208,7 +192,7 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
         Raises:
             ValueError: if `model` has a module, rank or head that the search did not have.
         """
-        built = {name: part.lora_A.shape[0] for name, part in lora_parts(model).items()}
+        built = {name: part.rank for name, part in lora_parts(model).items()}
         ranks = [built.get(name, 0) for name in self.gates.names]
         start_from(handover_tensors(self.gates, self.search_state(), ranks, self.args.rank_rule, self.model), model)
 
@@ -234,8 +218,6 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
             "energy_sum": self.probe.energy_sum,
             "evidence_sums": self.evidence.sums,
         }
-
-    # ---- What leaves it
 
     def log(self, logs, *args, **kwargs):
         """Log with the phase in the keys: `search_train_loss`, `search_val_loss`, `search_total_rank`, …"""
