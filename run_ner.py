@@ -11,7 +11,7 @@ argument.
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
@@ -25,19 +25,17 @@ from autolora_trainer.scripts.request import Request
 from autolora_trainer.scripts.task_kind import TaskKind
 from autolora_trainer.tasks import ner, ner_windows
 from autolora_trainer.tasks.glue import Task, align_labels
+from autolora_trainer.values import setting
 
 
 @dataclass
 class NerDataArguments(DataArguments):
     """Which rows to train and evaluate on."""
 
-    train_file: str | None = field(
-        default=None,
-        metadata={"help": "Training rows: tokens and tags as JSON lines or JSON, or IOB2 (.iob2, .conll, .tsv)."},
+    train_file: str | None = setting(
+        None, "Training rows: tokens and tags as JSON lines or JSON, or IOB2 (.iob2, .conll, .tsv)."
     )
-    max_seq_length: int = field(
-        default=128, metadata={"help": "A longer sentence is read in windows of this many tokens, which overlap."}
-    )
+    max_seq_length: int = setting(128, "A longer sentence is read in windows of this many tokens, which overlap.")
 
 
 class Ner(TaskKind):

@@ -14,7 +14,7 @@ import importlib.util
 import json
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -31,7 +31,7 @@ from autolora_trainer.tasks import nlg
 from autolora_trainer.tasks.files import shown_path
 from autolora_trainer.tasks.generation import generate_texts
 from autolora_trainer.training.processes import refuse_sharding
-from autolora_trainer.values import check_choice, check_numbers
+from autolora_trainer.values import check_choice, check_numbers, setting
 
 
 @dataclass
@@ -41,45 +41,34 @@ class NlgArguments(DataArguments):
     "LoRA": the commands in the README of LoRA's `examples/NLG`, and their code.
     """
 
-    max_seq_length: int = field(  # LoRA: --seq_len 512
-        default=512,
-        metadata={"help": "Tokens of prompt and text together. A longer text is cut, a longer prompt refused."},
+    max_seq_length: int = setting(  # LoRA: --seq_len 512
+        512, "Tokens of prompt and text together. A longer text is cut, a longer prompt refused."
     )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N inputs."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first N inputs."})
-    base_dropout: float = field(  # LoRA's GPT-2 has no dropout but that of its adapters; Hugging Face's has 0.1
-        default=0.0, metadata={"help": "Dropout inside the frozen model, in training; see lora_dropout for LoRA's."}
+    max_eval_samples: int | None = setting(None, "Evaluate on the first N inputs.")
+    max_predict_samples: int | None = setting(None, "Predict the first N inputs.")
+    base_dropout: float = setting(  # LoRA's GPT-2 has no dropout but that of its adapters; Hugging Face's has 0.1
+        0.0, "Dropout inside the frozen model, in training; see lora_dropout for LoRA's."
     )
-    prompt_format: str = field(
-        default="lora",
-        metadata={
-            "help": "lora: as LoRA's code writes the data (`name : X | Type : Y`); words: the same with blanks for "
-            "`_` and without quotes, so that a value can be copied token by token; plain: as the rows have it."
-        },
+    prompt_format: str = setting(
+        "lora",
+        "lora: as LoRA's code writes the data (`name : X | Type : Y`); words: the same with blanks for "
+        "`_` and without quotes, so that a value can be copied token by token; plain: as the rows have it.",
     )
-    one_line: bool = field(
-        default=True,
-        metadata={
-            "help": "Texts are lines: decoding ends at a line break, and one in a reference becomes a blank. False: "
-            "texts of several lines."
-        },
+    one_line: bool = setting(
+        True,
+        "Texts are lines: decoding ends at a line break, and one in a reference becomes a blank. False: "
+        "texts of several lines.",
     )
-    decode: bool = field(
-        default=True, metadata={"help": "Decode texts and score them; false: the loss is all there is to evaluate."}
+    decode: bool = setting(True, "Decode texts and score them; false: the loss is all there is to evaluate.")
+    num_beams: int = setting(10, "Beams of the search; 1: greedy.")  # LoRA: --beam 10
+    length_penalty: float = setting(  # LoRA: --length_penalty 0.8; Table 11 of the paper has 0.9 for E2E
+        0.8, "A beam scores its log probability over length ** length_penalty."
     )
-    num_beams: int = field(default=10, metadata={"help": "Beams of the search; 1: greedy."})  # LoRA: --beam 10
-    length_penalty: float = field(  # LoRA: --length_penalty 0.8; Table 11 of the paper has 0.9 for E2E
-        default=0.8, metadata={"help": "A beam scores its log probability over length ** length_penalty."}
+    no_repeat_ngram_size: int = setting(  # LoRA: --no_repeat_ngram_size 4
+        4, "No n tokens occur twice in a generated text (its input does not count); 0: off."
     )
-    no_repeat_ngram_size: int = field(  # LoRA: --no_repeat_ngram_size 4
-        default=4, metadata={"help": "No n tokens occur twice in a generated text (its input does not count); 0: off."}
-    )
-    max_new_tokens: int = field(  # LoRA: --eval_len 64
-        default=64, metadata={"help": "Tokens of a generated text, at most."}
-    )
-    generation_batch_size: int = field(
-        default=16, metadata={"help": "Inputs to decode at once, per process; the texts do not depend on it."}
-    )
+    max_new_tokens: int = setting(64, "Tokens of a generated text, at most.")  # LoRA: --eval_len 64
+    generation_batch_size: int = setting(16, "Inputs to decode at once, per process; the texts do not depend on it.")
 
     def __post_init__(self):
         super().__post_init__()

@@ -2,9 +2,15 @@
 
 import difflib
 import math
+from dataclasses import field
 
 MAX_RANK = 4096
 MAX_ADAPTER_SIZE = 65_536
+
+
+def setting(default, help: str):
+    """The field of a dataclass of arguments, with its help."""
+    return field(default=default, metadata={"help": help})
 
 
 def check_choice(name, value, choices):

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import torch
 from transformers import TrainingArguments
@@ -17,7 +17,7 @@ from autolora_trainer.methods.peft_types import PeftTypeArguments
 from autolora_trainer.methods.registry import METHODS, owners
 from autolora_trainer.search.arguments import SEARCH_STEPS, SearchArguments
 from autolora_trainer.training.finite import NonFiniteArguments
-from autolora_trainer.values import MAX_ADAPTER_SIZE, MAX_RANK, check_choice, check_numbers
+from autolora_trainer.values import MAX_ADAPTER_SIZE, MAX_RANK, check_choice, check_numbers, setting
 
 # `--preset paper`: §4 (softmax, 1/k, one virtual SGD step, retrain) and §5.1-5.2 (k=8, rates, batch, split 1:1);
 # LoRA's own settings are those of the paper's code (lora_alpha 16 at a fixed value, dropout 0.1). Where the paper is
@@ -54,35 +54,21 @@ PRESETS = {
 class ModelArguments:
     """Which model to start from."""
 
-    model_name_or_path: str = field(
-        default="roberta-base", metadata={"help": "A model of the Hub, or a folder with a checkpoint."}
+    model_name_or_path: str = setting("roberta-base", "A model of the Hub, or a folder with a checkpoint.")
+    tokenizer_name: str | None = setting(None, "Default: the model's.")
+    base_model_id: str | None = setting(
+        None, "The base model's Hub id for the model card and adapter_config.json, where the model is a folder."
     )
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Default: the model's."})
-    base_model_id: str | None = field(
-        default=None,
-        metadata={
-            "help": "The base model's Hub id for the model card and adapter_config.json, where the model is a folder."
-        },
+    model_revision: str = setting("main", "Branch, tag or commit of the model.")
+    attn_implementation: str | None = setting(None, "eager, sdpa, flash_attention_2 …. Default: the model's.")
+    cache_dir: str | None = setting(None, "Where downloads are kept.")
+    token: str | None = setting(None, "Hub token. Default: the one of `hf auth login`.")
+    trust_remote_code: bool = setting(False, "Run code that comes with the model. Only as typed, never from a file.")
+    dtype: str = setting(
+        "float32", "Of the frozen weights of a causal language model: float32 or bfloat16 (half the memory)."
     )
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa, flash_attention_2 …. Default: the model's."}
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    token: str | None = field(default=None, metadata={"help": "Hub token. Default: the one of `hf auth login`."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with the model. Only as typed, never from a file."}
-    )
-    dtype: str = field(
-        default="float32",
-        metadata={"help": "Of the frozen weights of a causal language model: float32 or bfloat16 (half the memory)."},
-    )
-    load_in_8bit: bool = field(
-        default=False, metadata={"help": "Hold the frozen weights in 8 bit (bitsandbytes; on a CPU too)."}
-    )
-    load_in_4bit: bool = field(
-        default=False, metadata={"help": "Hold the frozen weights in 4 bit, NF4 (bitsandbytes; on a CPU too)."}
-    )
+    load_in_8bit: bool = setting(False, "Hold the frozen weights in 8 bit (bitsandbytes; on a CPU too).")
+    load_in_4bit: bool = setting(False, "Hold the frozen weights in 4 bit, NF4 (bitsandbytes; on a CPU too).")
 
     def __post_init__(self):
         check_choice("dtype", self.dtype, ("float32", "bfloat16"))
@@ -99,21 +85,18 @@ class ModelArguments:
 class DataArguments:
     """Which rows to train and evaluate on."""
 
-    task_name: str | None = field(default=None, metadata={"help": "The task: its columns, labels and metric."})
-    train_file: str | None = field(default=None, metadata={"help": "Training rows: JSON lines, JSON, CSV or TSV."})
-    validation_file: str | None = field(default=None, metadata={"help": "Validation rows, likewise."})
-    test_file: str | None = field(default=None, metadata={"help": "Rows to predict, likewise."})
-    max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are cut to this many tokens."})
-    pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Pad to max_seq_length, not to the longest of a batch."}
+    task_name: str | None = setting(None, "The task: its columns, labels and metric.")
+    train_file: str | None = setting(None, "Training rows: JSON lines, JSON, CSV or TSV.")
+    validation_file: str | None = setting(None, "Validation rows, likewise.")
+    test_file: str | None = setting(None, "Rows to predict, likewise.")
+    max_seq_length: int = setting(128, "Longer inputs are cut to this many tokens.")
+    pad_to_max_length: bool = setting(False, "Pad to max_seq_length, not to the longest of a batch.")
+    max_train_samples: int | None = setting(None, "Train on the first N rows.")
+    sample_seed: int | None = setting(
+        None, "Draw the rows of max_train_samples at random, by this seed; for files in some order."
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first N rows."})
-    sample_seed: int | None = field(
-        default=None,
-        metadata={"help": "Draw the rows of max_train_samples at random, by this seed; for files in some order."},
-    )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N rows."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first N rows."})
+    max_eval_samples: int | None = setting(None, "Evaluate on the first N rows.")
+    max_predict_samples: int | None = setting(None, "Predict the first N rows.")
 
     def __post_init__(self):
         rows = "max_train_samples max_eval_samples max_predict_samples"
@@ -128,21 +111,19 @@ class DataArguments:
 class ChosenArguments:
     """Which method, from which ranks, and how long a search may take."""
 
-    method: str = field(default="autolora", metadata={"help": "One of " + ", ".join(METHODS) + "."})
-    preset: str | None = field(default=None, metadata={"help": "paper: the settings of §4 and §5.1, exactly."})
-    ranks: str | None = field(
-        default=None,
-        metadata={"help": "A ranks.json. autolora: skip the search; eva and pattern baselines: match its size."},
+    method: str = setting("autolora", "One of " + ", ".join(METHODS) + ".")
+    preset: str | None = setting(None, "paper: the settings of §4 and §5.1, exactly.")
+    ranks: str | None = setting(
+        None, "A ranks.json. autolora: skip the search; eva and pattern baselines: match its size."
     )
-    search_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the weights in the search. Default: learning_rate."}
+    search_learning_rate: float | None = setting(
+        None, "Learning rate of the weights in the search. Default: learning_rate."
     )
-    search_epochs: float | None = field(
-        default=None, metadata={"help": f"Epochs of the search over D_tr. Default: {SEARCH_STEPS} weight steps."}
+    search_epochs: float | None = setting(
+        None, f"Epochs of the search over D_tr. Default: {SEARCH_STEPS} weight steps."
     )
-    search_max_steps: int = field(
-        default=-1,
-        metadata={"help": "Weight steps of the search, at most, instead of search_epochs; see search_patience."},
+    search_max_steps: int = setting(
+        -1, "Weight steps of the search, at most, instead of search_epochs; see search_patience."
     )
 
 
@@ -159,7 +140,7 @@ class MethodArguments(
 ):
     """How to adapt the model."""
 
-    overwrite: bool = field(default=False, metadata={"help": "Replace a finished run in output_dir."})
+    overwrite: bool = setting(False, "Replace a finished run in output_dir.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -242,19 +223,16 @@ class MethodArguments(
 class ScriptTrainingArguments(NonFiniteArguments, TrainingArguments):
     """`TrainingArguments` of the final training of every method, with the paper's defaults (§5.1)."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Default: outputs/<task>-<method>."})
-    learning_rate: float = field(
-        default=1e-4, metadata={"help": "Learning rate of AdamW in the final training (§5.1)."}
+    output_dir: str | None = setting(None, "Default: outputs/<task>-<method>.")
+    learning_rate: float = setting(1e-4, "Learning rate of AdamW in the final training (§5.1).")
+    per_device_train_batch_size: int = setting(16, "Batch size per process (§5.1).")
+    per_device_eval_batch_size: int = setting(32, "Batch size of evaluation.")
+    logging_steps: float = setting(50, "Log every N steps.")
+    ddp_find_unused_parameters: bool | None = setting(
+        False, "Look for parameters without a gradient; an adapter has none."
     )
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Batch size per process (§5.1)."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Batch size of evaluation."})
-    logging_steps: float = field(default=50, metadata={"help": "Log every N steps."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Look for parameters without a gradient; an adapter has none."}
-    )
-    resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "Go on from the newest whole checkpoint of either phase (no value), or from this one."},
+    resume_from_checkpoint: str | None = setting(
+        None, "Go on from the newest whole checkpoint of either phase (no value), or from this one."
     )
 
     def __post_init__(self):

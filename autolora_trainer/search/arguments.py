@@ -1,13 +1,13 @@
 """What the search adds to `transformers.TrainingArguments`, and what it cannot do, said before its first step."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from peft import LoraConfig, PeftModel
 from transformers import TrainingArguments
 
 from autolora_trainer.training.finite import NonFiniteArguments
-from autolora_trainer.values import check_choice, check_numbers
+from autolora_trainer.values import check_choice, check_numbers, setting
 
 RANK_RULE_CHOICES = ("adaptive", "strength", "threshold", "singular", "sensitivity", "uniform")
 SEARCH_STEPS = 80  # weight steps of the scripts' search: by then ranks agree between seeds (`benchmarks/ranks.py`)
@@ -37,10 +37,6 @@ def check_schedule(schedule, what: str) -> None:
             f"lr_scheduler_type {getattr(schedule, 'value', schedule)} follows evaluations, and {what} makes none. "
             "Type another, e.g. linear, or search with that and retrain with this: --ranks."
         )
-
-
-def setting(default, help: str):
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass

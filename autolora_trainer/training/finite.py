@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from autolora_trainer.values import check_choice
+from autolora_trainer.values import check_choice, setting
 
 NON_FINITE_CHOICES = ("skip", "stop")
 STEPS_IN_A_ROW = 10  # dropped before the run stops: by then it is no accident
@@ -104,9 +104,7 @@ class FiniteStepMixin:
 class NonFiniteArguments:
     """What `finite.FiniteStepMixin` reads, of every training."""
 
-    non_finite: str = field(
-        default="skip", metadata={"help": "A step whose loss or gradient is NaN or infinite: skip it, or stop."}
-    )
+    non_finite: str = setting("skip", "A step whose loss or gradient is NaN or infinite: skip it, or stop.")
 
     def check_non_finite(self):
         """Raise `ValueError` for another word than those two."""

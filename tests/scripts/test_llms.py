@@ -333,6 +333,8 @@ def test_search_holds_little_beside_the_weights_of_plain_lora(tmp_path):
         *moments,
         *held_tensors(trainer),
         *held_tensors(trainer.probe),
+        *held_tensors(trainer.evidence),
+        *held_tensors(trainer.means),
     ]
     assert sum(t.numel() for t in own) < 0.05 * 3 * trainable  # weight and its two moments
 
