@@ -25,10 +25,7 @@ from autolora_trainer.tasks.ter import _row_ter, mean
 
 logger = logging.getLogger("autolora_trainer")
 
-METRICS = {
-    "e2e": ("bleu", "nist", "meteor", "rougeL", "cider"),
-    "webnlg": ("bleu", "meteor", "ter"),
-}
+METRICS = {"e2e": ("bleu", "nist", "meteor", "rougeL", "cider"), "webnlg": ("bleu", "meteor", "ter")}
 NIST_ORDER = 5  # mteval-v13a's default
 NIST_BETA = -math.log(0.5) / math.log(1.5) ** 2  # a text of 2/3 of the references' length loses half its score
 WEBNLG_REFERENCES = 6  # `--ref_num 6` in LoRA's scripts: two of the 1862 test rows have more
