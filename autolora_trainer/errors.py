@@ -69,17 +69,15 @@ def run_guarded(main, program: str) -> int:
         main()
         return 0
     except KeyboardInterrupt:
-        print(
-            f"{program}: interrupted; type the same command with --resume_from_checkpoint to go on.", file=sys.stderr
-        )
-        return 130
+        message, status = "interrupted; type the same command with --resume_from_checkpoint to go on.", 130
     except Terminated as stop:
-        print(f"{program}: {stop}", file=sys.stderr)
-        return 143
+        message, status = str(stop), 143
     except Exception as error:
         if os.environ.get("AUTOLORA_DEBUG") == "1":
             traceback.print_exc()
         usage = isinstance(error, UsageError)
         name = "" if usage else f"{type(error).__name__}: "
-        print(f"{program}: error: {name}{without_secrets(one_line(error))}{_advice(error)}", file=sys.stderr)
-        return 2 if usage else 1
+        message = f"error: {name}{without_secrets(one_line(error))}{_advice(error)}"
+        status = 2 if usage else 1
+    print(f"{program}: {message}", file=sys.stderr)
+    return status

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NUMBERS = re.compile(r"[-.\dE]+( [-.\dE]+)*")  # as Java writes them
@@ -137,10 +137,8 @@ def meteor_process():
             process.kill()
             process.wait()
             process.stdout.close()
-            try:
+            with suppress(OSError):  # what was not yet written has no reader any more
                 process.stdin.close()
-            except OSError:  # what was not yet written has no reader any more
-                pass
 
 
 def _reason(errors: bytes) -> str:

@@ -43,8 +43,6 @@ def window_length(tokenizer, max_seq_length: int, positions: int | None = None) 
     """Tokens of a window, special tokens included: `max_seq_length`, or less where the model takes less.
 
     Args:
-        tokenizer: a fast tokenizer.
-        max_seq_length: as the user wants it.
         positions: `max_position_embeddings` of the model's config; it counts where the tokenizer has no limit.
     Raises:
         DataError: If that leaves no room for a word.
@@ -54,13 +52,14 @@ def window_length(tokenizer, max_seq_length: int, positions: int | None = None) 
         longest = positions - 2  # RoBERTa's first two positions are padding's
     if max_seq_length > longest:
         logger.warning("max_seq_length %d is more than the model takes; using %d.", max_seq_length, longest)
+        max_seq_length = longest
     special = tokenizer.num_special_tokens_to_add()
-    if min(max_seq_length, longest) <= special:
+    if max_seq_length <= special:
         raise DataError(
-            f"max_seq_length={min(max_seq_length, longest)} leaves no room for words: the tokenizer adds {special} "
-            f"special tokens. Give --max_seq_length {special + 1} or more."
+            f"max_seq_length={max_seq_length} leaves no room for words: the tokenizer adds {special} special tokens. "
+            f"Give --max_seq_length {special + 1} or more."
         )
-    return min(max_seq_length, longest)
+    return max_seq_length
 
 
 def plan_windows(pieces: Sequence[int], room: int) -> list[tuple[int, int, list[int]]]:
@@ -154,7 +153,6 @@ def tokenize(dataset: Dataset, tokenizer, label2id: dict[str, int], length: int)
         dataset: rows with tokens and, where they have any, tags, as `load_task` gives them.
         tokenizer: a fast tokenizer that pads on the right.
         label2id: the model's ids by label name.
-        length: of `window_length`.
     Raises:
         DataError: If no word gives a sub-token.
     """
@@ -235,15 +233,8 @@ def entity_scores(references: list[list[str]], predictions: list[list[str]]) -> 
     true, predicted = Entities(references, IOB2), Entities(predictions, IOB2)
 
     def strict(average):
-        return precision_recall_fscore_support(
-            references,
-            predictions,
-            average=average,
-            scheme=IOB2,
-            zero_division=0,
-            entities_true=true,
-            entities_pred=predicted,
-        )[:3]
+        options = {"scheme": IOB2, "zero_division": 0, "entities_true": true, "entities_pred": predicted}
+        return precision_recall_fscore_support(references, predictions, average=average, **options)[:3]
 
     names = ("precision", "recall", "f1")
     scores = {name: float(value) for name, value in zip(names, strict("micro"))}
@@ -257,9 +248,6 @@ def entity_scores(references: list[list[str]], predictions: list[list[str]]) -> 
 def compute_metrics(windows: Windows, label_names: Sequence[str]):
     """Make the `compute_metrics` of a `transformers.Trainer` that evaluates `windows.rows`, all of them, in order.
 
-    Args:
-        windows: of `tokenize`, with tags.
-        label_names: by id.
     Returns:
         A function of an `EvalPrediction` that gives `entity_scores` of the joined sentences.
     """

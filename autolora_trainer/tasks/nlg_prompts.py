@@ -92,10 +92,7 @@ def as_text(value) -> str:
 
 
 def _json_list(text: str) -> list | None:
-    if text.lstrip().startswith("["):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return None
-        return value if isinstance(value, list) else None
-    return None
+    try:
+        return json.loads(text) if text.lstrip().startswith("[") else None
+    except ValueError:
+        return None

@@ -125,12 +125,7 @@ def show_phase(trainer: Trainer, phase: str, total_rank: Callable[[], int | None
 
 
 class CutCallback(TrainerCallback):
-    """Cuts a wide adapter to its learned ranks after a share of the training.
-
-    Args:
-        ranks: the learned ranks.
-        share: of the steps of the training, above 0 and below 1, that are trained at rank k.
-    """
+    """Cuts a wide adapter to its learned ranks after a `share`, above 0 and below 1, of the training's steps."""
 
     def __init__(self, ranks: LearnedRanks, share: float):
         self.ranks, self.share = ranks.ranks, share

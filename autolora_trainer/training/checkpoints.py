@@ -53,12 +53,8 @@ class CheckpointManifest(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-        files = {
-            name: {"bytes": os.path.getsize(p), "sha256": _hash(p)}
-            for name in _files(folder)
-            if name != MANIFEST
-            for p in [os.path.join(folder, name)]
-        }
+        paths = {name: os.path.join(folder, name) for name in _files(folder) if name != MANIFEST}
+        files = {name: {"bytes": os.path.getsize(p), "sha256": _hash(p)} for name, p in paths.items()}
         manifest = {"step": state.global_step, "files": files, "cost": self.cost.figures() if self.cost else None}
         write_atomically(os.path.join(folder, MANIFEST), json.dumps(sealed(manifest), indent=1) + "\n")
         rotate_checkpoints(args.output_dir, self.keep, state.best_model_checkpoint, use_mtime=True)
