@@ -21,12 +21,8 @@ def style():
 
 
 def canvas(width: float, height: float):
-    """A figure of so many inches with one Axes in inches, from its upper left corner, so that cells and text keep
-    their size whatever the number of rows, and many panels cost one Axes.
-
-    Returns:
-        (figure, axes, write), write(x, y, text, size, colour, ha="center", va="center_baseline", …).
-    """
+    """(figure, axes, write): a figure of so many inches with one Axes in inches, from its upper left corner, so that
+    cells and text keep their size whatever the number of rows, and many panels cost one Axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), facecolor="white")
@@ -70,7 +66,6 @@ def save_rank_heatmap(ranks: LearnedRanks, folder: str | os.PathLike, title: str
     The same ranks give the same bytes. Blocks beyond 24 continue in further bands.
 
     Args:
-        ranks: what to draw.
         folder: where to write; it must exist.
         title: Default: the base model's name.
     Returns:

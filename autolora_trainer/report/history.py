@@ -20,9 +20,6 @@ def save_selection_history(csv_path: str | os.PathLike, png_path: str | os.PathL
 
     Args:
         csv_path: `selection_history.csv` with the columns step, module, alpha_1 … alpha_k.
-        png_path: what to write.
-    Returns:
-        `png_path`.
     Raises:
         ValueError: if the file holds no such history.
     """
@@ -119,20 +116,14 @@ def _panels(history) -> tuple[list[str], dict[str, str], int]:
     ordered = sorted(history, key=lambda name: (row_of[places[name][0], places[name][2]], places[name][1] or 0))
     count = min(len(ordered), HISTORY_PANELS)
     shown = [ordered[i * len(ordered) // count] for i in range(count)]
-    titles = {}
-    for name in shown:
-        stack, block, rest = places[name]
-        titles[name] = " ".join(filter(None, (labels[stack, rest], "" if block is None else str(block))))
+    titles = {name: labels[stack, rest] for name, (stack, _, rest) in places.items()}
+    titles |= {name: f"{titles[name]} {block}" for name, (_, block, _) in places.items() if block is not None}
     return shown, titles, _panels_across(count, len(labels))
 
 
 def _scale(histories, width: float, height: float):
-    """Steps and values of all panels on one scale, in inches of a panel.
-
-    Returns:
-        (spot, ticks of the steps, ticks of the values); spot(x0, y0, step, value) is where a value stands in the panel
-        with this lower left corner.
-    """
+    """(spot, ticks of the steps, ticks of the values) on one scale for all panels, in inches of a panel:
+    spot(x0, y0, step, value) is where a value stands in the panel with this lower left corner."""
     steps = [step for steps, _ in histories for step in steps]
     values = [value for _, rows in histories for row in rows for value in row if math.isfinite(value)] or [1]
     first, last = min(steps), max(steps)

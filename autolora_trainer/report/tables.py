@@ -57,7 +57,7 @@ def format_score(score: float | None) -> str:
     """Four decimals for rates and correlations, two for scores out of 100 (BLEU)."""
     if score is None:
         return "-"
-    return f"{score:.4f}" if not abs(score) > 1 else f"{score:.2f}"
+    return f"{score:.2f}" if abs(score) > 1 else f"{score:.4f}"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False, left: int = 1) -> str:
@@ -103,9 +103,8 @@ def format_comparison(rows: Sequence[dict], markdown: bool = False) -> str:
         score = format_score(row.get("score"))
         if header[1] == "score" and row.get("metric"):
             score = f"{score} {row['metric']}"
-        body.append(
-            [str(row.get("method", "-")), score, _count(row.get("adapter_params")), _time(row.get("wall_seconds"))]
-        )
+        size, time = _count(row.get("adapter_params")), _time(row.get("wall_seconds"))
+        body.append([str(row.get("method", "-")), score, size, time])
     return format_table(header, body, markdown)
 
 

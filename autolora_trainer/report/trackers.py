@@ -38,11 +38,7 @@ def _send(callback, kind: str, tag: str, value: np.ndarray, step: int) -> None:
 
 
 class Tracking(TrainerCallback):
-    """Base of the two below: sends to every tracker of a Trainer, from the main process.
-
-    Args:
-        trainer: whose callbacks hold the trackers.
-    """
+    """Sends to every tracker among a Trainer's callbacks, from the main process."""
 
     def __init__(self, trainer):
         self._trainer = trainer

@@ -95,7 +95,6 @@ def generate(num_rows: int, seed: int) -> list[dict]:
     """Labelled rows, half of them favourable, no two alike.
 
     Args:
-        num_rows: how many.
         seed: the same seed gives the same rows on every machine.
     Returns:
         Rows with `sentence`, `label` (1: favourable, 0: unfavourable), `idx` and `phenomenon` (which signs are

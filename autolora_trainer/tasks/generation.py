@@ -119,11 +119,11 @@ def generate_texts(
 
     Args:
         model: a causal language model, under an adapter or not, the same in every process.
-        tokenizer: its tokenizer; a text ends at its `eos_token_id`.
+        tokenizer: a text ends at its `eos_token_id`.
         prompts: token ids of each prompt.
         num_beams: 1 decodes greedily.
         length_penalty: a finished beam scores its log probability over length ** length_penalty.
-        no_repeat_ngram_size: n of `NoRepeatInText`.
+        no_repeat_ngram_size: see `NoRepeatInText`.
         max_new_tokens: a text is cut there, or earlier where the model's positions end.
         batch_size: prompts in a batch; times `num_beams`, the sequences in memory.
         one_line: end a text at its first line break, too.

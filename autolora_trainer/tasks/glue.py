@@ -18,7 +18,6 @@ class Task:
     """What a task is, apart from its rows.
 
     Args:
-        name: the value of `--task_name`.
         text_columns: one column, or two for sentence pairs.
         label_names: in the hub's order, so that `label_names[id]` is the name; `None` for regression.
         metrics: names of the numbers that `tasks.metrics.compute_metrics` gives.
@@ -73,7 +72,7 @@ GLUE_TASKS = {
 
 
 def get_task(task) -> Task:
-    """The `Task` of a name; a `Task` is returned as it is."""
+    """The `Task` of a name; a `Task` is returned as it is. What takes a task below takes either."""
     if isinstance(task, Task):
         return task
     if task not in GLUE_TASKS:
@@ -87,7 +86,6 @@ def load_task(
     """Load a task's rows: from files where any is given, else from its loader (sample) or from the hub.
 
     Args:
-        task: a `Task` or its name.
         train_file, validation_file, test_file: .jsonl, .json, .csv or .tsv files with the hub's column names. With one
             of them every split comes from a file, and a split without a file is left out. Labels may be ids or names.
         loader: function without arguments that gives the `DatasetDict` of a task that is not on the hub.
@@ -113,10 +111,10 @@ def load_task(
 def _from_file(path, task: Task, split: str) -> Dataset:
     dataset = read_rows(path)
     check_split(dataset, task, split, path)
-    if "label" not in dataset.column_names:
+    columns = dataset.column_names
+    if "label" not in columns:
         return dataset
     # The hub's feature types, so that nothing that follows can tell where the rows came from.
-    columns = dataset.column_names
     feature = Value("float32") if task.is_regression else ClassLabel(names=list(task.label_names))
     labels = _encode_labels(dataset, task, shown_path(path))
     return dataset.remove_columns("label").add_column("label", labels, feature=feature).select_columns(columns)
@@ -126,9 +124,7 @@ def check_split(dataset: Dataset, task, split: str, path=None) -> None:
     """Check that the rows of one split are rows of the task, before anything slow starts.
 
     Args:
-        task: a `Task` or its name.
         split: "train" (needs labels, at least two of them), "validation" (needs labels) or "test" (may have none).
-        path: the file that the rows come from, for the message.
     Raises:
         DataError: On the first thing that is wrong; rows are counted from 1, without a header.
     """
@@ -198,10 +194,8 @@ def _encode_label(value, task: Task):
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    if not math.isfinite(number):
-        return None
     if task.is_regression:
-        return number
+        return number if math.isfinite(number) else None
     return int(number) if number in range(UNLABELLED, task.num_labels) else None
 
 
@@ -213,7 +207,6 @@ def align_labels(model_config, task) -> tuple[dict, dict]:
 
     Args:
         model_config: the base model's config. Names such as LABEL_0 say nothing and are passed over.
-        task: a `Task` or its name.
     Returns:
         (label2id, id2label), in the task's names: for the config, and for `tokenize` and `compute_metrics`.
     """
@@ -240,7 +233,6 @@ def tokenize(
 
     Args:
         dataset: rows with the task's columns; labels are ids, names or, for regression, numbers.
-        task: a `Task` or its name.
         max_seq_length: longer texts are cut, of a pair the longer one first.
         pad_to_max_length: pad every row; otherwise the collator pads each batch.
         label2id: the model's ids by label name, from `align_labels`; `None` keeps the task's.
@@ -263,10 +255,9 @@ def tokenize(
         )
     if pad_to_max_length and tokenizer.pad_token is None:
         raise DataError("pad_to_max_length needs a padding token, the tokenizer has none. Set tokenizer.pad_token.")
+    labels = [UNLABELLED] * len(dataset)
     if "label" in dataset.column_names:
         labels = _encode_labels(dataset, task, "The data set")
-    else:
-        labels = [UNLABELLED] * len(dataset)
 
     def encode(batch):
         texts = [batch[column] for column in task.text_columns]

@@ -50,7 +50,6 @@ class Sentences:
 
     Args:
         tokens, tags: one entry a sentence; `tags` is None where the source has no such column.
-        source: what to call the source in a message.
         lines: the line of every word, where the source is an IOB2 file.
         tag_column: `tags`, or `ner_tags`.
     """
@@ -235,19 +234,15 @@ def _is_comment(fields: list[str], line: str, in_sentence: bool) -> bool:
 
 def read_labels(folder) -> tuple[str, ...] | None:
     """The labels by id of a labels.json in `folder`, `{"labels": ["O", "B-protein", …]}`; None: there is no such file.
-
-    Raises:
-        DataError: If the file does not hold that.
-    """
+    `DataError` if the file does not hold that."""
     path = Path(folder, LABELS_FILE)
     if not path.is_file():
         return None
     name = shown_path(path)
+    text = read_text(path, name)
     try:
-        content = json.loads(read_text(path, name))
+        content = json.loads(text)
     except ValueError as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{name} is no JSON: {' '.join(str(error).split())}. Correct it, or remove it.") from None
     labels = content.get("labels") if isinstance(content, dict) else None
     names = labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else []
@@ -335,11 +330,7 @@ def _warn_of_stray_inside_tags(sentences: Sentences, names: list[list[str]] | No
 
 
 def check_split(dataset: Dataset, split: str, path=None) -> None:
-    """Check what a cut by `--max_train_samples` can take from rows that `load_task` gave.
-
-    Raises:
-        DataError: If no training row holds an entity.
-    """
+    """Raise `DataError` if no training row holds an entity, which a cut by `--max_train_samples` can take away."""
     if split == "train" and all(tag == OUTSIDE for tags in dataset["tags"][:] for tag in tags):
         source = shown_path(path) if path is not None else f"The {split} split"
         raise DataError(

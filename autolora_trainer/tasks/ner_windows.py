@@ -122,8 +122,7 @@ class Windows:
         rows: a row a window: input_ids, attention_mask (token_type_ids where the tokenizer makes them) and, for
             labelled sentences, labels: the id of a word's tag at its first sub-token, -100 elsewhere.
         places: for every row its sentence, and [(word, position of its first sub-token)] of the words scored there.
-        words: words of every sentence.
-        tags: tags of every sentence, names; None where they have none.
+        words, tags: how many words every sentence has, and its tags, names; None where it has none.
     """
 
     rows: Dataset
@@ -136,7 +135,6 @@ class Windows:
 
         Args:
             outputs: logits, shape (rows, tokens, labels), in the order of `rows`; tokens are padded on the right.
-            label_names: by id.
         """
         joined = [[OUTSIDE] * count for count in self.words]
         for (sentence, places), logits in zip(self.places, outputs, strict=True):
@@ -152,7 +150,6 @@ def tokenize(dataset: Dataset, tokenizer, label2id: dict[str, int], length: int)
     Args:
         dataset: rows with tokens and, where they have any, tags, as `load_task` gives them.
         tokenizer: a fast tokenizer that pads on the right.
-        label2id: the model's ids by label name.
     Raises:
         DataError: If no word gives a sub-token.
     """
@@ -189,9 +186,8 @@ def tokenize(dataset: Dataset, tokenizer, label2id: dict[str, int], length: int)
     return Windows(Dataset.from_dict(columns), places, [len(words) for words in sentences], tags)
 
 
-def _chunks(items: list, size: int = 1000) -> Iterator[list]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _chunks(items: list) -> Iterator[list]:
+    return (items[start : start + 1000] for start in range(0, len(items), 1000))
 
 
 def _word_ids(tokenizer, texts: list[list[str]]) -> Iterator[list[int]]:
@@ -246,11 +242,8 @@ def entity_scores(references: list[list[str]], predictions: list[list[str]]) -> 
 
 
 def compute_metrics(windows: Windows, label_names: Sequence[str]):
-    """Make the `compute_metrics` of a `transformers.Trainer` that evaluates `windows.rows`, all of them, in order.
-
-    Returns:
-        A function of an `EvalPrediction` that gives `entity_scores` of the joined sentences.
-    """
+    """Make the `compute_metrics` of a `transformers.Trainer` that evaluates `windows.rows`, all of them, in order: the
+    `entity_scores` of the joined sentences."""
 
     def compute(prediction) -> dict[str, float]:
         return entity_scores(windows.tags, windows.join(rows_of(prediction.predictions), label_names))

@@ -18,7 +18,6 @@ class NlgTask:
     """What a task is, apart from its rows.
 
     Args:
-        name: the value of `--task_name`.
         title: its name for people.
         input_columns, reference_columns: the names that a column may have; the first is the one to tell users.
         read: a cell of the input column as it is written beside a prediction, or a `ValueError` that says what it is.
@@ -140,7 +139,6 @@ def to_examples(
     Args:
         split: "train" makes one example of each reference; "validation" and "test" make one of each input, with the
             references of all its rows, in the order of first appearance. A test set may have no references at all.
-        path: the file that the rows come from, for messages.
         prompt_format: "lora"; "words": the same without what no text has in it, `_` between words and quotes around
             values; or "plain": the input as it is given.
         one_line: whether texts are lines: a line break in a reference then becomes a blank.
@@ -257,11 +255,7 @@ def _tokens(texts: list[str], tokenizer) -> list[list[int]]:
 
 
 def check_lengths(prompts: list[list[int]], rows: list[int], limit: int, name: str, advice: str) -> None:
-    """Raise `DataError` for the first prompt that leaves no room for a token of text: prompts are never cut.
-
-    Args:
-        rows, name: of the prompts in the file, and the file's, for the message.
-    """
+    """Raise `DataError`, which names its row, for the first prompt that leaves no room for text: none is cut."""
     for prompt, row in zip(prompts, rows):
         if len(prompt) >= limit:
             raise DataError(

@@ -81,11 +81,7 @@ def as_triples(value) -> list[str]:
 
 
 def as_text(value) -> str:
-    """The input of one cell, if it is text.
-
-    Raises:
-        ValueError: if it is none, or blank.
-    """
+    """The input of one cell; `ValueError` if it is no text, or blank."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("text is needed")
     return value

@@ -57,11 +57,7 @@ class TerminationCallback(TrainerCallback):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def check(self, state) -> None:
-        """Call it after `train()`.
-
-        Raises:
-            Terminated: if the signal came during the training.
-        """
+        """Raise `Terminated` if the signal came during the training; call it after `train()`."""
         if self.stopped:
             raise Terminated(
                 f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, and saved it; type the same "
@@ -79,7 +75,6 @@ class PhaseProgress(ProgressCallback):
     """Trainer's bar with the phase before it, and the last logged loss and the total rank behind it.
 
     Args:
-        phase: e.g. `search`.
         total_rank: gives Σ_l r_l as it is now; None: what the logs say, or nothing.
     """
 
