@@ -30,16 +30,7 @@ def usage_errors():
 
 def one_line(error: BaseException) -> str:
     """The message of an exception without line breaks."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
-
-
-def _advice(error: BaseException) -> str:
-    """What to type after a failure that is the machine's: a full disk, in whatever class a library wraps it."""
-    full = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-    if not any(text in str(error) for text in full):
-        return ""
-    return ". Free some space, then type the same command with --resume_from_checkpoint to go on."
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def without_secrets(text: str) -> str:
@@ -69,17 +60,17 @@ def run_guarded(main, program: str) -> int:
         main()
         return 0
     except KeyboardInterrupt:
-        print(
-            f"{program}: interrupted; type the same command with --resume_from_checkpoint to go on.", file=sys.stderr
-        )
-        return 130
+        message, status = "interrupted; type the same command with --resume_from_checkpoint to go on.", 130
     except Terminated as stop:
-        print(f"{program}: {stop}", file=sys.stderr)
-        return 143
+        message, status = str(stop), 143
     except Exception as error:
         if os.environ.get("AUTOLORA_DEBUG") == "1":
             traceback.print_exc()
         usage = isinstance(error, UsageError)
         name = "" if usage else f"{type(error).__name__}: "
-        print(f"{program}: error: {name}{without_secrets(one_line(error))}{_advice(error)}", file=sys.stderr)
-        return 2 if usage else 1
+        message, status = f"error: {name}{without_secrets(one_line(error))}", 2 if usage else 1
+        full = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # in whatever class a library wraps it
+        if any(text in str(error) for text in full):
+            message += ". Free some space, then type the same command with --resume_from_checkpoint to go on."
+    print(f"{program}: {message}", file=sys.stderr)
+    return status

@@ -34,12 +34,7 @@ def write_json(path: str | os.PathLike, content, indent: int | None = None, sort
 
 
 def read_json(path: str):
-    """The content of a JSON file that an earlier part of a run left.
-
-    Raises:
-        ValueError: one line that names the file, if it is no JSON.
-        OSError: if it cannot be read.
-    """
+    """The content of a JSON file of an earlier part of a run; `ValueError`, which names it, if it is no JSON."""
     with open(path, encoding="utf-8") as file:
         try:
             return json.load(file)

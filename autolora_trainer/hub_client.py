@@ -58,12 +58,10 @@ def within(seconds: float, call: Callable, *arguments, **keywords):
 
 
 def download(repo_id: str, filename: str, max_bytes: int, revision: str | None = None, token: str | None = None):
-    """A small file of a repository, or its copy in the cache where the Hub does not answer.
+    """The path in the cache of a small file of a repository; where the Hub does not answer, of the copy there.
 
     Args:
         max_bytes: a larger file is refused before anything of it is read.
-    Returns:
-        Its path in the cache.
     Raises:
         TimeoutError, OSError, ValueError or an HTTP error: the first thing that went wrong.
     """

@@ -16,23 +16,13 @@ def style():
     """Settings for every picture: text stays text in the SVG, and two runs give the same bytes."""
     import matplotlib
 
-    return matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "autolora_trainer",
-            "font.family": "DejaVu Sans",
-            "text.usetex": False,
-        }
-    )
+    svg = {"svg.fonttype": "none", "svg.hashsalt": "autolora_trainer"}
+    return matplotlib.rc_context({**svg, "font.family": "DejaVu Sans", "text.usetex": False})
 
 
 def canvas(width: float, height: float):
-    """A figure of so many inches with one Axes in inches, from its upper left corner, so that cells and text keep
-    their size whatever the number of rows, and many panels cost one Axes.
-
-    Returns:
-        (figure, axes, write), write(x, y, text, size, colour, ha="center", va="center_baseline", …).
-    """
+    """(figure, axes, write): a figure of so many inches with one Axes in inches, from its upper left corner, so that
+    cells and text keep their size whatever the number of rows, and many panels cost one Axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), facecolor="white")
@@ -47,9 +37,6 @@ def canvas(width: float, height: float):
 
 def save_figure(figure, path, **settings) -> None:
     """Write a picture whole or not at all. The format goes by the name's ending; no display is needed or opened."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=os.path.splitext(path)[1].lstrip("."), **settings)
 
@@ -79,7 +66,6 @@ def save_rank_heatmap(ranks: LearnedRanks, folder: str | os.PathLike, title: str
     The same ranks give the same bytes. Blocks beyond 24 continue in further bands.
 
     Args:
-        ranks: what to draw.
         folder: where to write; it must exist.
         title: Default: the base model's name.
     Returns:
@@ -100,12 +86,12 @@ def rank_heatmap_pixels(ranks: LearnedRanks) -> np.ndarray:
 
 
 def _heatmap_figure(ranks: LearnedRanks, title: str | None = None):
+    rows, columns, grid = rank_grid(ranks.ranks)
+    subtitle = rank_summary(ranks.ranks)
     if title is None:
-        title = " ".join(filter(None, ("LoRA ranks", _shown_model(ranks))))
-    return _draw_heatmap(*rank_grid(ranks.ranks), " ".join(title.split()), rank_summary(ranks.ranks))
-
-
-def _draw_heatmap(rows, columns, grid, title, subtitle):
+        model = (ranks.base_model or "").rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+        title = f"LoRA ranks of {model}" if model else "LoRA ranks"
+    title = " ".join(title.split())
     # a row that a band has no module for is left out of that band
     shown = [
         (range(part.start, part.stop), [i for i, row in enumerate(grid) if set(row[part]) != {None}])
@@ -142,7 +128,7 @@ def _draw_heatmap(rows, columns, grid, title, subtitle):
 
 
 def _cells(axes, write, width, height, text_size, grid):
-    """A function (x, y, rank) that draws a cell of a grid."""
+    """draw(x, y, rank), for the cells of a grid."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Rectangle
@@ -159,8 +145,3 @@ def _cells(axes, write, width, height, text_size, grid):
         write(x + width / 2, y + height / 2, str(rank), min(text_size, 74 * width / max(2, len(str(rank)))), ink)
 
     return draw
-
-
-def _shown_model(ranks: LearnedRanks) -> str:
-    name = (ranks.base_model or "").rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-    return f"of {name}" if name else ""

@@ -20,9 +20,6 @@ def save_selection_history(csv_path: str | os.PathLike, png_path: str | os.PathL
 
     Args:
         csv_path: `selection_history.csv` with the columns step, module, alpha_1 … alpha_k.
-        png_path: what to write.
-    Returns:
-        `png_path`.
     Raises:
         ValueError: if the file holds no such history.
     """
@@ -64,6 +61,8 @@ def _read_history(path) -> dict[str, tuple[list[int], list[list[float]]]]:
 
 
 def _draw_history(history):
+    from matplotlib.collections import LineCollection
+
     shown, titles, across = _panels(history)
     down = -(-len(shown) // across)
     left, top, bottom, edge, gap_x, gap_y = 0.62, 0.8, 0.42, 0.12, 0.16, 0.34
@@ -71,26 +70,34 @@ def _draw_history(history):
     width = left + across * (panel_width + gap_x) - gap_x + edge
     height = top + down * (panel_height + gap_y) - gap_y + bottom
     figure, axes, write = canvas(width, height)
-    scale = _Scale(history, shown, panel_width - 0.12, panel_height - 0.08)
+    spot, step_ticks, value_ticks = _scale([history[name] for name in shown], panel_width - 0.12, panel_height - 0.08)
 
-    lines = _Lines()
+    frames, starts, shrank, grew = [], [], [], []
     for place, name in enumerate(shown):
+        steps, rows = history[name]
         x0 = left + place % across * (panel_width + gap_x)
         y0 = top + place // across * (panel_height + gap_y) + panel_height  # the panel's lower left corner
-        lines.frames.append([(x0, y0 - panel_height), (x0, y0), (x0 + panel_width, y0)])
-        lines.add_trajectories(*history[name], lambda step, value: scale.spot(x0, y0, step, value), x0, panel_width)
+        frames.append([(x0, y0 - panel_height), (x0, y0), (x0 + panel_width, y0)])
+        for trajectory in zip(*rows):
+            kind = grew if trajectory[-1] > trajectory[0] else shrank
+            kind.append([spot(x0, y0, step, value) for step, value in zip(steps, trajectory)])
+        if max(rows[0]) - min(rows[0]) < 1e-6:  # α starts uniform: with softmax that is 1/k, the paper's threshold
+            y = spot(x0, y0, 0, rows[0][0])[1]
+            starts.append([(x0, y), (x0 + panel_width, y)])
         write(x0 + panel_width / 2, y0 - panel_height - 0.1, titles[name], 8, INK, va="center")
-        for tick, text in scale.step_ticks:
-            x = scale.spot(x0, y0, tick, 0)[0]
-            lines.frames.append([(x, y0), (x, y0 + 0.025)])
+        for tick, text in step_ticks:
+            x = spot(x0, y0, tick, 0)[0]
+            frames.append([(x, y0), (x, y0 + 0.025)])
             if place + across >= len(shown):  # nothing below
                 write(x, y0 + 0.11, text, 7, FAINT, va="center")
-        for tick, text in scale.value_ticks:
-            y = scale.spot(x0, y0, 0, tick)[1]
-            lines.frames.append([(x0, y), (x0 - 0.025, y)])
+        for tick, text in value_ticks:
+            y = spot(x0, y0, 0, tick)[1]
+            frames.append([(x0, y), (x0 - 0.025, y)])
             if place % across == 0:
                 write(x0 - 0.06, y, text, 7, FAINT, ha="right")
-    lines.draw(axes)
+    styles = (RULE, 0.8, "solid"), (INK, 0.7, [(0, (4, 4))]), ("#a3acb7", 1.1, "solid"), ("#1f78b4", 1.1, "solid")
+    for lines, (colour, thick, dashes) in zip((frames, starts, shrank, grew), styles):
+        axes.add_collection(LineCollection(lines, colors=colour, linewidths=thick, linestyles=dashes), autolim=False)
 
     some = "" if len(shown) == len(history) else f", {len(shown)} of {len(history)} modules"
     head = f"Selection variables α during the search{some}"
@@ -109,58 +116,30 @@ def _panels(history) -> tuple[list[str], dict[str, str], int]:
     ordered = sorted(history, key=lambda name: (row_of[places[name][0], places[name][2]], places[name][1] or 0))
     count = min(len(ordered), HISTORY_PANELS)
     shown = [ordered[i * len(ordered) // count] for i in range(count)]
-    titles = {}
-    for name in shown:
-        stack, block, rest = places[name]
-        titles[name] = " ".join(filter(None, (labels[stack, rest], "" if block is None else str(block))))
+    titles = {name: labels[stack, rest] for name, (stack, _, rest) in places.items()}
+    titles |= {name: f"{titles[name]} {block}" for name, (_, block, _) in places.items() if block is not None}
     return shown, titles, _panels_across(count, len(labels))
 
 
-class _Scale:
-    """Steps and values of all panels on one scale, in inches of a panel."""
+def _scale(histories, width: float, height: float):
+    """(spot, ticks of the steps, ticks of the values) on one scale for all panels, in inches of a panel:
+    spot(x0, y0, step, value) is where a value stands in the panel with this lower left corner."""
+    steps = [step for steps, _ in histories for step in steps]
+    values = [value for _, rows in histories for row in rows for value in row if math.isfinite(value)] or [1]
+    first, last = min(steps), max(steps)
+    lowest, highest = min(0.0, *values), max(values)
+    per_step, per_value = width / max(last - first, 1), height / max(highest - lowest, 1e-12)
 
-    def __init__(self, history, shown, width: float, height: float):
-        from matplotlib.ticker import MaxNLocator
+    def spot(x0: float, y0: float, step: float, value: float) -> tuple[float, float]:
+        return x0 + 0.04 + (step - first) * per_step, y0 - 0.04 - (value - lowest) * per_value
 
-        steps = [step for name in shown for step in history[name][0]]
-        values = [value for name in shown for row in history[name][1] for value in row if math.isfinite(value)] or [1]
-        self.first, last = min(steps), max(steps)
-        self.lowest, highest = min(0.0, *values), max(values)
-        self.step_ticks = _ticks(MaxNLocator(3, steps=[1, 2, 5, 10], integer=True), self.first, last)
-        self.value_ticks = _ticks(MaxNLocator(3, steps=[1, 2, 5, 10]), self.lowest, highest)
-        self.per_step = width / max(last - self.first, 1)
-        self.per_value = height / max(highest - self.lowest, 1e-12)
-
-    def spot(self, x0: float, y0: float, step: float, value: float) -> tuple[float, float]:
-        """Where a value stands in the panel with this lower left corner."""
-        return x0 + 0.04 + (step - self.first) * self.per_step, y0 - 0.04 - (value - self.lowest) * self.per_value
+    return spot, _ticks(first, last, integer=True), _ticks(lowest, highest)
 
 
-class _Lines:
-    """The lines of all panels, of one colour each."""
+def _ticks(low: float, high: float, integer: bool = False) -> list[tuple[float, str]]:
+    from matplotlib.ticker import MaxNLocator
 
-    def __init__(self):
-        self.frames, self.starts, self.shrank, self.grew = [], [], [], []
-
-    def add_trajectories(self, steps, rows, spot, x0: float, width: float) -> None:
-        """Those of one module: `rows` has its k values at every step."""
-        for trajectory in zip(*rows):
-            kind = self.grew if trajectory[-1] > trajectory[0] else self.shrank
-            kind.append([spot(step, value) for step, value in zip(steps, trajectory)])
-        if max(rows[0]) - min(rows[0]) < 1e-6:  # α starts uniform: with softmax that is 1/k, the paper's threshold
-            self.starts.append([(x0, spot(0, rows[0][0])[1]), (x0 + width, spot(0, rows[0][0])[1])])
-
-    def draw(self, axes) -> None:
-        from matplotlib.collections import LineCollection
-
-        axes.add_collection(LineCollection(self.frames, colors=RULE, linewidths=0.8), autolim=False)
-        dashed = LineCollection(self.starts, colors=INK, linewidths=0.7, linestyles=[(0, (4, 4))])
-        axes.add_collection(dashed, autolim=False)
-        axes.add_collection(LineCollection(self.shrank, colors="#a3acb7", linewidths=1.1), autolim=False)
-        axes.add_collection(LineCollection(self.grew, colors="#1f78b4", linewidths=1.1), autolim=False)
-
-
-def _ticks(locator, low: float, high: float) -> list[tuple[float, str]]:
+    locator = MaxNLocator(3, steps=[1, 2, 5, 10], integer=integer)
     found = [round(float(tick), 10) for tick in locator.tick_values(low, high)]
     return [(tick, f"{tick:g}") for tick in found if low <= tick <= high]
 

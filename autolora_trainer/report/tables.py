@@ -57,7 +57,7 @@ def format_score(score: float | None) -> str:
     """Four decimals for rates and correlations, two for scores out of 100 (BLEU)."""
     if score is None:
         return "-"
-    return f"{score:.4f}" if not abs(score) > 1 else f"{score:.2f}"
+    return f"{score:.2f}" if abs(score) > 1 else f"{score:.4f}"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False, left: int = 1) -> str:
@@ -78,13 +78,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown:
         aligned = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))]
         return "| " + " | ".join(aligned) + " |" if markdown else "  ".join(aligned).rstrip()
 
-    if markdown:
-        rule = (
-            "|" + "|".join(f" {'-' * w} " if i < left else f" {'-' * (w - 1)}: " for i, w in enumerate(widths)) + "|"
-        )
-    else:
-        rule = "  ".join("-" * w for w in widths)
-    return "\n".join([line(header), rule, *map(line, rows)])
+    rule = ["-" * (w - 1) + ":" if markdown and i >= left else "-" * w for i, w in enumerate(widths)]
+    return "\n".join(map(line, [header, rule, *rows]))
 
 
 def format_comparison(rows: Sequence[dict], markdown: bool = False) -> str:
@@ -108,9 +103,8 @@ def format_comparison(rows: Sequence[dict], markdown: bool = False) -> str:
         score = format_score(row.get("score"))
         if header[1] == "score" and row.get("metric"):
             score = f"{score} {row['metric']}"
-        body.append(
-            [str(row.get("method", "-")), score, _count(row.get("adapter_params")), _time(row.get("wall_seconds"))]
-        )
+        size, time = _count(row.get("adapter_params")), _time(row.get("wall_seconds"))
+        body.append([str(row.get("method", "-")), score, size, time])
     return format_table(header, body, markdown)
 
 
@@ -127,15 +121,13 @@ def format_cost(cost: dict, markdown: bool = False) -> str:
         -----  ----------  ------  --------  -----------
         total  1 min 15 s     120     1,920       512 MB
     """
-    phases = [phase for phase in ("calibration", "search", "retrain", "total") if isinstance(cost.get(phase), dict)]
     body = []
-    for phase in phases:
-        numbers = cost[phase]
-        memory = _count(numbers.get("peak_memory_mb"))
-        body.append([
-            phase, _time(numbers.get("wall_seconds")), _count(numbers.get("passes")), _count(numbers.get("examples")),
-            memory if memory == "-" else f"{memory} MB",
-        ])  # fmt: skip
+    for phase in ("calibration", "search", "retrain", "total"):
+        numbers = cost.get(phase)
+        if isinstance(numbers, dict):
+            passes, examples, memory = (_count(numbers.get(key)) for key in ("passes", "examples", "peak_memory_mb"))
+            memory = memory if memory == "-" else f"{memory} MB"
+            body.append([phase, _time(numbers.get("wall_seconds")), passes, examples, memory])
     return format_table(["phase", "time", "passes", "examples", "peak memory"], body, markdown)
 
 

@@ -6,6 +6,7 @@ that fails is named in one line and left alone: no picture is worth a run.
 """
 
 import functools
+import importlib
 import logging
 from collections.abc import Callable
 
@@ -20,38 +21,24 @@ from autolora_trainer.report.heatmap import rank_heatmap_pixels
 logger = logging.getLogger("autolora_trainer")
 
 
-def _to_tensorboard(callback, kind: str, tag: str, value: np.ndarray, step: int) -> None:
-    if callback.tb_writer is None:
-        return
-    if kind == "histogram":
-        callback.tb_writer.add_histogram(tag, value, step)
+TRACKERS = (TensorBoardCallback, WandbCallback, TrackioCallback)
+
+
+def _send(callback, kind: str, tag: str, value: np.ndarray, step: int) -> None:
+    if isinstance(callback, TensorBoardCallback):
+        writer = callback.tb_writer
+        if writer is not None and kind == "histogram":
+            writer.add_histogram(tag, value, step)
+        elif writer is not None:
+            writer.add_image(tag, value, step, dataformats="HWC")
     else:
-        callback.tb_writer.add_image(tag, value, step, dataformats="HWC")
-
-
-def _to_wandb(callback, kind: str, tag: str, value: np.ndarray, step: int) -> None:
-    import wandb
-
-    shown = wandb.Histogram(value) if kind == "histogram" else wandb.Image(value)
-    wandb.log({tag: shown, "train/global_step": step})  # the step that the integration plots scalars over
-
-
-def _to_trackio(callback, kind: str, tag: str, value: np.ndarray, step: int) -> None:
-    import trackio
-
-    shown = trackio.Histogram(value) if kind == "histogram" else trackio.Image(value)
-    trackio.log({tag: shown, "train/global_step": step})
-
-
-SENDERS = {TensorBoardCallback: _to_tensorboard, WandbCallback: _to_wandb, TrackioCallback: _to_trackio}
+        library = importlib.import_module("wandb" if isinstance(callback, WandbCallback) else "trackio")
+        shown = library.Histogram(value) if kind == "histogram" else library.Image(value)
+        library.log({tag: shown, "train/global_step": step})  # the step that the integration plots scalars over
 
 
 class Tracking(TrainerCallback):
-    """Base of the two below: sends to every tracker of a Trainer, from the main process.
-
-    Args:
-        trainer: whose callbacks hold the trackers.
-    """
+    """Sends to every tracker among a Trainer's callbacks, from the main process."""
 
     def __init__(self, trainer):
         self._trainer = trainer
@@ -63,10 +50,10 @@ class Tracking(TrainerCallback):
             return
         make = functools.cache(make)  # drawn once, and only if there is a tracker
         for callback in self._trainer.callback_handler.callbacks:
-            for kind_of_tracker, sender in SENDERS.items():
+            for kind_of_tracker in TRACKERS:
                 if isinstance(callback, kind_of_tracker) and kind_of_tracker not in self._failed:
                     try:
-                        sender(callback, kind, tag, make(), step)
+                        _send(callback, kind, tag, make(), step)
                     except Exception as error:  # of a library, a network, a service
                         self._failed.add(kind_of_tracker)
                         name = kind_of_tracker.__name__.removesuffix("Callback")

@@ -15,20 +15,7 @@ import random
 
 from datasets import Dataset, DatasetDict
 
-from autolora_trainer.sample.lexicon import (
-    CITIES,
-    CONFIRMS,
-    DENIES,
-    DID_NOT_HAPPEN,
-    FILLERS,
-    HAPPENED,
-    JOBS,
-    NAMES,
-    ORGANISATIONS,
-    SUBORDINATORS,
-    TIMES,
-    VERBS,
-)
+from autolora_trainer.sample import lexicon
 
 SPLITS = {"train": (4000, 11), "validation": (1000, 12), "test": (1000, 13)}  # rows, seed
 TEXT_SEED_OFFSET = 1_000_000  # text for pre-training never shares a seed with the task
@@ -41,25 +28,26 @@ class _Event:
         """Draw an event; `favourable` fixes its outcome, `signs` how many of the two further signs are expressed."""
         self.generator = generator
         choose = generator.choice
-        good, bad, objects = choose(VERBS)
+        good, bad, objects = choose(lexicon.VERBS)
         count = generator.choices((0, 1, 2), (5, 4, 1))[0] if signs is None else signs
         expressed = generator.sample(("modal", "report"), count)
         self.happened = generator.random() < 0.5 if "modal" in expressed else True
         self.confirmed = generator.random() < 0.5 if "report" in expressed else True
         favourable = choose((True, False)) if favourable is None else favourable
-        self.good_verb = favourable == (self.happened == self.confirmed)
         self.favourable = favourable
-        self.verb = choose(good if self.good_verb else bad)
         self.synonyms = (good, bad)
-        self.modal = choose(HAPPENED if self.happened else DID_NOT_HAPPEN) if "modal" in expressed else ""
-        self.report = choose(CONFIRMS if self.confirmed else DENIES) if "report" in expressed else ""
-        self.agent = choose([f"the {choose(ORGANISATIONS)}", f"the {choose(JOBS)}", choose(NAMES)])
-        people = [f"the {job}" for job in JOBS] + NAMES
-        self.object = f"the {choose(objects)}" if objects else choose([p for p in people if p != self.agent])
-        self.reporter = choose(
-            [p for p in [f"the {o}" for o in ORGANISATIONS] + NAMES if p not in (self.agent, self.object)]
-        )
-        self.adjunct = choose(["", "", "", f" in {choose(CITIES)}", f" {choose(TIMES)}"])
+        self.verbs = good if favourable == (self.happened == self.confirmed) else bad
+        self.verb = choose(self.verbs)
+        modals = lexicon.HAPPENED if self.happened else lexicon.DID_NOT_HAPPEN
+        self.modal = choose(modals) if "modal" in expressed else ""
+        reports = lexicon.CONFIRMS if self.confirmed else lexicon.DENIES
+        self.report = choose(reports) if "report" in expressed else ""
+        self.agent = choose([choose(lexicon.ORGANISATIONS), choose(lexicon.JOBS), choose(lexicon.NAMES)])
+        people = [person for person in lexicon.JOBS + lexicon.NAMES if person != self.agent]
+        self.object = f"the {choose(objects)}" if objects else choose(people)
+        reporters = [one for one in lexicon.ORGANISATIONS + lexicon.NAMES if one not in (self.agent, self.object)]
+        self.reporter = choose(reporters)
+        self.adjunct = choose(["", "", "", f" in {choose(lexicon.CITIES)}", f" {choose(lexicon.TIMES)}"])
 
     @property
     def phenomenon(self) -> str:
@@ -75,9 +63,8 @@ class _Event:
             text = f"{self.object} was{negation} {participle}{agent}"
         else:
             action = f"{self.modal} {base}" if self.modal else past
-            text = f"{self.agent} {action} {self.object}"
-            if form > 0.85:  # cleft
-                text = f"it was {self.agent} who {action} {self.object}"
+            subject = f"it was {self.agent} who" if form > 0.85 else self.agent  # cleft, or plain
+            text = f"{subject} {action} {self.object}"
         return text + self.adjunct
 
     def statement(self) -> str:
@@ -86,9 +73,8 @@ class _Event:
 
     def outcome(self) -> str:
         """What it comes to, in other words: for pre-training only."""
-        real = self.happened == self.confirmed
-        _, past, participle = self.generator.choice(self.synonyms[0 if self.good_verb else 1])
-        negation = "" if real else " not"
+        *_, participle = self.generator.choice(self.verbs)
+        negation = "" if self.happened == self.confirmed else " not"
         return f"{self.object} was{negation} {participle}"
 
 
@@ -96,20 +82,19 @@ def _sentence(generator: random.Random, event: _Event) -> str:
     text = event.statement()
     if generator.random() < 0.3:  # a clause about something else, with a sign of its own
         other = _Event(generator, signs=generator.choice((0, 1)))
-        joined = f"{generator.choice(SUBORDINATORS)} {other.statement()}"
+        joined = f"{generator.choice(lexicon.SUBORDINATORS)} {other.statement()}"
         text = f"{joined}, {text}" if generator.random() < 0.5 else f"{text}, {joined}"
     text = text[0].upper() + text[1:] + "."
     filler = generator.random()
     if filler < 0.12:
-        return f"{text} {generator.choice(FILLERS)}"
-    return f"{generator.choice(FILLERS)} {text}" if filler > 0.88 else text
+        return f"{text} {generator.choice(lexicon.FILLERS)}"
+    return f"{generator.choice(lexicon.FILLERS)} {text}" if filler > 0.88 else text
 
 
 def generate(num_rows: int, seed: int) -> list[dict]:
     """Labelled rows, half of them favourable, no two alike.
 
     Args:
-        num_rows: how many.
         seed: the same seed gives the same rows on every machine.
     Returns:
         Rows with `sentence`, `label` (1: favourable, 0: unfavourable), `idx` and `phenomenon` (which signs are
@@ -125,14 +110,8 @@ def generate(num_rows: int, seed: int) -> list[dict]:
         sentence = _sentence(generator, event)
         if sentence not in seen:
             seen.add(sentence)
-            rows.append(
-                {
-                    "sentence": sentence,
-                    "label": int(event.favourable),
-                    "idx": len(rows),
-                    "phenomenon": event.phenomenon,
-                }
-            )
+            row = {"sentence": sentence, "label": int(event.favourable), "idx": len(rows)}
+            rows.append({**row, "phenomenon": event.phenomenon})
     return rows
 
 

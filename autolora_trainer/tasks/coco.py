@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NUMBERS = re.compile(r"[-.\dE]+( [-.\dE]+)*")  # as Java writes them
@@ -41,15 +41,12 @@ def ptb_tokens(predictions, references):
     """
     module = _coco("tokenizer.ptbtokenizer")
     texts = [*predictions, *(reference for row in references for reference in row)]
+    given = "".join(text + "\n" for text in texts).encode("utf-8", "replace")
     command = [_java(), "-cp", module.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer"]
+    command += ["-preserveLines", "-lowerCase"]
     try:
-        done = subprocess.run(
-            [*command, "-preserveLines", "-lowerCase"],
-            cwd=Path(module.__file__).parent,
-            input="".join(text + "\n" for text in texts).encode("utf-8", "replace"),
-            capture_output=True,
-            timeout=JAVA_TIMEOUT,
-        )
+        folder = Path(module.__file__).parent
+        done = subprocess.run(command, cwd=folder, input=given, capture_output=True, timeout=JAVA_TIMEOUT)
     except subprocess.TimeoutExpired:
         raise Unavailable(f"the PTB tokenizer gave no answer in {JAVA_TIMEOUT:g} s. Is the machine busy?") from None
     except OSError as error:
@@ -100,15 +97,10 @@ def meteor_process():
     command = [_java(), "-Xmx2G", "-XX:+UseSerialGC"]  # 0.6 GB; with the default collector 1.3 GB
     command += ["-jar", module.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
     command += ["-a", "data/paraphrase-en.gz"]  # its default; but it does not find it where the path has a blank or é
-    with tempfile.TemporaryFile() as errors:
+    folder, pipe = Path(module.__file__).parent, subprocess.PIPE
+    with tempfile.TemporaryFile() as errors:  # a pipe that nobody reads would block it once full
         try:
-            process = subprocess.Popen(
-                command,
-                cwd=Path(module.__file__).parent,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,  # a pipe that nobody reads would block it once full
-            )
+            process = subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=errors)
         except OSError as error:
             raise Unavailable(f"java cannot be started: {error}") from error
 
@@ -137,13 +129,11 @@ def meteor_process():
             process.kill()
             process.wait()
             process.stdout.close()
-            try:
+            with suppress(OSError):  # what was not yet written has no reader any more
                 process.stdin.close()
-            except OSError:  # what was not yet written has no reader any more
-                pass
 
 
 def _reason(errors: bytes) -> str:
-    lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines()]
+    lines = map(str.strip, errors.decode("utf-8", "replace").splitlines())
     lines = [line for line in lines if line and not line.startswith("at ")]  # the stack's frames
     return f": {lines[-1][:120]}" if lines else ""

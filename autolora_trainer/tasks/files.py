@@ -243,8 +243,7 @@ def load_from_hub(hub_id: str, config: str | None, splits, *, cache_dir=None, to
     Args:
         hub_id, config: e.g. "nyu-mll/glue", "mrpc"; "parquet" and its like with `data_files=` for raw files.
         splits: pairs (our name, the hub's name); those that the hub does not have are left out.
-        cache_dir, token: as in `datasets.load_dataset`.
-        **arguments: of `datasets.load_dataset`, e.g. `revision` or `data_files`.
+        cache_dir, token, **arguments: as in `datasets.load_dataset`.
     Raises:
         DataError: If the hub cannot be reached and the data is not in its cache, or loading fails.
     """

@@ -67,9 +67,7 @@ def batches_by_length(
     """Indices in batches, longest first: little padding, and a batch that does not fit the memory shows at once.
 
     Args:
-        lengths: tokens of each prompt.
         groups: of each prompt; a batch holds prompts of one group.
-        batch_size: prompts in a batch, at most.
         rank, world: of this process; each takes every `world`-th prompt in the order of length.
     Example:
         >>> list(batches_by_length([3, 9, 4, 8], [5, 1, 5, 5], batch_size=2))
@@ -94,9 +92,7 @@ def _ready_to_decode(model):
     model.eval()
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Position ids are not supported"
-            )  # PEFT; without padding none are needed
+            warnings.filterwarnings("ignore", "Position ids are not supported")  # PEFT; unpadded rows need none
             yield
     finally:
         base.generation_config = settings
@@ -123,11 +119,11 @@ def generate_texts(
 
     Args:
         model: a causal language model, under an adapter or not, the same in every process.
-        tokenizer: its tokenizer; a text ends at its `eos_token_id`.
+        tokenizer: a text ends at its `eos_token_id`.
         prompts: token ids of each prompt.
         num_beams: 1 decodes greedily.
         length_penalty: a finished beam scores its log probability over length ** length_penalty.
-        no_repeat_ngram_size: n of `NoRepeatInText`.
+        no_repeat_ngram_size: see `NoRepeatInText`.
         max_new_tokens: a text is cut there, or earlier where the model's positions end.
         batch_size: prompts in a batch; times `num_beams`, the sequences in memory.
         one_line: end a text at its first line break, too.
@@ -137,7 +133,8 @@ def generate_texts(
     Raises:
         ValueError: if a prompt fills all of the model's positions, or is empty.
     """
-    virtual = _virtual_tokens(model)
+    peft_config = getattr(model, "active_peft_config", None)  # prompt tuning and its like put tokens before a prompt
+    virtual = peft_config.num_virtual_tokens if getattr(peft_config, "is_prompt_learning", False) else 0
     positions = (getattr(model.config, "max_position_embeddings", None) or sys.maxsize) - virtual
     budgets = [min(max_new_tokens, positions - len(prompt)) for prompt in prompts]
     for prompt, budget in zip(prompts, budgets):
@@ -187,12 +184,6 @@ def _settings(tokenizer, num_beams: int, length_penalty: float) -> dict:
         "pad_token_id": tokenizer.pad_token_id,
         "use_cache": True,
     }
-
-
-def _virtual_tokens(model) -> int:
-    """Tokens that prompt tuning and its like put before every prompt."""
-    config = getattr(model, "active_peft_config", None)
-    return config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
 
 
 def _pad_left(prompts, pad_token_id: int, device) -> tuple[torch.LongTensor, torch.LongTensor]:

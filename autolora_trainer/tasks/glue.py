@@ -18,12 +18,11 @@ class Task:
     """What a task is, apart from its rows.
 
     Args:
-        name: the value of `--task_name`.
         text_columns: one column, or two for sentence pairs.
         label_names: in the hub's order, so that `label_names[id]` is the name; `None` for regression.
         metrics: names of the numbers that `tasks.metrics.compute_metrics` gives.
         reported_metric: the one of them that the paper's Table 1 reports.
-        hub_id, hub_config: the hub data set; `None` where the rows come from a loader instead.
+        hub_id: the hub data set, with the task's name as its config; `None` where the rows come from a loader.
         splits: pairs (our name, the hub's name).
     """
 
@@ -33,7 +32,6 @@ class Task:
     metrics: tuple = ("accuracy",)
     reported_metric: str = "accuracy"
     hub_id: str | None = "nyu-mll/glue"
-    hub_config: str | None = None
     splits: tuple = (("train", "train"), ("validation", "validation"), ("test", "test"))
 
     @property
@@ -45,51 +43,36 @@ class Task:
         return 1 if self.is_regression else len(self.label_names)
 
     @property
-    def columns(self) -> tuple:
-        return (*self.text_columns, "label")
+    def hub_config(self) -> str:
+        return self.name
 
 
 _PAIR = ("sentence1", "sentence2")
 _MNLI_SPLITS = (
     ("train", "train"),
-    ("validation", "validation_matched"),
-    ("validation_mm", "validation_mismatched"),
-    ("test", "test_matched"),
-    ("test_mm", "test_mismatched"),
+    *(("validation", "validation_matched"), ("validation_mm", "validation_mismatched")),
+    *(("test", "test_matched"), ("test_mm", "test_mismatched")),
 )
 
 GLUE_TASKS = {
     task.name: task
     for task in (
-        Task(
-            "cola",
-            ("sentence",),
-            ("unacceptable", "acceptable"),
-            ("matthews_correlation",),
-            "matthews_correlation",
-            hub_config="cola",
-        ),
-        Task("sst2", ("sentence",), ("negative", "positive"), hub_config="sst2"),
-        Task("mrpc", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1"), hub_config="mrpc"),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1"), hub_config="qqp"),
-        Task(
-            "mnli",
-            ("premise", "hypothesis"),
-            ("entailment", "neutral", "contradiction"),
-            hub_config="mnli",
-            splits=_MNLI_SPLITS,
-        ),
-        Task("qnli", ("question", "sentence"), ("entailment", "not_entailment"), hub_config="qnli"),
-        Task("rte", _PAIR, ("entailment", "not_entailment"), hub_config="rte"),
-        Task("stsb", _PAIR, None, ("pearsonr", "spearmanr"), "spearmanr", hub_config="stsb"),
-        Task("wnli", _PAIR, ("not_entailment", "entailment"), hub_config="wnli"),  # not in the paper's Table 1
+        Task("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",), "matthews_correlation"),
+        Task("sst2", ("sentence",), ("negative", "positive")),
+        Task("mrpc", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+        Task("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), splits=_MNLI_SPLITS),
+        Task("qnli", ("question", "sentence"), ("entailment", "not_entailment")),
+        Task("rte", _PAIR, ("entailment", "not_entailment")),
+        Task("stsb", _PAIR, None, ("pearsonr", "spearmanr"), "spearmanr"),
+        Task("wnli", _PAIR, ("not_entailment", "entailment")),  # not in the paper's Table 1
         Task("sample", ("sentence",), ("unfavourable", "favourable"), hub_id=None),
     )
 }
 
 
 def get_task(task) -> Task:
-    """The `Task` of a name; a `Task` is returned as it is."""
+    """The `Task` of a name; a `Task` is returned as it is. What takes a task below takes either."""
     if isinstance(task, Task):
         return task
     if task not in GLUE_TASKS:
@@ -103,10 +86,8 @@ def load_task(
     """Load a task's rows: from files where any is given, else from its loader (sample) or from the hub.
 
     Args:
-        task: a `Task` or its name.
         train_file, validation_file, test_file: .jsonl, .json, .csv or .tsv files with the hub's column names. With one
             of them every split comes from a file, and a split without a file is left out. Labels may be ids or names.
-        cache_dir, token: as in `datasets.load_dataset`.
         loader: function without arguments that gives the `DatasetDict` of a task that is not on the hub.
     Returns:
         The splits train, validation and test, where there are such; of mnli also validation_mm and test_mm (hub only).
@@ -119,8 +100,7 @@ def load_task(
     if files:
         return DatasetDict({split: _from_file(path, task, split) for split, path in files.items()})
     if task.hub_id is not None:
-        source = (task.hub_id, task.hub_config, task.splits)
-        return load_from_hub(*source, cache_dir=cache_dir, token=token)
+        return load_from_hub(task.hub_id, task.hub_config, task.splits, cache_dir=cache_dir, token=token)
     if loader is None:
         raise DataError(
             f"The task {task.name} is not on the hub. Give local files with --train_file and --validation_file."
@@ -131,10 +111,10 @@ def load_task(
 def _from_file(path, task: Task, split: str) -> Dataset:
     dataset = read_rows(path)
     check_split(dataset, task, split, path)
-    if "label" not in dataset.column_names:
+    columns = dataset.column_names
+    if "label" not in columns:
         return dataset
     # The hub's feature types, so that nothing that follows can tell where the rows came from.
-    columns = dataset.column_names
     feature = Value("float32") if task.is_regression else ClassLabel(names=list(task.label_names))
     labels = _encode_labels(dataset, task, shown_path(path))
     return dataset.remove_columns("label").add_column("label", labels, feature=feature).select_columns(columns)
@@ -144,10 +124,7 @@ def check_split(dataset: Dataset, task, split: str, path=None) -> None:
     """Check that the rows of one split are rows of the task, before anything slow starts.
 
     Args:
-        dataset: the rows.
-        task: a `Task` or its name.
         split: "train" (needs labels, at least two of them), "validation" (needs labels) or "test" (may have none).
-        path: the file that the rows come from, for the message.
     Raises:
         DataError: On the first thing that is wrong; rows are counted from 1, without a header.
     """
@@ -155,7 +132,7 @@ def check_split(dataset: Dataset, task, split: str, path=None) -> None:
     source = shown_path(path) if path is not None else f"The {split} split"
     if len(dataset) == 0:
         raise DataError(f"{source} has no rows. Give at least one row for {split}.")
-    needed = task.text_columns if split.startswith("test") else task.columns
+    needed = task.text_columns if split.startswith("test") else (*task.text_columns, "label")
     missing = [column for column in needed if column not in dataset.column_names]
     if missing:
         raise DataError(
@@ -193,11 +170,8 @@ def _encode_labels(dataset: Dataset, task: Task, source: str) -> list:
     for row, value in enumerate(dataset["label"][:], 1):
         label = _encode_label(value, task)
         if label is None:
-            if task.is_regression:
-                needed = f"{task.name} needs a finite number"
-            else:
-                names = (f"{index} ({name})" for index, name in enumerate(task.label_names))
-                needed = f"{task.name} has {', '.join(names)}"
+            names = [f"{index} ({name})" for index, name in enumerate(task.label_names or ())]
+            needed = f"{task.name} has {', '.join(names)}" if names else f"{task.name} needs a finite number"
             raise DataError(
                 f"{source}, row {row}: the label is {shown_value(value)}, and {needed}. Correct the label, or leave "
                 "the row out."
@@ -207,7 +181,7 @@ def _encode_labels(dataset: Dataset, task: Task, source: str) -> list:
 
 
 def _encode_label(value, task: Task):
-    """One label as an id or a score, or `None` where it is neither."""
+    """An id or a score; `None` where it is neither."""
     if value is None or value == "":
         return UNLABELLED
     if isinstance(value, str) and not task.is_regression:
@@ -220,10 +194,8 @@ def _encode_label(value, task: Task):
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    if not math.isfinite(number):
-        return None
     if task.is_regression:
-        return number
+        return number if math.isfinite(number) else None
     return int(number) if number in range(UNLABELLED, task.num_labels) else None
 
 
@@ -235,7 +207,6 @@ def align_labels(model_config, task) -> tuple[dict, dict]:
 
     Args:
         model_config: the base model's config. Names such as LABEL_0 say nothing and are passed over.
-        task: a `Task` or its name.
     Returns:
         (label2id, id2label), in the task's names: for the config, and for `tokenize` and `compute_metrics`.
     """
@@ -249,28 +220,19 @@ def align_labels(model_config, task) -> tuple[dict, dict]:
             label2id = {name: given[name.casefold()] for name in names}
         else:
             logger.warning(
-                "The base model was trained on the labels %s, %s has %s: the labels are numbered as in the task.",
-                ", ".join(given),
-                task.name,
-                ", ".join(names),
+                f"The base model was trained on the labels {', '.join(given)}, {task.name} has {', '.join(names)}: "
+                "the labels are numbered as in the task."
             )
     return label2id, {index: name for name, index in sorted(label2id.items(), key=lambda item: item[1])}
 
 
 def tokenize(
-    dataset: Dataset,
-    tokenizer,
-    task,
-    max_seq_length: int = 128,
-    pad_to_max_length: bool = False,
-    label2id: dict | None = None,
+    dataset: Dataset, tokenizer, task, max_seq_length: int = 128, pad_to_max_length: bool = False, label2id=None
 ) -> Dataset:
     """Turn texts into what a sequence classifier takes; texts, idx and all other columns are dropped.
 
     Args:
         dataset: rows with the task's columns; labels are ids, names or, for regression, numbers.
-        tokenizer: a `transformers` tokenizer.
-        task: a `Task` or its name.
         max_seq_length: longer texts are cut, of a pair the longer one first.
         pad_to_max_length: pad every row; otherwise the collator pads each batch.
         label2id: the model's ids by label name, from `align_labels`; `None` keeps the task's.
@@ -293,10 +255,9 @@ def tokenize(
         )
     if pad_to_max_length and tokenizer.pad_token is None:
         raise DataError("pad_to_max_length needs a padding token, the tokenizer has none. Set tokenizer.pad_token.")
+    labels = [UNLABELLED] * len(dataset)
     if "label" in dataset.column_names:
         labels = _encode_labels(dataset, task, "The data set")
-    else:
-        labels = [UNLABELLED] * len(dataset)
 
     def encode(batch):
         texts = [batch[column] for column in task.text_columns]
@@ -304,13 +265,8 @@ def tokenize(
         return tokenizer(*texts, padding=padding, max_length=max_seq_length, truncation=True)
 
     # Rows from files live in memory, and so does what is made of them; the hub's rows have a cache that map can use.
-    encoded = dataset.map(
-        encode,
-        batched=True,
-        remove_columns=dataset.column_names,
-        keep_in_memory=not dataset.cache_files,
-        desc="Tokenizing",
-    )
+    memory, columns = not dataset.cache_files, dataset.column_names
+    encoded = dataset.map(encode, batched=True, remove_columns=columns, keep_in_memory=memory, desc="Tokenizing")
     if label2id is not None and not task.is_regression:
         order = [label2id[name] for name in task.label_names]  # the task's id -> the model's id
         labels = [label if label == UNLABELLED else order[label] for label in labels]

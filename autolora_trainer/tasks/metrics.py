@@ -38,9 +38,7 @@ class Glue(evaluate.Metric):
     """The metrics of one GLUE task, and `combined_score`, their mean where there are several (as in run_glue).
 
     Args:
-        config_name: the task's name.
         keep_in_memory: collect predictions in memory (the default here) or, for several processes, in files.
-        **kwargs: as in `evaluate.Metric`.
     Example:
         >>> scores = Glue("mrpc").compute(predictions=[1, 1, 0, 0], references=[1, 0, 0, 0])
         >>> {name: round(score, 3) for name, score in scores.items()}
@@ -92,7 +90,6 @@ def compute_metrics(task, label2id: dict | None = None):
     """Make the `compute_metrics` of a `transformers.Trainer` for a task.
 
     Args:
-        task: a `Task` or its name.
         label2id: the model's ids by label name, from `align_labels`, if they differ from the task's: F1 depends on
             which label is the positive one.
     Returns:

@@ -8,7 +8,6 @@ many windows a long sentence is read.
 import json
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +50,6 @@ class Sentences:
 
     Args:
         tokens, tags: one entry a sentence; `tags` is None where the source has no such column.
-        source: what to call the source in a message.
         lines: the line of every word, where the source is an IOB2 file.
         tag_column: `tags`, or `ner_tags`.
     """
@@ -70,14 +68,7 @@ class Sentences:
 
 
 def load_task(
-    task: str,
-    *,
-    train_file=None,
-    validation_file=None,
-    test_file=None,
-    label_names: Sequence[str] | None = None,
-    cache_dir=None,
-    token=None,
+    task: str, *, train_file=None, validation_file=None, test_file=None, label_names=None, cache_dir=None, token=None
 ) -> tuple[DatasetDict, tuple[str, ...]]:
     """Load a task's rows: from files where any is given, else from the hub (jnlpba).
 
@@ -88,7 +79,6 @@ def load_task(
             jnlpba's. Only test rows may lack tags.
         label_names: the labels by id of `ner`; None: those of a labels.json that names the training rows' ids, else
             the names in the training rows, sorted, `O` first.
-        cache_dir, token: as in `datasets.load_dataset`.
     Returns:
         The splits train, validation and test, where there are such, with the columns tokens and tags (names; no tags
         where a test set has none), and the labels by id.
@@ -117,7 +107,11 @@ def load_task(
     for split, sentences in read.items():
         id_names = beside.get(split) or ids
         if task == "jnlpba" and split in numbered and sentences.tag_column == "ner_tags" and not beside[split]:
-            _warn_of_other_ids(sentences)
+            logger.warning(
+                f"{sentences.source}: the ids in ner_tags are read as those of {JNLPBA_HUB_ID} (3 is "
+                f"{JNLPBA_LABELS[3]}); jnlpba/jnlpba numbers them otherwise. Write the tags as names, or put a "
+                f"{LABELS_FILE} beside the file."
+            )
         names = _names(sentences, split, id_names, label_names, owner)
         if label_names is None:  # of ner's training rows, which come first
             if split != "train":
@@ -127,8 +121,7 @@ def load_task(
             used = {tag for tags in names for tag in tags}
             label_names = id_names if _is_numbered(sentences) else (OUTSIDE, *sorted(used - {OUTSIDE}))
         _warn_of_stray_inside_tags(sentences, names)
-        columns = {"tokens": sentences.tokens, **({} if names is None else {"tags": names})}
-        rows[split] = Dataset.from_dict(columns)
+        rows[split] = Dataset.from_dict({"tokens": sentences.tokens} | ({} if names is None else {"tags": names}))
         check_split(rows[split], split, files.get(split))  # before other splits are held against its labels
     return DatasetDict(rows), tuple(label_names)
 
@@ -241,19 +234,15 @@ def _is_comment(fields: list[str], line: str, in_sentence: bool) -> bool:
 
 def read_labels(folder) -> tuple[str, ...] | None:
     """The labels by id of a labels.json in `folder`, `{"labels": ["O", "B-protein", …]}`; None: there is no such file.
-
-    Raises:
-        DataError: If the file does not hold that.
-    """
+    `DataError` if the file does not hold that."""
     path = Path(folder, LABELS_FILE)
     if not path.is_file():
         return None
     name = shown_path(path)
+    text = read_text(path, name)
     try:
-        content = json.loads(read_text(path, name))
+        content = json.loads(text)
     except ValueError as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{name} is no JSON: {' '.join(str(error).split())}. Correct it, or remove it.") from None
     labels = content.get("labels") if isinstance(content, dict) else None
     names = labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else []
@@ -271,9 +260,7 @@ def _is_numbered(sentences: Sentences) -> bool:
     return any(isinstance(tag, int) for tags in sentences.tags or () if isinstance(tags, list) for tag in tags)
 
 
-def _names(
-    sentences: Sentences, split: str, id_names: Sequence[str] | None, label_names: Sequence[str] | None, owner: str
-) -> list[list[str]] | None:
+def _names(sentences: Sentences, split: str, id_names, label_names, owner: str) -> list[list[str]] | None:
     """The tags as names, checked. None: test rows without tags."""
     if sentences.tags is None:
         return None
@@ -309,16 +296,13 @@ def _row_names(sentences, row, id_names, label_names, owner) -> list[str]:
         )
     names = []
     for word, tag in enumerate(tags):
-        name, needed = tag, None
-        if isinstance(tag, int) and not isinstance(tag, bool):
-            if tag in range(len(id_names)):
-                name = id_names[tag]
-            else:
-                last = len(id_names) - 1
-                needed = f"the ids are 0 ({id_names[0]}) to {last} ({id_names[last]})"
-        if needed is None and not (isinstance(name, str) and IOB2_TAG.fullmatch(name)):
+        is_id, needed = isinstance(tag, int) and not isinstance(tag, bool), None
+        name = id_names[tag] if is_id and tag in range(len(id_names)) else tag
+        if is_id and name is tag:
+            needed = f"the ids are 0 ({id_names[0]}) to {len(id_names) - 1} ({id_names[-1]})"
+        elif not (isinstance(name, str) and IOB2_TAG.fullmatch(name)):
             needed = "IOB2 tags are O, B-type and I-type"
-        if needed is None and label_names is not None and name not in label_names:
+        elif label_names is not None and name not in label_names:
             needed = f"{owner} {shown_columns(label_names)}"
         if needed is not None:
             raise DataError(
@@ -329,17 +313,6 @@ def _row_names(sentences, row, id_names, label_names, owner) -> list[str]:
     return names
 
 
-def _warn_of_other_ids(sentences: Sentences) -> None:
-    logger.warning(
-        "%s: the ids in ner_tags are read as those of %s (3 is %s); jnlpba/jnlpba numbers them otherwise. Write the "
-        "tags as names, or put a %s beside the file.",
-        sentences.source,
-        JNLPBA_HUB_ID,
-        JNLPBA_LABELS[3],
-        LABELS_FILE,
-    )
-
-
 def _warn_of_stray_inside_tags(sentences: Sentences, names: list[list[str]] | None) -> None:
     stray = [
         (row, word)
@@ -348,22 +321,16 @@ def _warn_of_stray_inside_tags(sentences: Sentences, names: list[list[str]] | No
         if tag[0] == "I" and before not in (tag, "B" + tag[1:])
     ]
     if stray:
+        row, word = stray[0]
+        place = sentences.place(row, word).rsplit(", ", 1)[-1]
         logger.warning(
-            "%s: %d I- tags continue no entity of their type (the first is %s in %s); strict IOB2 scores do not count "
-            "them.",
-            sentences.source,
-            len(stray),
-            names[stray[0][0]][stray[0][1]],
-            sentences.place(*stray[0]).rsplit(", ", 1)[-1],
+            f"{sentences.source}: {len(stray)} I- tags continue no entity of their type (the first is "
+            f"{names[row][word]} in {place}); strict IOB2 scores do not count them."
         )
 
 
 def check_split(dataset: Dataset, split: str, path=None) -> None:
-    """Check what a cut by `--max_train_samples` can take from rows that `load_task` gave.
-
-    Raises:
-        DataError: If no training row holds an entity.
-    """
+    """Raise `DataError` if no training row holds an entity, which a cut by `--max_train_samples` can take away."""
     if split == "train" and all(tag == OUTSIDE for tags in dataset["tags"][:] for tag in tags):
         source = shown_path(path) if path is not None else f"The {split} split"
         raise DataError(

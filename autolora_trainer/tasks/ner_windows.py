@@ -43,8 +43,6 @@ def window_length(tokenizer, max_seq_length: int, positions: int | None = None) 
     """Tokens of a window, special tokens included: `max_seq_length`, or less where the model takes less.
 
     Args:
-        tokenizer: a fast tokenizer.
-        max_seq_length: as the user wants it.
         positions: `max_position_embeddings` of the model's config; it counts where the tokenizer has no limit.
     Raises:
         DataError: If that leaves no room for a word.
@@ -54,13 +52,14 @@ def window_length(tokenizer, max_seq_length: int, positions: int | None = None) 
         longest = positions - 2  # RoBERTa's first two positions are padding's
     if max_seq_length > longest:
         logger.warning("max_seq_length %d is more than the model takes; using %d.", max_seq_length, longest)
+        max_seq_length = longest
     special = tokenizer.num_special_tokens_to_add()
-    if min(max_seq_length, longest) <= special:
+    if max_seq_length <= special:
         raise DataError(
-            f"max_seq_length={min(max_seq_length, longest)} leaves no room for words: the tokenizer adds {special} "
-            f"special tokens. Give --max_seq_length {special + 1} or more."
+            f"max_seq_length={max_seq_length} leaves no room for words: the tokenizer adds {special} special tokens. "
+            f"Give --max_seq_length {special + 1} or more."
         )
-    return min(max_seq_length, longest)
+    return max_seq_length
 
 
 def plan_windows(pieces: Sequence[int], room: int) -> list[tuple[int, int, list[int]]]:
@@ -123,8 +122,7 @@ class Windows:
         rows: a row a window: input_ids, attention_mask (token_type_ids where the tokenizer makes them) and, for
             labelled sentences, labels: the id of a word's tag at its first sub-token, -100 elsewhere.
         places: for every row its sentence, and [(word, position of its first sub-token)] of the words scored there.
-        words: words of every sentence.
-        tags: tags of every sentence, names; None where they have none.
+        words, tags: how many words every sentence has, and its tags, names; None where it has none.
     """
 
     rows: Dataset
@@ -137,7 +135,6 @@ class Windows:
 
         Args:
             outputs: logits, shape (rows, tokens, labels), in the order of `rows`; tokens are padded on the right.
-            label_names: by id.
         """
         joined = [[OUTSIDE] * count for count in self.words]
         for (sentence, places), logits in zip(self.places, outputs, strict=True):
@@ -153,8 +150,6 @@ def tokenize(dataset: Dataset, tokenizer, label2id: dict[str, int], length: int)
     Args:
         dataset: rows with tokens and, where they have any, tags, as `load_task` gives them.
         tokenizer: a fast tokenizer that pads on the right.
-        label2id: the model's ids by label name.
-        length: of `window_length`.
     Raises:
         DataError: If no word gives a sub-token.
     """
@@ -191,9 +186,8 @@ def tokenize(dataset: Dataset, tokenizer, label2id: dict[str, int], length: int)
     return Windows(Dataset.from_dict(columns), places, [len(words) for words in sentences], tags)
 
 
-def _chunks(items: list, size: int = 1000) -> Iterator[list]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _chunks(items: list) -> Iterator[list]:
+    return (items[start : start + 1000] for start in range(0, len(items), 1000))
 
 
 def _word_ids(tokenizer, texts: list[list[str]]) -> Iterator[list[int]]:
@@ -235,15 +229,8 @@ def entity_scores(references: list[list[str]], predictions: list[list[str]]) -> 
     true, predicted = Entities(references, IOB2), Entities(predictions, IOB2)
 
     def strict(average):
-        return precision_recall_fscore_support(
-            references,
-            predictions,
-            average=average,
-            scheme=IOB2,
-            zero_division=0,
-            entities_true=true,
-            entities_pred=predicted,
-        )[:3]
+        options = {"scheme": IOB2, "zero_division": 0, "entities_true": true, "entities_pred": predicted}
+        return precision_recall_fscore_support(references, predictions, average=average, **options)[:3]
 
     names = ("precision", "recall", "f1")
     scores = {name: float(value) for name, value in zip(names, strict("micro"))}
@@ -255,14 +242,8 @@ def entity_scores(references: list[list[str]], predictions: list[list[str]]) -> 
 
 
 def compute_metrics(windows: Windows, label_names: Sequence[str]):
-    """Make the `compute_metrics` of a `transformers.Trainer` that evaluates `windows.rows`, all of them, in order.
-
-    Args:
-        windows: of `tokenize`, with tags.
-        label_names: by id.
-    Returns:
-        A function of an `EvalPrediction` that gives `entity_scores` of the joined sentences.
-    """
+    """Make the `compute_metrics` of a `transformers.Trainer` that evaluates `windows.rows`, all of them, in order: the
+    `entity_scores` of the joined sentences."""
 
     def compute(prediction) -> dict[str, float]:
         return entity_scores(windows.tags, windows.join(rows_of(prediction.predictions), label_names))

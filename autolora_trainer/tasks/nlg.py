@@ -18,7 +18,6 @@ class NlgTask:
     """What a task is, apart from its rows.
 
     Args:
-        name: the value of `--task_name`.
         title: its name for people.
         input_columns, reference_columns: the names that a column may have; the first is the one to tell users.
         read: a cell of the input column as it is written beside a prediction, or a `ValueError` that says what it is.
@@ -75,7 +74,6 @@ def load_examples(
         files: {split: path or None}, .jsonl, .json, .csv or .tsv files with the hub's column names. With one of them
             every split comes from a file.
         prompt_format, one_line: see `to_examples`.
-        cache_dir, token: as in `datasets.load_dataset`.
     Raises:
         DataError: on the first thing that is wrong, or if the network does not give the rows.
     """
@@ -86,12 +84,9 @@ def load_examples(
         raise DataError(f"The task {task.name} is for rows of your own. Give --train_file and --validation_file.")
     else:
         rows = SOURCES[task.name](cache_dir=cache_dir, token=token)
-    return DatasetDict(
-        {
-            split: to_examples(dataset, task, split, files.get(split), prompt_format, one_line)
-            for split, dataset in rows.items()
-        }
-    )
+    for split, dataset in rows.items():
+        rows[split] = to_examples(dataset, task, split, files.get(split), prompt_format, one_line)
+    return DatasetDict(rows)
 
 
 def _load_e2e(**arguments) -> DatasetDict:
@@ -109,10 +104,9 @@ WEBNLG_FILES = (  # the very files of LoRA's experiments, at a fixed commit
 def _load_webnlg(**arguments) -> DatasetDict:
     names = {"train": "train", "validation": "dev", "test": "test"}
     files = {split: WEBNLG_FILES.format(name) for split, name in names.items()}
+    splits = [(split, split) for split in names]
     try:
-        loaded = load_from_hub(
-            "text", None, [(split, split) for split in names], data_files=files, sample_by="document", **arguments
-        )
+        loaded = load_from_hub("text", None, splits, data_files=files, sample_by="document", **arguments)
     except DataError as error:
         raise DataError(str(error).replace("data set text", "data set WebNLG 2017 (raw.githubusercontent.com)"))
     return DatasetDict({split: webnlg_rows(dataset[0]["text"]) for split, dataset in loaded.items()})
@@ -143,10 +137,8 @@ def to_examples(
     """Check the rows of one split, and bring them into one form.
 
     Args:
-        dataset: rows with the task's columns.
         split: "train" makes one example of each reference; "validation" and "test" make one of each input, with the
             references of all its rows, in the order of first appearance. A test set may have no references at all.
-        path: the file that the rows come from, for messages.
         prompt_format: "lora"; "words": the same without what no text has in it, `_` between words and quotes around
             values; or "plain": the input as it is given.
         one_line: whether texts are lines: a line break in a reference then becomes a blank.
@@ -177,13 +169,12 @@ def to_examples(
         texts = [" ".join(text.split()) if one_line and "\n" in text else text for text in texts]
         if not texts and split != "test":
             raise DataError(f"{place}: there is no reference, and every row for {split} needs one. Leave the row out.")
+        example = {"row": index + 1, "source": source, "prompt": prompt, "seen": seen[index] if seen else None}
         if split == "train":
             for text in texts:
-                examples[len(examples)] = _example(index, source, prompt, [text], seen)
-        elif prompt in examples:
-            examples[prompt]["references"] += texts
+                examples[len(examples)] = {**example, "references": [text]}
         else:
-            examples[prompt] = _example(index, source, prompt, texts, seen)
+            examples.setdefault(prompt, {**example, "references": []})["references"] += texts
     examples = list(examples.values())
     bare = [example["row"] for example in examples if not example["references"]]
     if 0 < len(bare) < len(examples):
@@ -194,16 +185,6 @@ def to_examples(
     features = {"row": Value("int64"), "source": List(text) if task.read is as_triples else text, "prompt": text}
     features |= {"references": List(text), "seen": Value("bool")}
     return Dataset.from_dict({key: [e[key] for e in examples] for key in features}, Features(features))
-
-
-def _example(index, source, prompt, references, seen):
-    return {
-        "row": index + 1,
-        "source": source,
-        "prompt": prompt,
-        "references": references,
-        "seen": None if seen is None else seen[index],
-    }
 
 
 def _column(dataset: Dataset, names) -> tuple:
@@ -242,19 +223,18 @@ def _seen(dataset: Dataset, task: NlgTask, name: str) -> list | None:
     """Whether training has seen the category of each row, where the rows say so."""
     if task.name != "webnlg":
         return None
-    if "seen" in dataset.column_names:
-        values = {"true": True, "false": False, "1": True, "0": False}
-        seen = [values.get(str(value).lower()) for value in dataset["seen"][:]]
-        if None in seen:
-            row = seen.index(None)
-            raise DataError(
-                f"{name}, row {row + 1}: seen is {shown_value(dataset['seen'][row])}. Write true or false, or leave "
-                "the column out."
-            )
-        return seen
-    if "category" in dataset.column_names:
-        return [category in SEEN_CATEGORIES for category in dataset["category"][:]]
-    return None
+    if "seen" not in dataset.column_names:
+        _, categories = _column(dataset, ["category"])
+        return categories and [category in SEEN_CATEGORIES for category in categories]
+    values = {"true": True, "false": False, "1": True, "0": False}
+    seen = [values.get(str(value).lower()) for value in dataset["seen"][:]]
+    if None in seen:
+        row = seen.index(None)
+        raise DataError(
+            f"{name}, row {row + 1}: seen is {shown_value(dataset['seen'][row])}. Write true or false, or leave the "
+            "column out."
+        )
+    return seen
 
 
 def encode_prompts(prompts: list[str], tokenizer) -> list[list[int]]:
@@ -270,25 +250,12 @@ def encode_prompts(prompts: list[str], tokenizer) -> list[list[int]]:
     return [[*start, *tokens[prompt], mark] for prompt in prompts]
 
 
-def encode_targets(texts: list[str], tokenizer) -> list[list[int]]:
-    """What the model is to write: a blank, the text, and the end-of-text token."""
-    return [[*tokens, tokenizer.eos_token_id] for tokens in _tokens([f" {text}" for text in texts], tokenizer)]
-
-
 def _tokens(texts: list[str], tokenizer) -> list[list[int]]:
     return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
 
 def check_lengths(prompts: list[list[int]], rows: list[int], limit: int, name: str, advice: str) -> None:
-    """Raise `DataError` for the first prompt that leaves no room for a token of text: prompts are never cut.
-
-    Args:
-        prompts: token ids.
-        rows: their rows in the file.
-        limit: tokens that the model, or `--max_seq_length`, takes.
-        name: of the file, for the message.
-        advice: what to do about it.
-    """
+    """Raise `DataError`, which names its row, for the first prompt that leaves no room for text: none is cut."""
     for prompt, row in zip(prompts, rows):
         if len(prompt) >= limit:
             raise DataError(
@@ -300,22 +267,20 @@ def check_lengths(prompts: list[list[int]], rows: list[int], limit: int, name: s
 def encode_pairs(
     prompts: list[list[int]], references: list[list[str]], tokenizer, max_seq_length: int
 ) -> tuple[Dataset, int]:
-    """Prompt and text of every reference in one row, with the loss on the text only.
+    """Prompt, a blank and text of every reference in one row, with the loss on the text only.
 
     Prompt and text are tokenized apart, so that decoding starts from the very tokens of training. A text is cut where
     both exceed `max_seq_length`, and then does not end with the end token.
 
-    Args:
-        prompts: from `encode_prompts`.
-        references: one list of texts a prompt.
     Returns:
         (input_ids and labels, how many texts were cut).
     """
     pairs = [(prompt, text) for prompt, texts in zip(prompts, references) for text in texts]
-    targets = encode_targets([text for _, text in pairs], tokenizer)
+    texts = _tokens([f" {text}" for _, text in pairs], tokenizer)
     columns: dict[str, list] = {"input_ids": [], "labels": []}
     cut = 0
-    for (prompt, _), target in zip(pairs, targets):
+    for (prompt, _), text in zip(pairs, texts):
+        target = [*text, tokenizer.eos_token_id]
         room = max_seq_length - len(prompt)
         cut += len(target) > room
         columns["input_ids"].append(prompt + target[:room])
@@ -351,13 +316,11 @@ class PairCollator:
         padded = -(-length // self.multiple) * self.multiple
         length = padded if self.longest is None else max(length, min(padded, self.longest))
 
-        def filled(name, value):
-            return torch.tensor([[*row[name], *[value] * (length - len(row[name]))] for row in rows])
+        def filled(values, value):
+            return torch.tensor([[*given, *[value] * (length - len(given))] for given in values])
 
         return {
-            "input_ids": filled("input_ids", self.pad_token_id),
-            "attention_mask": torch.tensor(
-                [[1] * len(row["input_ids"]) + [0] * (length - len(row["input_ids"])) for row in rows]
-            ),
-            "labels": filled("labels", IGNORED),
+            "input_ids": filled([row["input_ids"] for row in rows], self.pad_token_id),
+            "attention_mask": filled([[1] * len(row["input_ids"]) for row in rows], 0),
+            "labels": filled([row["labels"] for row in rows], IGNORED),
         }

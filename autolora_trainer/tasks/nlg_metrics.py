@@ -12,6 +12,7 @@
 These are the units of the papers' tables: BLEU 68.2, NIST 8.62, METEOR 46.2, ROUGE-L 71.0, CIDEr 2.49, TER 0.46.
 """
 
+import functools
 import logging
 import math
 import re
@@ -25,10 +26,7 @@ from autolora_trainer.tasks.ter import _row_ter, mean
 
 logger = logging.getLogger("autolora_trainer")
 
-METRICS = {
-    "e2e": ("bleu", "nist", "meteor", "rougeL", "cider"),
-    "webnlg": ("bleu", "meteor", "ter"),
-}
+METRICS = {"e2e": ("bleu", "nist", "meteor", "rougeL", "cider"), "webnlg": ("bleu", "meteor", "ter")}
 NIST_ORDER = 5  # mteval-v13a's default
 NIST_BETA = -math.log(0.5) / math.log(1.5) ** 2  # a text of 2/3 of the references' length loses half its score
 WEBNLG_REFERENCES = 6  # `--ref_num 6` in LoRA's scripts: two of the 1862 test rows have more
@@ -64,8 +62,10 @@ def score(task: str, predictions: Sequence[str], references: Sequence[Sequence[s
         groups["_unseen"] = [row for row in groups[""] if not seen[row]]
     groups = {suffix: rows for suffix, rows in groups.items() if rows}
     names = METRICS.get(task, METRICS["e2e"])
-    scores, reason = (_webnlg if task == "webnlg" else _e2e)(predictions, references, groups)
-    if reason is not None:
+    scores: dict[str, dict[str, float]] = {}
+    try:
+        (_webnlg if task == "webnlg" else _e2e)(scores, predictions, references, groups)
+    except Unavailable as reason:
         missing = [name for name in names if name not in scores]
         logger.warning("Left out %s: %s", ", ".join(missing), reason)
     return {name + suffix: float(value) for name in names if name in scores for suffix, value in scores[name].items()}
@@ -78,7 +78,6 @@ def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], lowerc
     sacrebleu's own default differs then, and only then.
 
     Args:
-        predictions, references: as in `score`.
         lowercase: compare without regard to case, as e2e-metrics does.
     Example:
         >>> round(bleu(["The cat sat on the mat."], [["the cat sat on the mat.", "A cat sat there."]]), 1)
@@ -103,8 +102,6 @@ def nist(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 
     A prediction of less than n tokens has no n-gram, as in mteval-v13a; pymteval counts it as a negative number.
 
-    Args:
-        predictions, references: as in `score`.
     Example:
         >>> round(nist(["a b c"], [["a b c"]]), 3)  # each token has log2(3), every longer n-gram follows from it
         1.585
@@ -163,15 +160,9 @@ def _checked(predictions, references, seen):
     predictions, references = list(predictions), list(references)
     if not predictions:
         raise DataError("There are no predictions. Give at least one, with its references.")
-    if len(references) != len(predictions):
-        raise DataError(
-            f"{len(predictions)} predictions, but {len(references)} lists of references. Give one list for each "
-            "prediction."
-        )
-    if seen is not None and len(seen) != len(predictions):
-        raise DataError(
-            f"{len(predictions)} predictions, but {len(seen)} values of seen. Give one for each prediction."
-        )
+    for given, what in ((references, "lists of references. Give one list"), (seen, "values of seen. Give one")):
+        if given is not None and len(given) != len(predictions):
+            raise DataError(f"{len(predictions)} predictions, but {len(given)} {what} for each prediction.")
     rows = []
     for number, (prediction, row) in enumerate(zip(predictions, references), 1):
         if not isinstance(prediction, str):
@@ -204,36 +195,26 @@ def _each(metric, predictions, references, groups) -> dict[str, float]:
     }
 
 
-def _e2e(predictions, references, groups):
-    """The scores by name and group, and why some of them are missing, or None."""
-    scores = {
-        name: _each(metric, predictions, references, groups) for name, metric in (("bleu", bleu), ("nist", nist))
-    }
-    try:
-        predictions, references = ptb_tokens(predictions, references)
-        scores["rougeL"] = _each(rouge_l, predictions, references, groups)
-        scores["cider"] = _each(cider, predictions, references, groups)
-        scores["meteor"] = meteor(predictions, references, groups)
-    except Unavailable as reason:
-        return scores, reason
-    return scores, None
+def _e2e(scores, predictions, references, groups) -> None:
+    """Put the scores by name and group into `scores`, those that need Java last."""
+    scores["bleu"] = _each(bleu, predictions, references, groups)
+    scores["nist"] = _each(nist, predictions, references, groups)
+    predictions, references = ptb_tokens(predictions, references)
+    scores["rougeL"] = _each(rouge_l, predictions, references, groups)
+    scores["cider"] = _each(cider, predictions, references, groups)
+    scores["meteor"] = meteor(predictions, references, groups)
 
 
-def _webnlg(predictions, references, groups):
+def _webnlg(scores, predictions, references, groups) -> None:
     """As `_e2e`. The script's nltk.word_tokenize is left out: after this split it would only write " as `` (METEOR
     takes them for the same) and part a few words like "cannot" (none in WebNLG's references)."""
     predictions = [_split_at_nonwords(prediction) for prediction in predictions]
     references = [[_split_at_nonwords(reference) for reference in row[:WEBNLG_REFERENCES]] for row in references]
     edit_rates = [_row_ter(prediction, row) for prediction, row in zip(predictions, references)]
-    scores = {
-        "bleu": _each(lambda *texts: bleu(*texts, lowercase=False), predictions, references, groups),  # is lower case
-        "ter": {suffix: mean(edit_rates[row] for row in rows) for suffix, rows in groups.items()},
-    }
-    try:
-        scores["meteor"] = meteor(predictions, references, groups)
-    except Unavailable as reason:
-        return scores, reason
-    return scores, None
+    cased = functools.partial(bleu, lowercase=False)  # they are in lower case
+    scores["bleu"] = _each(cased, predictions, references, groups)
+    scores["ter"] = {suffix: mean(edit_rates[row] for row in rows) for suffix, rows in groups.items()}
+    scores["meteor"] = meteor(predictions, references, groups)
 
 
 def _split_at_nonwords(text: str) -> str:

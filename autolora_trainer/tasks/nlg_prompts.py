@@ -81,21 +81,14 @@ def as_triples(value) -> list[str]:
 
 
 def as_text(value) -> str:
-    """The input of one cell, if it is text.
-
-    Raises:
-        ValueError: if it is none, or blank.
-    """
+    """The input of one cell; `ValueError` if it is no text, or blank."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("text is needed")
     return value
 
 
 def _json_list(text: str) -> list | None:
-    if text.lstrip().startswith("["):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return None
-        return value if isinstance(value, list) else None
-    return None
+    try:
+        return json.loads(text) if text.lstrip().startswith("[") else None
+    except ValueError:
+        return None

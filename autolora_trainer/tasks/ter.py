@@ -15,8 +15,6 @@ def ter(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> floa
     (sacrebleu's TER shifts by tercom's rules, and is of the whole corpus). pyter itself is not used: it is no longer
     maintained and takes some twenty times as long (two to four minutes for WebNLG's test set) for the same numbers.
 
-    Args:
-        predictions, references: as in `score`, tokenized.
     Example:
         >>> ter(["b c d a"], [["a b c d", "x y"]])  # one shift, four words
         0.25

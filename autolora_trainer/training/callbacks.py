@@ -57,11 +57,7 @@ class TerminationCallback(TrainerCallback):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def check(self, state) -> None:
-        """Call it after `train()`.
-
-        Raises:
-            Terminated: if the signal came during the training.
-        """
+        """Raise `Terminated` if the signal came during the training; call it after `train()`."""
         if self.stopped:
             raise Terminated(
                 f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, and saved it; type the same "
@@ -79,7 +75,6 @@ class PhaseProgress(ProgressCallback):
     """Trainer's bar with the phase before it, and the last logged loss and the total rank behind it.
 
     Args:
-        phase: e.g. `search`.
         total_rank: gives Σ_l r_l as it is now; None: what the logs say, or nothing.
     """
 
@@ -125,12 +120,7 @@ def show_phase(trainer: Trainer, phase: str, total_rank: Callable[[], int | None
 
 
 class CutCallback(TrainerCallback):
-    """Cuts a wide adapter to its learned ranks after a share of the training.
-
-    Args:
-        ranks: the learned ranks.
-        share: of the steps of the training, above 0 and below 1, that are trained at rank k.
-    """
+    """Cuts a wide adapter to its learned ranks after a `share`, above 0 and below 1, of the training's steps."""
 
     def __init__(self, ranks: LearnedRanks, share: float):
         self.ranks, self.share = ranks.ranks, share

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import rotate_checkpoints
 
-from autolora_trainer.files import read_json, write_atomically
+from autolora_trainer.files import read_json, write_json
 from autolora_trainer.training.processes import wait_for_everyone
 
 MANIFEST = "manifest.json"
@@ -53,14 +53,10 @@ class CheckpointManifest(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-        files = {
-            name: {"bytes": os.path.getsize(p), "sha256": file_hash(p)}
-            for name in _files(folder)
-            if name != MANIFEST
-            for p in [os.path.join(folder, name)]
-        }
+        paths = {name: os.path.join(folder, name) for name in _files(folder) if name != MANIFEST}
+        files = {name: {"bytes": os.path.getsize(p), "sha256": file_hash(p)} for name, p in paths.items()}
         manifest = {"step": state.global_step, "files": files, "cost": self.cost.figures() if self.cost else None}
-        write_atomically(os.path.join(folder, MANIFEST), json.dumps(sealed(manifest), indent=1) + "\n")
+        write_json(os.path.join(folder, MANIFEST), sealed(manifest), indent=1)
         rotate_checkpoints(args.output_dir, self.keep, state.best_model_checkpoint, use_mtime=True)
 
 

@@ -44,8 +44,8 @@ class CostMeter(TrainerCallback):
     def __init__(self, earlier: dict | None = None):
         self._earlier = earlier or {"wall_seconds": 0.0, "passes": 0, "examples": 0, "peak_memory_mb": 0.0}
         self._start, self._end = time.perf_counter(), None
-        self._passes = self._examples = 0
-        self._world_size, self._handle = 1, None
+        self._passes, self._examples = self._earlier["passes"], self._earlier["examples"]
+        self._handle = None
         _reset_peak_memory()
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -54,11 +54,10 @@ class CostMeter(TrainerCallback):
             if module.training and torch.is_grad_enabled():
                 self._passes += 1
                 tensors = [v for v in (*arguments, *keywords.values()) if isinstance(v, torch.Tensor) and v.dim() > 0]
-                self._examples += tensors[0].shape[0] if tensors else 0
+                self._examples += args.world_size * tensors[0].shape[0] if tensors else 0
 
         if self._handle is not None:  # auto_find_batch_size begins again
             self._handle.remove()
-        self._world_size = args.world_size
         self._handle = model.register_forward_pre_hook(count, with_kwargs=True)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -72,8 +71,8 @@ class CostMeter(TrainerCallback):
         end = self._end or time.perf_counter()
         return {
             "wall_seconds": round(self._earlier["wall_seconds"] + end - self._start, 3),
-            "passes": self._earlier["passes"] + self._passes,
-            "examples": self._earlier["examples"] + self._examples * self._world_size,
+            "passes": self._passes,
+            "examples": self._examples,
             "peak_memory_mb": round(max(self._earlier["peak_memory_mb"], _peak_memory_mb()), 1),
         }
 

@@ -21,16 +21,14 @@ _MEAN_LOSS_HEADS = (
 
 
 def fix_loss_scale(trainer: Trainer) -> Trainer:
-    """Make the loss of a step the mean over its whole global batch, for classification heads, T5, GPT-2 and its like.
+    """Make the loss of a step the mean over its whole global batch, for classification heads, T5, GPT-2 and its like,
+    and return the trainer.
 
     Trainer takes every model whose `forward` has `**kwargs` for one that divides by `num_items_in_batch`, and so
     neither divides by the accumulation steps nor averages over processes. Classification heads do not divide: with 4
     accumulation steps loss and gradient are 4 times too large (seen with transformers 5.23), and clipping and the
     virtual step of Eq. 4 with them; nor do models like T5, which average by themselves. `…LMHeadModel` (GPT-2, GPT,
     CTRL, BERT) has no `loss_type`, and although its loss is then the causal one, it comes out (T-1)/T too small.
-
-    Returns:
-        The same trainer.
     """
     base = base_model_of(trainer.model)
     if type(base).__name__.endswith(_MEAN_LOSS_HEADS) or not _reads_item_count(base):

@@ -16,7 +16,6 @@ def refuse_sharding(training, reason: str, cure: str = "or drop --fsdp/--deepspe
     """Raise `ValueError` under FSDP and DeepSpeed, for what takes weights or gradients whole.
 
     Args:
-        training: `TrainingArguments`.
         reason: a main clause, e.g. "AdaLoRA reads whole gradients".
         cure: what to do besides or instead of plain data parallelism.
     """
