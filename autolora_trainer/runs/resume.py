@@ -49,8 +49,7 @@ def learned_settings(model, data, settings, training, length_is_learned: bool = 
 def check_same_settings(place: str, settings: dict) -> None:
     """Raise `ValueError` if the run in a folder, which is to go on, was begun with other settings: it would end in
     neither's result."""
-    earlier = earlier_note(place).get("settings")
-    earlier = earlier if isinstance(earlier, dict) else {}
+    earlier = noted(place, "settings")
     for name, value in json.loads(json.dumps(settings)).items():
         if earlier.get(name, value) != value:
             raise ValueError(
@@ -158,9 +157,9 @@ def fingerprints(inputs: dict[str, str | None], known: dict | None = None) -> di
 
 def check_same_inputs(place: str, inputs: dict[str, str | None]) -> None:
     """Raise `ValueError` if the run in a folder, which is to go on, was begun with other content of what it reads."""
-    earlier = earlier_note(place).get("inputs", {})
+    earlier = noted(place, "inputs")
     for argument, found in fingerprints(inputs, earlier).items():
-        if found["sha256"] != earlier.get(argument, found)["sha256"]:
+        if found["sha256"] != earlier.get(argument, found).get("sha256"):
             name = os.path.basename(os.path.normpath(inputs[argument]))
             raise ValueError(
                 f"--resume_from_checkpoint: {argument} {name} holds something else than when the run in {place} was "
@@ -168,10 +167,11 @@ def check_same_inputs(place: str, inputs: dict[str, str | None]) -> None:
             )
 
 
-def earlier_note(place: str) -> dict:
-    """run.json of the run in a folder; a damaged one stops nobody."""
+def noted(place: str, what: str) -> dict:
+    """The `settings` or the `inputs` in run.json of a folder; a damaged one stops nobody."""
     try:
-        note = read_json(os.path.join(place, RUN_FILE))
-        return note if isinstance(note.get("inputs", {}), dict) else {}
-    except (OSError, ValueError, AttributeError):
+        note = read_json(os.path.join(place, RUN_FILE))[what]
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
+    usable = isinstance(note, dict) and (what == "settings" or all(isinstance(v, dict) for v in note.values()))
+    return note if usable else {}

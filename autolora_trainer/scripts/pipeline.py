@@ -20,10 +20,10 @@ from autolora_trainer.runs.resume import (
     Resume,
     check_same_inputs,
     check_same_settings,
-    earlier_note,
     find_resume,
     fingerprints,
     learned_settings,
+    noted,
 )
 from autolora_trainer.scripts.checks import AFTER_LOADING, BEFORE_LOADING, check_folder
 from autolora_trainer.scripts.job import Job, make_trainer, set_up_logging
@@ -60,7 +60,7 @@ def execute(task, model, data, settings, training) -> dict:
         request.warn(f"--rank_budget {request.settings.rank_budget} has no effect: the size is that of --ranks")
     note = {"command": typed_command(), "version": __version__, "settings": _settings(request)}
     if request.is_main_process:
-        note["inputs"] = fingerprints(request.inputs, earlier_note(request.output_dir).get("inputs"))
+        note["inputs"] = fingerprints(request.inputs, noted(request.output_dir, "inputs"))
     with job.folder.claim(note):
         return train(job, plan)
 
