@@ -186,16 +186,17 @@ class RunFolder:
         """Make and lock the folder, and look at it again; why that cannot be, or None."""
         try:
             os.makedirs(self.path, exist_ok=True)
+        except (OSError, ValueError) as error:  # a read-only place, a name that no folder can have
+            reason = getattr(error, "strerror", None) or error
+            return f"output_dir {self.path!r} cannot be made: {reason}. Give another --output_dir."
+        try:
             lock.acquire()
             self._check_again()
         except Timeout:
             return f"{self.path} is another run's, which has not ended. Wait for it, or give another --output_dir."
-        except ValueError as error:  # another run has finished there, or a name that no folder can have
+        except ValueError as error:  # another run has finished there
             lock.release()
             return str(error)
-        except OSError as error:  # a read-only place
-            reason = error.strerror or error
-            return f"output_dir {self.path!r} cannot be made: {reason}. Give another --output_dir."
         return None
 
     def clear(self) -> None:

@@ -148,7 +148,7 @@ def test_every_epoch_is_shared_out_when_rows_are_grouped_by_length(recorded):
     one, two = (json.loads((folder / f"recorded.py.{rank}").read_text()) for rank in (0, 1))
     assert set(one) == set(two) == {f"{name} {i}" for name in ("AutoLoraTrainer", "FinalTrainer") for i in (0, 1)}
     for epoch, rows in one.items():
-        assert len({tuple(row) for row in rows + two[epoch]}) == (64 if "Retrain" in epoch else 32)  # each row once
+        assert len({tuple(row) for row in rows + two[epoch]}) == (64 if "Final" in epoch else 32)  # each row once
     assert one["FinalTrainer 0"] != one["FinalTrainer 1"]
 
 
