@@ -289,5 +289,4 @@ class PeftTypes(Method):
         if self.peft_type is not None:
             return super().card(folder)
         name = public_name(peft_type_in(folder) or self.name).lower()
-        kind, tags = ("A LoRA", ("lora",)) if name == "lora" else ("An", ())
-        return Card(name, kind + " adapter{of_base}, trained on {data}, by the method {name}.", tags)
+        return Card.of_adapter(name, name == "lora")
