@@ -5,9 +5,8 @@ from autolora_trainer.methods.adapter import Adapter
 from autolora_trainer.methods.autolora import AutoLora
 from autolora_trainer.methods.base import PEFT_ADAPTER, Method, SavedForm
 from autolora_trainer.methods.eva import Eva
-from autolora_trainer.methods.full import Full
 from autolora_trainer.methods.grid import Grid
-from autolora_trainer.methods.lora import Lora
+from autolora_trainer.methods.lora import Full, Lora
 from autolora_trainer.methods.patterns import LINEAR, RANDOM, UNIFORM
 from autolora_trainer.methods.peft_types import SHORT, PeftTypes
 from autolora_trainer.methods.svd import Svd
@@ -33,8 +32,8 @@ def owners(argument: str) -> list[str]:
         >>> owners("adapter_size"), owners("lora_alpha")
         (['adapter'], [])
     """
-    owned = (method for method in METHODS.values() if method.arguments is not None)
-    return [method.name for method in owned if argument in method.arguments.__dataclass_fields__]
+    fields = {name: getattr(method.arguments, "__dataclass_fields__", ()) for name, method in METHODS.items()}
+    return [name for name in METHODS if argument in fields[name]]
 
 
 def readers(argument: str) -> list[str]:
