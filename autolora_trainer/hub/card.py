@@ -249,10 +249,9 @@ def _max_lora_rank(ranks, task_type) -> int | None:
 
 
 def _split_command(command: str) -> list[str]:
-    try:
+    with suppress(ValueError):
         return shlex.split(command)
-    except ValueError:
-        return command.split()
+    return command.split()
 
 
 def _snippet(folder, auto_class, base_model, shown_base, repo_id, library) -> str:

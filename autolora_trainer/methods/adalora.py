@@ -57,20 +57,14 @@ def optimizer_steps(arguments, rows: int) -> int:
     """How many steps a Trainer with these arguments will take on `rows` rows, before there is a Trainer."""
     if arguments.max_steps > 0:
         return arguments.max_steps
-    size, processes = arguments.train_batch_size, arguments.world_size
-    batches = rows // size if arguments.dataloader_drop_last else math.ceil(rows / size)
-    batches = batches // processes if arguments.dataloader_drop_last else math.ceil(batches / processes)
+    whole = math.floor if arguments.dataloader_drop_last else math.ceil
+    batches = whole(whole(rows / arguments.train_batch_size) / arguments.world_size)
     return math.ceil(arguments.num_train_epochs * max(1, math.ceil(batches / arguments.gradient_accumulation_steps)))
 
 
 def target_rank(method, costs: list[int]) -> int:
-    """The average rank to end with: `--rank_budget` in units of a rank everywhere (rounded down), else `--lora_r`.
-
-    Args:
-        costs: parameters of one LoRA component, for every module.
-    Raises:
-        ValueError: if the budget is below rank 1.
-    """
+    """The average rank to end with: `--rank_budget` in units of a rank everywhere (rounded down), else `--lora_r`;
+    `costs` are the parameters of one LoRA component, for every module."""
     if method.rank_budget is None:
         return method.rank
     parameters = parse_budget(method.rank_budget, costs)

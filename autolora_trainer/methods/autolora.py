@@ -44,8 +44,6 @@ SHARED_ARGUMENTS = """
 
 @dataclass
 class RetrainArguments:
-    """How the retrain begins, and for how long it trains."""
-
     retrain_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of the retrain of autolora. Default: num_train_epochs."}
     )

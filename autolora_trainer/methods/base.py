@@ -52,11 +52,8 @@ PEFT_ADAPTER = SavedForm(is_in=lambda folder: os.path.exists(os.path.join(folder
 
 
 def load_saved(forms, source, folder: str) -> tuple[torch.nn.Module, SavedForm]:
-    """What an earlier run left in a folder, and its form.
+    """What an earlier run left in a folder, and its form, the first of `forms` that is there.
 
-    Args:
-        forms: those to look for, in this order.
-        source: of the base model; see `scripts.source.Source`.
     Raises:
         ValueError: if there is nothing of the kind, or it does not fit.
     """

@@ -142,15 +142,8 @@ class Eva(SizedMethod):
         return Built(model, ranks, {"calibration": figures})
 
 
-def calibrate(
-    job: Job, whole: dict[str, int], start: dict[str, int]
-) -> tuple[LearnedRanks, dict[str, torch.Tensor], dict]:
-    """Ranks, components, and the cost of finding them; `ranks.json` and the cost are on disk after it.
-
-    Args:
-        whole: see `layer_costs`.
-        start: {module: rank} to hand out anew.
-    """
+def calibrate(job: Job, whole: dict[str, int], start: dict[str, int]) -> tuple[LearnedRanks, dict, dict]:
+    """Ranks, components, and the cost of finding them; `ranks.json` and the cost are on disk after it."""
     cost, training = CostMeter(), job.request.training
     base = job.source.base_model().to(training.device)
     components, seen = eva_components(
@@ -163,7 +156,7 @@ def calibrate(
         seed=training.seed,
         progress=not training.disable_tqdm,
     )
-    ranks = given_pattern(job, "eva", {name: len(rows) for name, rows in components.items()}, base)
+    ranks = given_pattern(job, Eva.name, {name: len(rows) for name, rows in components.items()}, base)
     size, asked = sum(whole[name] * rank for name, rank in ranks.ranks.items()), pattern_size(job)
     if size > asked:
         has = f"it has {size:,} adapter parameters, {asked:,} were asked for"

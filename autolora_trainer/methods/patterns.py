@@ -58,12 +58,7 @@ class SizedMethod(Method):
 
 
 class Pattern(SizedMethod):
-    """A pattern by its name.
-
-    Args:
-        name: the value of `--method`, and the rule in `ranks.json`.
-        share_out: (job, parameters to spend) -> {module: rank}.
-    """
+    """A pattern by its name, which is the rule in `ranks.json` too; `share_out`: (job, parameters) -> {module: rank}."""
 
     def __init__(self, name: str, share_out: Callable[[Job, int], dict[str, int]]):
         self.name, self.share_out = name, share_out

@@ -217,12 +217,7 @@ def try_two_rows(job: Job, model: PeftModel) -> None:
 
 
 class PeftTypes(Method):
-    """`peft`, whose type is `--peft_type`, or a type under a name of its own.
-
-    Args:
-        name: the value of `--method`.
-        peft_type: its type; None: what is asked for.
-    """
+    """`peft`, whose type is `--peft_type`, or a type under a name of its own."""
 
     def __init__(self, name: str, peft_type: str | None = None):
         self.name, self.peft_type = name, peft_type
