@@ -64,7 +64,7 @@ def optimizer_steps(arguments, rows: int) -> int:
 
 def target_rank(method, costs: list[int]) -> int:
     """The average rank to end with: `--rank_budget` in units of a rank everywhere (rounded down), else `--lora_r`;
-    `costs` are the parameters of one LoRA component, for every module."""
+    `costs` are the parameters of one LoRA component, for every module. Raises `ValueError` below rank 1."""
     if method.rank_budget is None:
         return method.rank
     parameters = parse_budget(method.rank_budget, costs)

@@ -116,6 +116,8 @@ class AdaLoraTrainer(FinalTrainer):
             loss = loss + (term / self.current_gradient_accumulation_steps if counts_items else term)
         return (loss, outputs) if return_outputs else loss
 
+    # the same pair of Trainer's hooks as the search's checkpoints (see search/state.py)
+
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:

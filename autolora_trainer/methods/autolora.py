@@ -12,7 +12,7 @@ from autolora_trainer.files import read_json, write_json
 from autolora_trainer.hub.card import PAPER_URL, Card
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.methods.base import Built, Job, Plan
-from autolora_trainer.methods.patterns import SizedMethod, check_first_component, equal_scores, small_adapter
+from autolora_trainer.methods.patterns import SizedMethod, check_first_component, cut_adapter, equal_scores
 from autolora_trainer.ranks.adapter import build_adapter, is_other_model
 from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
@@ -179,7 +179,7 @@ class AutoLora(SizedMethod):
         if settings.retrain_cut:
             built.model = add_lora(base, job.source.lora_config(r=ranks.initial_rank))
             built.callbacks = [CutCallback(ranks, settings.retrain_cut)]
-            built.finish = lambda wide: small_adapter(job, wide.cpu(), ranks)
+            built.finish = lambda wide: cut_adapter(job, wide.cpu(), ranks)
             return built
         built.model = job.build(ranks, base)
         if settings.warm_start and not resume.train_checkpoint:

@@ -109,9 +109,8 @@ class Method:
 
     name = ""  # the value of `--method`
     arguments: type | None = None  # a dataclass of its own fields, which other methods refuse
-    reads: frozenset[str] = (
-        frozenset()
-    )  # of ranks, rank_budget, lora_r, lora_target_modules, peft_kwargs those that act
+    # shared fields that act here: ranks, rank_budget, lora_r, lora_target_modules, peft_kwargs
+    reads: frozenset[str] = frozenset()
     has_lora = False  # its adapter is a LoRA of ours, whose modules have costs, and parts where they are fused
     form: SavedForm = PEFT_ADAPTER  # of its result in a folder
     outputs: frozenset[str] = frozenset()  # names that it adds to the folder

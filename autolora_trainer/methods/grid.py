@@ -107,7 +107,8 @@ class Grid(SizedMethod):
 
 
 def evaluate(job: Job, space: Space, config: dict[str, int]) -> dict:
-    """{"loss", "cost"} of a configuration: from its file, or from a trial in a process of its own."""
+    """{"loss", "cost"} of a configuration: from its file, or from a trial in a process of its own; raises
+    `RuntimeError` if that failed."""
     folder = job.folder.file(FOLDER, "-".join(map(str, config.values())))
     path, error = os.path.join(folder, RESULT), os.path.join(folder, ERROR)
     if not os.path.isfile(path):
@@ -115,8 +116,9 @@ def evaluate(job: Job, space: Space, config: dict[str, int]) -> dict:
         with suppress(FileNotFoundError):  # of an earlier run
             os.remove(error)
         started = time.perf_counter()
-        reason = f"its process ended with status {job.try_ranks(space.ranks(config), folder)}"
+        status = job.try_ranks(space.ranks(config), folder)
         if not os.path.isfile(path):
+            reason = f"its process ended with status {status}"
             with suppress(OSError), open(error, encoding="utf-8") as file:
                 reason = file.read().strip()
             raise RuntimeError(f"The trial with {described(config)} failed: {reason}")
@@ -138,7 +140,7 @@ class _Study:
         self.study = optuna.create_study(storage=str(url), study_name="ranks", load_if_exists=True)
         self.choices = {group: optuna.distributions.CategoricalDistribution(space.levels) for group in space.sizes}
         self.optuna, self.space, self.seed = optuna, space, job.request.training.seed
-        self.sampler = sampler(job.request.settings)
+        self.kind = sampler(job.request.settings)
         self.possible = configurations(space.sizes, space.levels, space.budget, self.seed)
         self.wanted = min(job.request.settings.grid_trials or TRIALS, len(self.possible))
 
@@ -150,7 +152,7 @@ class _Study:
     def next(self, known) -> tuple[dict[str, int], object]:
         """A configuration to try, and Optuna's trial where its sampler has drawn it; `known` are the ranks, as tuples,
         that have been tried."""
-        if self.sampler == "grid":
+        if self.kind == "grid":
             return _first_unknown(some(self.possible, self.wanted, self.seed), known), None
         states = self.optuna.trial.TrialState
         while True:
@@ -179,7 +181,7 @@ class _Study:
         return {group: trial.params[group] for group in self.space.sizes}
 
     def _make_sampler(self, seed: int):
-        if self.sampler == "random":
+        if self.kind == "random":
             return self.optuna.samplers.RandomSampler(seed=seed)
         # a trial that was killed is still running in the storage, and must not count
         startup = max(2, self.wanted // 4)
@@ -198,10 +200,11 @@ def search(job: Job, space: Space) -> tuple[dict[str, int], dict]:
     results = {tuple(config.values()): evaluate(job, space, config) for config in study.finished()}
     while len(results) < study.wanted:
         config, trial = study.next(results)
-        ranks, result, number = tuple(config.values()), evaluate(job, space, config), len(results)
+        ranks = tuple(config.values())
+        known, result = ranks in results, evaluate(job, space, config)
         results[ranks] = result
         study.store(config, trial, result["loss"])
-        if len(results) > number:
+        if not known:
             job.say(
                 f"grid: trial {len(results)} of {study.wanted}, {described(config)}: held-out loss "
                 f"{result['loss']:.4f} ({result['cost']['wall_seconds']:.0f} s)"

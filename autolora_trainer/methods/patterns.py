@@ -43,7 +43,7 @@ def check_first_component(job: Job, size: int) -> None:
         )
 
 
-def small_adapter(job: Job, wide: PeftModel, ranks: LearnedRanks) -> PeftModel:
+def cut_adapter(job: Job, wide: PeftModel, ranks: LearnedRanks) -> PeftModel:
     """The ordinary adapter of `ranks` that a wide one, cut to them, computes like."""
     small = job.build(ranks)
     copy_cut(wide, small)
@@ -58,7 +58,7 @@ class SizedMethod(Method):
 
 
 class Pattern(SizedMethod):
-    """A pattern by its name, which is the rule in `ranks.json` too; `share_out`: (job, parameters) -> {module: rank}."""
+    """A pattern by its name, which is its rule in `ranks.json`; `share_out`: (job, parameters) -> {module: rank}."""
 
     def __init__(self, name: str, share_out: Callable[[Job, int], dict[str, int]]):
         self.name, self.share_out = name, share_out

@@ -84,7 +84,11 @@ def learns_prompts(name: str) -> bool:
 
 
 def given_settings(peft_kwargs: str | None, name: str) -> dict:
-    """`--peft_kwargs` as a dict, or `ValueError` where it sets what the type does not have or the script decides."""
+    """`--peft_kwargs` as a dict.
+
+    Raises:
+        ValueError: if it is no JSON object, or sets what the type does not have or the script decides.
+    """
     if peft_kwargs is None:
         return {}
     try:
@@ -146,7 +150,8 @@ def peft_config(job: Job, name: str, settings: dict, model: torch.nn.Module) -> 
 
 
 def default_targets(name: str, model: torch.nn.Module) -> list[str] | None:
-    """Modules to adapt where PEFT has no default for this type and model: layer norms for LN_TUNING, else LoRA's."""
+    """Modules to adapt where PEFT has no default for this type and model: layer norms for LN_TUNING, else LoRA's; None
+    where PEFT has one."""
     own = getattr(TUNERS.get(PeftType[name]), "target_module_mapping", None)
     model_type = getattr(model.config, "model_type", None)
     if own is None or model_type in own:
@@ -238,7 +243,7 @@ class PeftTypes(Method):
         task_type, smoothing = job.request.task.task_type, job.request.training.label_smoothing_factor
         arguments = {}
         if task_type == "CAUSAL_LM" and smoothing and learns_prompts(name):
-            # generation has it by default, and Trainer 5.23 fails: it looks for the model inside an adapter
+            # generation has it by default, and Trainer 5.23 fails with it: it looks for the model inside an adapter
             arguments = {"label_smoothing_factor": 0.0}
             job.warn(
                 "no label smoothing: Trainer has none for virtual tokens. Other methods have it; compare with care."

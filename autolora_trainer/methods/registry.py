@@ -32,8 +32,8 @@ def owners(argument: str) -> list[str]:
         >>> owners("adapter_size"), owners("lora_alpha")
         (['adapter'], [])
     """
-    fields = {name: getattr(method.arguments, "__dataclass_fields__", ()) for name, method in METHODS.items()}
-    return [name for name in METHODS if argument in fields[name]]
+    owned = (method for method in METHODS.values() if method.arguments is not None)
+    return [method.name for method in owned if argument in method.arguments.__dataclass_fields__]
 
 
 def readers(argument: str) -> list[str]:

@@ -15,13 +15,7 @@ from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.lora.svd import cut_to_ranks, thin_svd
 from autolora_trainer.methods.base import Built, Job, given_pattern
-from autolora_trainer.methods.patterns import (
-    Pattern,
-    check_first_component,
-    equal_scores,
-    pattern_size,
-    small_adapter,
-)
+from autolora_trainer.methods.patterns import Pattern, check_first_component, cut_adapter, equal_scores, pattern_size
 from autolora_trainer.ranks.budget import fill_budget
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.training.processes import refuse_sharding
@@ -56,7 +50,7 @@ class Svd(Pattern):
             built.ranks = given_pattern(job, self.name, kept, wide)
             job.say(format_rank_table(kept))
             cut_to_ranks(wide, kept)
-            return small_adapter(job, wide, built.ranks)
+            return cut_adapter(job, wide, built.ranks)
 
         built.finish = finish
         return built
