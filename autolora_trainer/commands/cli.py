@@ -46,11 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command.
-
-    Raises:
-        UsageError: one line, for what was given.
-    """
+    """Run one command, or raise `UsageError`: one line, for what was given."""
     if argv is None:
         argv, sys.argv[1:] = sys.argv[1:], hide_secrets(sys.argv[1:])
     options = _parser().parse_args(argv)

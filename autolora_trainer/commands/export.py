@@ -7,6 +7,7 @@ import yaml
 from peft import LoraConfig
 
 from autolora_trainer.commands.show import neighbour
+from autolora_trainer.files import write_json
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.runs.outputs import RUN_FILE
 
@@ -17,7 +18,6 @@ def export(ranks: LearnedRanks, form: str, **lora) -> str:
     """The ranks in the words of another tool.
 
     Args:
-        ranks: of a search.
         form: `peft`: the JSON of a `LoraConfig`, for `LoraConfig(**json.load(file))`; `axolotl`: lines for its YAML
             (`lora_rank_pattern`, `lora_alpha_pattern`).
         lora: `lora_alpha`, `use_rslora`, `scaling`, as of `LearnedRanks.to_lora_config`. By default the scale of every
@@ -26,16 +26,15 @@ def export(ranks: LearnedRanks, form: str, **lora) -> str:
         ValueError: for ranks of parts of fused projections, which a pattern of whole modules cannot say.
     """
     config = _pattern(ranks, form, lora)
-    targets = sorted(config.target_modules)
+    config.target_modules = sorted(config.target_modules)
+    names = ["r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern"]
+    if config.use_rslora:
+        names.append("use_rslora")
     if form == "peft":
-        settings = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": targets}
-        settings |= {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
-        settings |= {"use_rslora": True} if config.use_rslora else {}
-        return json.dumps(settings, indent=2)
-    settings = {"adapter": "lora", "lora_r": config.r, "lora_alpha": config.lora_alpha, "lora_target_modules": targets}
-    settings |= {"lora_rank_pattern": config.rank_pattern, "lora_alpha_pattern": config.alpha_pattern}
-    settings |= {"peft_use_rslora": True} if config.use_rslora else {}
-    return yaml.safe_dump(settings, sort_keys=False).rstrip()
+        return json.dumps({name: getattr(config, name) for name in names}, indent=2)
+    words = {"lora_alpha": "lora_alpha", "use_rslora": "peft_use_rslora"}  # others with lora_ before them
+    settings = {words.get(name, f"lora_{name}"): getattr(config, name) for name in names}
+    return yaml.safe_dump({"adapter": "lora", **settings}, sort_keys=False).rstrip()
 
 
 def export_experiment(ranks: LearnedRanks, output: str, **lora) -> str:
@@ -45,9 +44,6 @@ def export_experiment(ranks: LearnedRanks, output: str, **lora) -> str:
     Args:
         ranks: of a search on a causal language model.
         output: the folder; the benchmark reads `experiments/lora/NAME`.
-        lora: as in `export`.
-    Returns:
-        What was written, in one line.
     Raises:
         ValueError: as `export`, and if the folder holds something already.
     """
@@ -57,8 +53,7 @@ def export_experiment(ranks: LearnedRanks, output: str, **lora) -> str:
         raise ValueError(f"--output {output} is not empty. Give a new folder.")
     config.save_pretrained(output)
     parameters = {"model_id": ranks.base_model} if ranks.base_model else {}
-    with open(os.path.join(output, "training_params.json"), "w", encoding="utf-8") as file:
-        file.write(json.dumps(parameters, indent=2) + "\n")
+    write_json(os.path.join(output, "training_params.json"), parameters, indent=2)
     return f"adapter_config.json and training_params.json in {output}"
 
 

@@ -13,11 +13,7 @@ from autolora_trainer.report.tables import bare_name, format_cost, format_table,
 
 
 def show(source: str) -> str:
-    """What there is to know of a finished run, as text.
-
-    Args:
-        source: an output directory, a `ranks.json`, or a Hub repository.
-    """
+    """What there is to know of a finished run: of an output directory, a `ranks.json`, or a Hub repository."""
     ranks = LearnedRanks.from_pretrained(source)
     lines = [f"ranks of {ranks.base_model or 'a model without a name'}", format_rank_table(ranks.ranks)]
     origin = f"rule {ranks.rank_rule}" if ranks.rank_rule else "no rule recorded"
@@ -35,7 +31,7 @@ def show(source: str) -> str:
     cost = neighbour(source, "cost.json")
     if cost:
         lines += ["", format_cost(cost)]
-    return "\n".join(line for line in lines if line is not None)
+    return "\n".join(lines)
 
 
 def neighbour(source: str, name: str) -> dict | None:
@@ -57,20 +53,12 @@ def neighbour(source: str, name: str) -> dict | None:
 def diff(first: LearnedRanks, second: LearnedRanks) -> str:
     """Where two patterns differ: a line a module, then how far they agree."""
     names = list(dict.fromkeys([*first.modules, *second.modules]))
-    a, b = ([ranks.ranks.get(name) for name in names] for ranks in (first, second))
-    rows = [[name, _rank(x), _rank(y), _change(x, y)] for name, x, y in zip(names, a, b) if x != y]
-    shared = [(x, y) for x, y in zip(a, b) if x is not None and y is not None]
+    pairs = [(name, first.ranks.get(name, "-"), second.ranks.get(name, "-")) for name in names]
+    shared = [(x, y) for _, x, y in pairs if "-" not in (x, y)]
+    rows = [[name, str(x), str(y), "-" if "-" in (x, y) else f"{y - x:+d}"] for name, x, y in pairs if x != y]
     lines = [format_table(["module", "first", "second", "change"], rows)] if rows else []
     lines.append(f"{len(rows)} of {len(names)} modules differ; total rank {first.total_rank} and {second.total_rank}")
     xs, ys = zip(*shared) if shared else ((), ())
     if len(set(xs)) > 1 and len(set(ys)) > 1:
         lines.append(f"Spearman correlation over {len(shared)} shared modules: {spearmanr(xs, ys).statistic:.2f}")
     return "\n".join(lines)
-
-
-def _rank(rank: int | None) -> str:
-    return "-" if rank is None else str(rank)
-
-
-def _change(first: int | None, second: int | None) -> str:
-    return "-" if first is None or second is None else f"{second - first:+d}"

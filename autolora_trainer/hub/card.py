@@ -6,14 +6,15 @@ import math
 import os
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import SafetensorError, safe_open
 
 from autolora_trainer.files import write_atomically
 from autolora_trainer.hub.public import is_hub_id, on_one_line, public_command, public_name
-from autolora_trainer.hub.snippet import snippet
 from autolora_trainer.ranks.adapter import lora_rank_for_servers
 from autolora_trainer.ranks.grid import rank_grid
 from autolora_trainer.ranks.learned import LearnedRanks
@@ -37,21 +38,19 @@ MARKDOWN_COLUMNS = 24
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says of the method behind a result.
-
-    Attributes:
-        name: of the method.
-        sentence: what the result is, with `{base}`, `{of_base}`, `{data}` and `{name}` for the names.
-        tags: besides those of the library and the base model.
-        library: that loads it.
-        cites: the paper.
-    """
+    """What a model card says of the method behind a result."""
 
     name: str
-    sentence: str
-    tags: tuple[str, ...] = ()
-    library: str = "peft"
-    cites: bool = False
+    sentence: str  # what the result is, with `{base}`, `{of_base}`, `{data}` and `{name}` for the names
+    tags: tuple[str, ...] = ()  # besides those of the library and the base model
+    library: str = "peft"  # loads it
+    cites: bool = False  # the paper
+
+    @classmethod
+    def of_adapter(cls, name: str, is_lora: bool) -> "Card":
+        """Of an adapter of PEFT's of which there is no more to say than its method."""
+        kind, tags = ("A LoRA", ("lora",)) if is_lora else ("An", ())
+        return cls(name, kind + " adapter{of_base}, trained on {data}, by the method {name}.", tags)
 
 
 def write_model_card(
@@ -79,16 +78,11 @@ def write_model_card(
     Args:
         folder: the run's output directory, with the adapter in it.
         ranks: `None` for a method without ranks per module.
-        base_model: Hub id; `None` for a model that is not on the Hub.
-        task_name: short name, such as mrpc.
-        dataset_id: Hub id of the data set; `None` for local files.
-        dataset_name: what to call the data.
+        base_model, dataset_id: Hub ids; `None` for what is not on the Hub.
+        task_name, dataset_name: a short name, such as mrpc, and what to call the data.
         metrics: as `Trainer.evaluate` returns them, {"eval_accuracy": 0.74, …}; times, losses and counts are skipped.
-        card: of the method.
         cost: see `format_cost`.
         command: what was typed; `public_command` is applied to it (again).
-        adapter_params, head_params: numbers of parameters trained.
-        seed: of the run.
         repo_id: where the adapter will be on the Hub, if that is known.
     Returns:
         The card's path.
@@ -125,7 +119,7 @@ def write_model_card(
         scores=_score_table(scores),
         training=_training(ranks, method, adapter_params, head_params, seed),
         cost=format_cost(cost, markdown=True) if cost.get("total") else "",
-        snippet=snippet(folder, auto_class, base_model, shown_base, repo_id, card.library),
+        snippet=_snippet(folder, auto_class, base_model, shown_base, repo_id, card.library),
         max_lora_rank=_max_lora_rank(ranks, task_type),
         served_model=base_model or "BASE_MODEL",
         command=command,
@@ -153,7 +147,8 @@ def _code(text) -> str:
     return f"`{re.sub('[`|]', '', on_one_line(text))}`"
 
 
-def _read_json(folder, name) -> dict:
+def json_in(folder: str, name: str) -> dict:
+    """The object in a JSON file; {} where there is none."""
     try:
         with open(os.path.join(folder, name), encoding="utf-8") as file:
             config = json.load(file)
@@ -165,20 +160,18 @@ def _read_json(folder, name) -> dict:
 def _task_type(folder) -> str:
     """PEFT's name of the task, from the adapter's file or the class of a whole model."""
     for name in ("adapter_config.json", "bottleneck_adapter.json"):
-        task_type = _read_json(folder, name).get("task_type")
+        task_type = json_in(folder, name).get("task_type")
         if task_type in TASK_TYPES:
             return task_type
     kinds = {"TokenClassification": "TOKEN_CLS", "LMHeadModel": "CAUSAL_LM", "CausalLM": "CAUSAL_LM"}
-    architecture = str((_read_json(folder, "config.json").get("architectures") or [""])[0])
+    architecture = str((json_in(folder, "config.json").get("architectures") or [""])[0])
     return next((kind for ending, kind in kinds.items() if architecture.endswith(ending)), "SEQ_CLS")
 
 
 def _tags(card: Card, base_model) -> list[str]:
-    is_adapter = card.library != "transformers"
-    tags = ["peft" if card.library == "peft" else "adapter"] if is_adapter else []
-    if base_model:
-        return [*tags, *card.tags, f"base_model:{'adapter' if is_adapter else 'finetune'}:{base_model}"]
-    return [*tags, *card.tags]
+    tags = [*{"peft": ["peft"], "transformers": []}.get(card.library, ["adapter"]), *card.tags]
+    kind = "finetune" if card.library == "transformers" else "adapter"
+    return [*tags, f"base_model:{kind}:{base_model}"] if base_model else tags
 
 
 def _score_table(scores) -> str:
@@ -205,14 +198,13 @@ def _eval_results(scores, pipeline_tag, task_name, dataset_id, dataset_name) -> 
 
 
 def _sentence(card: Card, method, base_model, shown_base, dataset_id, dataset_name) -> str:
-    base = f"[{_escape(base_model)}](https://huggingface.co/{base_model})" if base_model else _escape(shown_base or "")
-    data = (
-        f"[{_escape(dataset_name)}](https://huggingface.co/datasets/{dataset_id})"
-        if dataset_id
-        else _escape(dataset_name)
-    )
+    base, data = _link(shown_base or "", base_model), _link(dataset_name, dataset_id and f"datasets/{dataset_id}")
     of_base = f" for {base}" if base else ""
     return card.sentence.format(base=base or "A model", of_base=of_base, data=data, name=_escape(method))
+
+
+def _link(text: str, place: str | None) -> str:
+    return f"[{_escape(text)}](https://huggingface.co/{place})" if place else _escape(text)
 
 
 def _rank_sentence(ranks: LearnedRanks) -> str:
@@ -240,26 +232,57 @@ def _rank_tables(ranks: LearnedRanks) -> list[str]:
 
 
 def _training(ranks, method, adapter_params, head_params, seed) -> str:
-    facts = [("method", _code(method)), ("seed", str(seed)), ("adapter parameters", f"{adapter_params:,}")]
-    facts.append(("other parameters trained (head)", f"{head_params:,}"))
+    facts = [f"method: {_code(method)}", f"seed: {seed}", f"adapter parameters: {adapter_params:,}"]
+    facts.append(f"other parameters trained (head): {head_params:,}")
     if ranks and ranks.constraint:
-        facts.append(("constraint on the selection variables", _code(ranks.constraint)))
+        facts.append(f"constraint on the selection variables: {_code(ranks.constraint)}")
     if ranks and ranks.threshold is not None:
-        facts.append(("threshold", f"{ranks.threshold:.4g}"))
-    return "\n".join(f"- {name}: {value}" for name, value in facts)
+        facts.append(f"threshold: {ranks.threshold:.4g}")
+    return "\n".join(f"- {fact}" for fact in facts)
 
 
 def _max_lora_rank(ranks, task_type) -> int | None:
-    if ranks is None or task_type != "CAUSAL_LM":
-        return None
-    try:
-        return lora_rank_for_servers(ranks.ranks)
-    except ValueError:  # a rank that vLLM cannot serve
-        return None
+    if ranks is not None and task_type == "CAUSAL_LM":
+        with suppress(ValueError):  # a rank that vLLM cannot serve
+            return lora_rank_for_servers(ranks.ranks)
+    return None
 
 
 def _split_command(command: str) -> list[str]:
-    try:
+    with suppress(ValueError):
         return shlex.split(command)
-    except ValueError:
-        return command.split()
+    return command.split()
+
+
+def _snippet(folder, auto_class, base_model, shown_base, repo_id, library) -> str:
+    """The lines of Python that load what the folder holds."""
+    place = f'"{repo_id}"' if repo_id else '"."  # this folder, or its repository on the Hub'
+    lines = [f"from transformers import {auto_class}, AutoTokenizer", ""]
+    if library == "transformers":
+        lines += [f"name = {place}", f"model = {auto_class}.from_pretrained(name)"]
+        return "\n".join([*lines, "tokenizer = AutoTokenizer.from_pretrained(name)"])
+    source, load = "peft import PeftModel", "PeftModel.from_pretrained"
+    if library == "autolora_trainer":
+        source, load = "autolora_trainer.methods.adapter import load_bottleneck_adapter", "load_bottleneck_adapter"
+        place = '"."  # this folder, or a download of its repository'
+    hint = re.sub(r"[^\w.\- ]", "", shown_base or "")
+    base = f'"{base_model}"' if base_model else '"BASE_MODEL"  # the folder of the base model'
+    if hint and not base_model:
+        base += f", {hint}"
+    labels = _number_of_labels(folder) if "Classification" in auto_class else None
+    has_tokenizer = os.path.exists(os.path.join(folder, "tokenizer_config.json"))
+    lines = [f"from {source}", *lines, f"adapter = {place}", f"base = {base}"]
+    lines.append(f"model = {auto_class}.from_pretrained(base{f', num_labels={labels}' if labels else ''})")
+    lines.append(f"model = {load}(model, adapter)")
+    lines.append(f"tokenizer = AutoTokenizer.from_pretrained({'adapter' if has_tokenizer else 'base'})")
+    return "\n".join(lines)
+
+
+def _number_of_labels(folder) -> int | None:
+    """The rows of the classifier that was saved with the adapter, without which the base model builds another head."""
+    for name in ("adapter_model.safetensors", "bottleneck_adapter.safetensors"):
+        with suppress(OSError, SafetensorError), safe_open(os.path.join(folder, name), framework="pt") as file:
+            for key in file.keys():
+                if key.endswith(("classifier.out_proj.weight", "classifier.weight", "score.weight")):
+                    return file.get_slice(key).get_shape()[0]
+    return None

@@ -13,10 +13,9 @@ INNER_SECRET = re.compile(
     re.IGNORECASE,
 )
 HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.\-]{0,95}/)?[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
-HUB_ARGUMENTS = {
-    "model_name_or_path", "base_model_id", "tokenizer_name", "config_name", "hub_model_id", "hub_revision",
-    "dataset_name",
-}  # fmt: skip
+HUB_ARGUMENTS = """
+    model_name_or_path base_model_id tokenizer_name config_name hub_model_id hub_revision dataset_name
+""".split()
 EXTENSION = re.compile(r"\.[A-Za-z]\w{0,7}$")
 
 
@@ -79,10 +78,9 @@ def _public_value(flag: str, value: str) -> str:
         return shlex.quote(value)
     last = [part for part in re.split(r"[/\\]" if windows else "/", value) if part not in ("", ".", "..", "~")]
     name = last[-1] if last else "."
-    is_file = os.path.isfile(value) if exists else bool(EXTENSION.search(name)) and not flag.endswith("dir")
-    bare = (
-        flag == "config" or name.endswith((".py", ".yaml", ".yml")) or (not separated and not EXTENSION.search(name))
-    )
+    extension = bool(EXTENSION.search(name))
+    is_file = os.path.isfile(value) if exists else extension and not flag.endswith("dir")
+    bare = flag == "config" or name.endswith((".py", ".yaml", ".yml")) or not (separated or extension)
     if value.startswith("$DATA/") or (is_file and not bare):
         return "$DATA/" + shlex.quote(name)
     return shlex.quote(name)

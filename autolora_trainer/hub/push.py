@@ -39,12 +39,10 @@ def push_to_hub(
     Call it last: a failure then costs nothing but the upload.
 
     Args:
-        folder: the run's output directory.
         repo_id: `name` or `owner/name`; the repository is created if need be.
         token: Default: the one of `hf auth login`.
         private: visibility of a new repository. Default: the owner's setting.
-        commit_message: Default: "Upload the adapter".
-        endpoint: Default: the Hub.
+        commit_message, endpoint: Default: "Upload the adapter", and the Hub.
         revision: the branch to push to, which is created if need be. Default: main.
     Returns:
         The repository's address.

@@ -27,13 +27,11 @@ ORTHOGONAL_WEIGHT = 0.1
 
 
 def schedule(total_steps: int) -> dict[str, int]:
-    """The phases of a training: free, budgeting, and fine-tuning of what is left.
+    """The phases of a training, for `AdaLoraConfig`: free, budgeting, and fine-tuning of what is left.
 
     MRPC in the paper has 600 and 1800 of 3450 steps, SST-2 6000 and 22000 of 50500: 15 % and 50 % are between its
     tasks' values, and so is an allocation every 600th of the training (MRPC: every step; SST-2: every 100).
 
-    Returns:
-        `tinit`, `tfinal`, `deltaT` and `total_step` of `AdaLoraConfig`.
     Raises:
         ValueError: for fewer than 3 steps, which leave no budgeting phase.
     Example:
@@ -59,21 +57,14 @@ def optimizer_steps(arguments, rows: int) -> int:
     """How many steps a Trainer with these arguments will take on `rows` rows, before there is a Trainer."""
     if arguments.max_steps > 0:
         return arguments.max_steps
-    size, processes = arguments.train_batch_size, arguments.world_size
-    batches = rows // size if arguments.dataloader_drop_last else math.ceil(rows / size)
-    batches = batches // processes if arguments.dataloader_drop_last else math.ceil(batches / processes)
+    whole = math.floor if arguments.dataloader_drop_last else math.ceil
+    batches = whole(whole(rows / arguments.train_batch_size) / arguments.world_size)
     return math.ceil(arguments.num_train_epochs * max(1, math.ceil(batches / arguments.gradient_accumulation_steps)))
 
 
 def target_rank(method, costs: list[int]) -> int:
-    """The average rank to end with: `--rank_budget` in units of a rank everywhere (rounded down), else `--lora_r`.
-
-    Args:
-        method: `MethodArguments`.
-        costs: parameters of one LoRA component, for every module.
-    Raises:
-        ValueError: if the budget is below rank 1.
-    """
+    """The average rank to end with: `--rank_budget` in units of a rank everywhere (rounded down), else `--lora_r`;
+    `costs` are the parameters of one LoRA component, for every module. Raises `ValueError` below rank 1."""
     if method.rank_budget is None:
         return method.rank
     parameters = parse_budget(method.rank_budget, costs)
@@ -86,20 +77,11 @@ def target_rank(method, costs: list[int]) -> int:
 
 
 def adalora_config(lora_config, target: int, **phases) -> AdaLoraConfig:
-    """LoRA's settings as AdaLoRA's, from 1.5 x `target` down to `target` singular values a module.
-
-    Args:
-        lora_config: of a `PeftModel`, so that its target modules are known.
-        target: average rank at the end.
-        **phases: see `schedule`.
-    """
+    """The settings of a `PeftModel`'s LoRA as AdaLoRA's, from 1.5 x `target` down to `target` singular values a module
+    in the phases of `schedule`."""
+    shared = "task_type target_modules exclude_modules lora_alpha lora_dropout modules_to_save".split()
     return AdaLoraConfig(
-        task_type=lora_config.task_type,
-        target_modules=lora_config.target_modules,
-        exclude_modules=lora_config.exclude_modules,
-        lora_alpha=lora_config.lora_alpha,
-        lora_dropout=lora_config.lora_dropout,
-        modules_to_save=lora_config.modules_to_save,
+        **{name: getattr(lora_config, name) for name in shared},
         target_r=target,
         init_r=math.ceil(1.5 * target),
         orth_reg_weight=ORTHOGONAL_WEIGHT,
@@ -137,7 +119,12 @@ class AdaLora(Method):
 
     def prepare(self, job: Job) -> Plan:
         job.source.refuse_nonlinear()
-        config, skeleton = self._config(job), job.source.skeleton()
+        with torch.device("meta"):
+            probe = get_peft_model(job.source.skeleton(), job.source.lora_config(r=1))  # whole modules, fused too
+        costs = [part.cost for part in lora_parts(probe).values()]
+        phases = schedule(optimizer_steps(job.request.training, len(job.rows.datasets["train"])))
+        config = adalora_config(probe.peft_config["default"], target_rank(job.request.settings, costs), **phases)
+        skeleton = job.source.skeleton()
         try:
             with torch.device("meta"):
                 get_peft_model(skeleton, copy.deepcopy(config))  # PEFT writes into it
@@ -147,14 +134,6 @@ class AdaLora(Method):
                 "--lora_target_modules, or type --method lora."
             ) from error
         return lambda: Built(get_peft_model(job.source.base_model(), config), trainer=AdaLoraTrainer)
-
-    def _config(self, job: Job) -> AdaLoraConfig:
-        """From a run's arguments and data."""
-        with torch.device("meta"):
-            probe = get_peft_model(job.source.skeleton(), job.source.lora_config(r=1))  # whole modules, fused too
-        costs = [part.cost for part in lora_parts(probe).values()]
-        phases = schedule(optimizer_steps(job.request.training, len(job.rows.datasets["train"])))
-        return adalora_config(probe.peft_config["default"], target_rank(job.request.settings, costs), **phases)
 
     def parameters(self, model: PeftModel) -> int:
         return kept_parameters(model)

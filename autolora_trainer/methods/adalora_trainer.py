@@ -51,9 +51,8 @@ def orthogonal_regularization(model: PeftModel) -> torch.Tensor:
 class AllocationCallback(TrainerCallback):
     """Scores and masks singular values after every optimizer step: neither PEFT nor Trainer does so by itself.
 
-    Raises:
-        RuntimeError: before the first step if the schedule was made for another number of steps, and at the end of a
-            training that has not reached its budget, unless SIGTERM has stopped it on the way there.
+    It raises `RuntimeError` at the start for a schedule of another number of steps, and at the end of a training that
+    has not reached its budget, unless SIGTERM has stopped it on the way there.
     """
 
     def __init__(self):
@@ -128,8 +127,7 @@ class AdaLoraTrainer(FinalTrainer):
                 tensors |= {f"{kind}.{name}": value for name, value in getattr(allocator, kind).items()}
             tensors = {name: value.contiguous() for name, value in tensors.items()}
             save_file(tensors, os.path.join(output_dir, ALLOCATOR_TENSORS))
-            pattern = self.model.peft_config["default"].rank_pattern
-            state = {"calls": self.allocation.calls, "rank_pattern": pattern}
+            state = {"calls": self.allocation.calls, "rank_pattern": self.model.peft_config["default"].rank_pattern}
             write_json(os.path.join(output_dir, ALLOCATOR_STATE), state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
@@ -147,8 +145,7 @@ class AdaLoraTrainer(FinalTrainer):
         tensors = load_file(os.path.join(checkpoint, ALLOCATOR_TENSORS), device=str(self.args.device))
         allocator = self.model.base_model.rankallocator
         for kind in STATISTICS:
-            prefix = f"{kind}."
-            statistics = {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
-            setattr(allocator, kind, statistics)
+            own = {n.removeprefix(f"{kind}."): value for n, value in tensors.items() if n.startswith(f"{kind}.")}
+            setattr(allocator, kind, own)
         self.allocation.calls = state["calls"]
         self.model.peft_config["default"].rank_pattern = state["rank_pattern"]

@@ -1,6 +1,6 @@
 """The method `adapter`: bottleneck adapters (Houlsby et al. 2019) beside a frozen base model; see `bottleneck.py`.
 
-model = load_bottleneck_adapter(base_model, folder)         what it leaves is not PEFT's, and loads like this
+What it leaves is not PEFT's, and loads like this: model = load_bottleneck_adapter(base_model, folder)
 """
 
 import os
@@ -26,15 +26,12 @@ from autolora_trainer.training.trainer import FinalTrainer
 
 @dataclass
 class AdapterArguments:
-    """The settings of `--method adapter`."""
-
     adapter_size: int | None = field(
         default=None,
         metadata={"help": f"Width of the bottleneck of --method adapter. Default: {DEFAULT_SIZE} (Houlsby et al.)."},
     )
     adapter_layer_norm: bool | None = field(
-        default=None,
-        metadata={"help": "adapter: train the layer norms too. Default: true, as Houlsby et al. do."},
+        default=None, metadata={"help": "adapter: train the layer norms too. Default: true, as Houlsby et al. do."}
     )
 
 

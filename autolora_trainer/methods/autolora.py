@@ -3,9 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-import torch
 from accelerate.utils import release_memory
-from peft import PeftModel
 from safetensors.torch import save_file
 
 from autolora_trainer.compat import save_without_asking
@@ -13,20 +11,14 @@ from autolora_trainer.errors import sentence
 from autolora_trainer.files import read_json, write_json
 from autolora_trainer.hub.card import PAPER_URL, Card
 from autolora_trainer.lora.fused import add_lora
-from autolora_trainer.lora.svd import copy_cut
 from autolora_trainer.methods.base import Built, Job, Plan
-from autolora_trainer.methods.patterns import SizedMethod, check_first_component
+from autolora_trainer.methods.patterns import SizedMethod, check_first_component, cut_adapter, equal_scores
 from autolora_trainer.ranks.adapter import build_adapter, is_other_model
-from autolora_trainer.ranks.budget import fill_budget, parse_budget
+from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
 from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE
 from autolora_trainer.runs.resume import Progress
-from autolora_trainer.search.arguments import (
-    SEARCH_STEPS,
-    AutoLoraTrainingArguments,
-    SearchArguments,
-    check_schedule,
-)
+from autolora_trainer.search.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, SearchArguments, check_schedule
 from autolora_trainer.search.callback import RankSelectionCallback
 from autolora_trainer.search.evidence import EVIDENCE
 from autolora_trainer.search.handover import handover_tensors, load_handover
@@ -42,19 +34,16 @@ SEARCH = "search"  # the folder of the search's own files
 # everything about the machine.
 SHARED_ARGUMENTS = """
     per_device_train_batch_size train_sampling_strategy gradient_accumulation_steps lr_scheduler_type
-    lr_scheduler_kwargs warmup_steps
-    weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim bf16 fp16 tf32 use_cpu seed data_seed
-    label_smoothing_factor non_finite
-    full_determinism logging_steps report_to run_name disable_tqdm log_level save_strategy save_steps
-    activation_checkpointing activation_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
-    dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters ddp_backend ddp_timeout
+    lr_scheduler_kwargs warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim bf16 fp16 tf32
+    use_cpu seed data_seed label_smoothing_factor non_finite full_determinism logging_steps report_to run_name
+    disable_tqdm log_level save_strategy save_steps activation_checkpointing activation_checkpointing_kwargs
+    torch_compile torch_compile_backend torch_compile_mode dataloader_num_workers dataloader_pin_memory
+    ddp_find_unused_parameters ddp_backend ddp_timeout
 """.split()
 
 
 @dataclass
 class RetrainArguments:
-    """How the retrain begins, and for how long it trains."""
-
     retrain_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of the retrain of autolora. Default: num_train_epochs."}
     )
@@ -132,12 +121,10 @@ class AutoLora(SizedMethod):
             )
         job.split(arguments.val_fraction)
         if settings.rank_budget:
-            k, costs = settings.initial_rank, list(source.costs.values())
-            most = [min(k, *shape) for shape in source.shapes.values()]
-            fill_budget(torch.zeros(len(costs), k), costs, settings.rank_budget, settings.min_rank, most)
+            equal_scores(job, settings.rank_budget)
         source.refuse_nonlinear()
         if settings.rank_budget:
-            check_first_component(job, parse_budget(settings.rank_budget, costs))
+            check_first_component(job, parse_budget(settings.rank_budget, list(source.costs.values())))
 
     def _check_given_ranks(self, job: Job) -> None:
         """Raise `ValueError` for `--ranks` that do not fit the model: names alone do not tell."""
@@ -192,7 +179,7 @@ class AutoLora(SizedMethod):
         if settings.retrain_cut:
             built.model = add_lora(base, job.source.lora_config(r=ranks.initial_rank))
             built.callbacks = [CutCallback(ranks, settings.retrain_cut)]
-            built.finish = lambda wide: _cut(job, wide.cpu(), ranks)
+            built.finish = lambda wide: cut_adapter(job, wide.cpu(), ranks)
             return built
         built.model = job.build(ranks, base)
         if settings.warm_start and not resume.train_checkpoint:
@@ -201,16 +188,8 @@ class AutoLora(SizedMethod):
 
     def card(self, folder: str) -> Card:
         how = f"with one rank for every module, learned by [AutoLoRA]({PAPER_URL})"
-        return Card(
-            self.name, "A LoRA adapter{of_base}, trained on {data}, " + how + ".", ("lora", "autolora"), cites=True
-        )
-
-
-def _cut(job: Job, wide: PeftModel, ranks: LearnedRanks) -> PeftModel:
-    """The ordinary adapter of `ranks` that a wide one, cut to them, computes like."""
-    small = job.build(ranks)
-    copy_cut(wide, small)
-    return small
+        sentence = "A LoRA adapter{of_base}, trained on {data}, " + how + "."
+        return Card(self.name, sentence, ("lora", "autolora"), cites=True)
 
 
 def search_arguments(request) -> AutoLoraTrainingArguments:
@@ -235,11 +214,7 @@ def search_arguments(request) -> AutoLoraTrainingArguments:
 
 
 def search(job: Job, folder: str) -> tuple[LearnedRanks, dict]:
-    """Run the search, or go on with an interrupted one; `ranks.json` is written last.
-
-    Returns:
-        The ranks, and the cost of the phase.
-    """
+    """Run the search, or go on with an interrupted one; returns the ranks, and the cost of the phase."""
     request = job.request
     arguments, checkpoint = search_arguments(request), job.folder.resume.search_checkpoint
     cost = CostMeter(earlier=read_manifest(checkpoint)["cost"] if checkpoint else None)

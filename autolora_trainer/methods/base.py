@@ -3,7 +3,6 @@
 check_request -> prepare -> learn -> (the final training, the same for all) -> finish
 """
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import TrainerCallback
 
 from autolora_trainer.errors import sentence
-from autolora_trainer.hub.card import Card
+from autolora_trainer.hub.card import Card, json_in
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.lora.parts import masked_parameters
 from autolora_trainer.ranks.adapter import fingerprint
@@ -29,29 +28,18 @@ PEFT_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class SavedForm:
-    """One form of a result.
+    """One form of a result."""
 
-    Attributes:
-        is_in: whether a folder holds it.
-        load: (base model, folder) -> the trained model; None: the folder holds the whole model.
-        what: it is, in a sentence, and `trained`, whose parameters they are.
-        trainer: evaluates it.
-    """
-
-    is_in: Callable[[str], bool]
-    load: Callable[[torch.nn.Module, str], torch.nn.Module] | None
-    what: str = "adapter"
-    trained: str = "adapter"
-    trainer: type[FinalTrainer] = FinalTrainer
+    is_in: Callable[[str], bool]  # whether a folder holds it
+    load: Callable[[torch.nn.Module, str], torch.nn.Module] | None  # (base model, folder); None: all is in the folder
+    what: str = "adapter"  # it is, in a sentence
+    trained: str = "adapter"  # whose parameters they are
+    trainer: type[FinalTrainer] = FinalTrainer  # evaluates it
 
 
 def peft_type_in(folder: str) -> str | None:
     """The type of the PEFT adapter in a folder; None where there is none, or its file is no JSON."""
-    try:
-        with open(os.path.join(folder, PEFT_CONFIG), encoding="utf-8") as file:
-            return json.load(file).get("peft_type")
-    except (OSError, ValueError, AttributeError):
-        return None
+    return json_in(folder, PEFT_CONFIG).get("peft_type")
 
 
 def _load_peft(base: torch.nn.Module, folder: str) -> PeftModel:
@@ -64,11 +52,8 @@ PEFT_ADAPTER = SavedForm(is_in=lambda folder: os.path.exists(os.path.join(folder
 
 
 def load_saved(forms, source, folder: str) -> tuple[torch.nn.Module, SavedForm]:
-    """What an earlier run left in a folder, and its form.
+    """What an earlier run left in a folder, and its form, the first of `forms` that is there.
 
-    Args:
-        forms: those to look for, in this order.
-        source: of the base model; see `scripts.source.Source`.
     Raises:
         ValueError: if there is nothing of the kind, or it does not fit.
     """
@@ -89,41 +74,25 @@ def load_saved(forms, source, folder: str) -> tuple[torch.nn.Module, SavedForm]:
 
 @dataclass
 class Built:
-    """The model to train, and what comes with it.
-
-    Attributes:
-        model: what the final training trains.
-        ranks: the ranks it was built from; None for methods without a rank per module.
-        phases: {phase: cost} of what ran before the final training.
-        callbacks: of the final training.
-        finish: trained model -> the model to evaluate and save, where that is another.
-        trainer: of the final training.
-        arguments: of the final training, those that the method sets otherwise than the user's.
-    """
+    """The model that the final training trains, and what comes with it."""
 
     model: torch.nn.Module
-    ranks: LearnedRanks | None = None
-    phases: dict[str, dict] = field(default_factory=dict)
+    ranks: LearnedRanks | None = None  # it was built from; None for methods without a rank per module
+    phases: dict[str, dict] = field(default_factory=dict)  # {phase: cost} of what ran before
     callbacks: list[TrainerCallback] = field(default_factory=list)
-    finish: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+    finish: Callable[[torch.nn.Module], torch.nn.Module] | None = None  # trained model -> the one to save, if another
     trainer: type[FinalTrainer] = FinalTrainer
-    arguments: dict = field(default_factory=dict)
+    arguments: dict = field(default_factory=dict)  # of the training, those that differ from the user's
 
 
 class Job(Protocol):
-    """What a method may ask for; `scripts.job` has the real one.
+    """What a method may ask for; `scripts.job` has the real one."""
 
-    Attributes:
-        request: what was asked for: `request.settings` are the method's, `request.training` the final training's.
-        source: the base model; rows: of every split; folder: the output folder, with what a resume found.
-        ranks: of `--ranks`, or None.
-    """
-
-    request: object
-    source: object
-    rows: object
-    folder: RunFolder
-    ranks: LearnedRanks | None
+    request: object  # `request.settings` are the method's, `request.training` the final training's
+    source: object  # of the base model
+    rows: object  # of every split
+    folder: RunFolder  # with what a resume found
+    ranks: LearnedRanks | None  # of `--ranks`
 
     def split(self, val_fraction: float): ...  # (D_tr, D_val)
     def build(self, ranks: LearnedRanks, base: torch.nn.Module | None = None) -> PeftModel: ...
@@ -136,39 +105,25 @@ Plan = Callable[[], Built]  # its own phases, if any, then the model; whoever wr
 
 
 class Method:
-    """What a method is by default: PEFT's adapter, the standard Trainer, no phase of its own.
+    """What a method is by default: PEFT's adapter, the standard Trainer, no phase of its own."""
 
-    Attributes:
-        name: the value of `--method`.
-        arguments: a dataclass of its own fields, which other methods refuse.
-        reads: shared fields that act here: ranks, rank_budget, lora_r, lora_target_modules, peft_kwargs.
-        has_lora: its adapter is a LoRA of ours, whose modules have costs, and parts where they are fused.
-        form: how its result lies in a folder.
-        outputs: names that it adds to the folder.
-        phase: what its final training is called.
-        base_stays_frozen: False: it refuses `--dtype` and quantization.
-        length_is_learned: a resume with another number of epochs is another run.
-    """
-
-    name = ""
-    arguments: type | None = None
+    name = ""  # the value of `--method`
+    arguments: type | None = None  # a dataclass of its own fields, which other methods refuse
+    # shared fields that act here: ranks, rank_budget, lora_r, lora_target_modules, peft_kwargs
     reads: frozenset[str] = frozenset()
-    has_lora = False
-    form: SavedForm = PEFT_ADAPTER
-    outputs: frozenset[str] = frozenset()
-    phase = "training"
-    base_stays_frozen = True
-    length_is_learned = False
+    has_lora = False  # its adapter is a LoRA of ours, whose modules have costs, and parts where they are fused
+    form: SavedForm = PEFT_ADAPTER  # of its result in a folder
+    outputs: frozenset[str] = frozenset()  # names that it adds to the folder
+    phase = "training"  # what its final training is called
+    base_stays_frozen = True  # False: it refuses `--dtype` and quantization
+    length_is_learned = False  # True: a resume with another number of epochs is another run
 
     def check_request(self, request) -> None:
         """Raise `ValueError` for what the arguments alone rule out, of a run that trains."""
 
     def prepare(self, job: Job) -> Plan:
-        """Build and try what needs no training; write nothing.
-
-        Raises:
-            ValueError: for what the method cannot do with these rows and this model.
-        """
+        """Build and try what needs no training, and write nothing; raise `ValueError` for what the method cannot do
+        with these rows and this model."""
         raise NotImplementedError
 
     def searches(self, request) -> bool:
@@ -180,11 +135,8 @@ class Method:
         return list(job.source.costs) if self.has_lora else []
 
     def progress(self, request, trained: bool) -> Progress:
-        """What an earlier run in `request.output_dir` has finished of the method's own phases.
-
-        Args:
-            trained: whether there is a whole checkpoint of the final training.
-        """
+        """What an earlier run in `request.output_dir` has finished of the method's own phases; `trained`: there is a
+        whole checkpoint of the final training."""
         return Progress()
 
     def parameters(self, model: torch.nn.Module) -> int:
@@ -193,8 +145,7 @@ class Method:
 
     def card(self, folder: str) -> Card:
         """What the model card of the result in `folder` says of the method."""
-        kind, tags = ("A LoRA", ("lora",)) if self.has_lora else ("An", ())
-        return Card(self.name, kind + " adapter{of_base}, trained on {data}, by the method {name}.", tags)
+        return Card.of_adapter(self.name, self.has_lora)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
@@ -205,11 +156,10 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def given_pattern(job: Job, rule: str, ranks: dict[str, int], model: torch.nn.Module) -> LearnedRanks:
-    """Ranks that no search made, in the form of those that a search did.
+    """{module: rank} that no search made, in the form of those that a search did.
 
     Args:
         rule: the name of the pattern, for `ranks.json`.
-        ranks: {module: rank}.
         model: the base model, under an adapter or not.
     """
     return LearnedRanks(

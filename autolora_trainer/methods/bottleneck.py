@@ -35,32 +35,21 @@ DEFAULT_SIZE = 64
 DEVIATION = 1e-2  # their §3.6: any up to this one works
 # Ends of the names of the projections back to the width of the model, of the attention and of the feed-forward part.
 ATTENTION_OUTPUTS = (
-    "attention.output.dense",  # BERT, RoBERTa, ELECTRA, DeBERTa
-    "attention.out_lin",  # DistilBERT
-    "attn.c_proj",  # GPT-2
-    "self_attn.o_proj",  # Llama, Mistral, Qwen, Gemma, Phi-3
-    "self_attn.out_proj",  # OPT
-    "attention.dense",  # GPT-NeoX
-    "attn.Wo",  # ModernBERT
+    ".attention.output.dense",  # BERT, RoBERTa, ELECTRA, DeBERTa
+    ".attention.out_lin",  # DistilBERT
+    ".attn.c_proj",  # GPT-2
+    ".self_attn.o_proj",  # Llama, Mistral, Qwen, Gemma, Phi-3
+    ".self_attn.out_proj",  # OPT
+    ".attention.dense",  # GPT-NeoX
+    ".attn.Wo",  # ModernBERT
 )
-FEED_FORWARD_OUTPUTS = (
-    "output.dense",
-    "ffn.lin2",
-    "mlp.c_proj",
-    "mlp.down_proj",
-    "fc2",
-    "mlp.dense_4h_to_h",
-    "mlp.Wo",
+FEED_FORWARD_OUTPUTS = tuple(
+    ".output.dense .ffn.lin2 .mlp.c_proj .mlp.down_proj .fc2 .mlp.dense_4h_to_h .mlp.Wo".split()
 )
 
 
 class Bottleneck(nn.Module):
-    """h -> h + W_up gelu(W_down h + b_down) + b_up: (…, d) -> (…, d), the identity at first.
-
-    Args:
-        width: d.
-        size: s.
-    """
+    """(…, d) -> (…, d), the identity at first; `width` is d, `size` s."""
 
     def __init__(self, width: int, size: int):
         super().__init__()
@@ -88,25 +77,17 @@ def find_outputs(model: nn.Module) -> list[str]:
         >>> find_outputs(GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2)))
         ['h.0.attn.c_proj', 'h.0.mlp.c_proj']
     """
-    attention, feed_forward = [], []
-    for name, module in model.named_modules():
-        if not hasattr(module, "weight") or not re.search(r"(^|\.)\d+\.", name):
-            continue  # the last word excludes what is in no block: poolers and heads
-        if _ends_with(name, ATTENTION_OUTPUTS):
-            attention.append(name)
-        elif _ends_with(name, FEED_FORWARD_OUTPUTS):
-            feed_forward.append(name)
+    # the number excludes what is in no block: poolers and heads
+    weights = [n for n, module in model.named_modules() if hasattr(module, "weight") and re.search(r"(^|\.)\d+\.", n)]
+    attention = [name for name in weights if name.endswith(ATTENTION_OUTPUTS)]
+    feed_forward = [name for name in weights if name.endswith(FEED_FORWARD_OUTPUTS) and name not in attention]
     if not attention or len(attention) != len(feed_forward):
         raise ValueError(
             f"--method adapter found {len(attention)} attention outputs and {len(feed_forward)} feed-forward outputs "
             f"in {type(model).__name__}, and a block has one of each. It knows names that end in "
-            f"{ATTENTION_OUTPUTS[0]}, attn.c_proj, self_attn.o_proj and the like. Give another model or --method lora."
+            "attention.output.dense, attn.c_proj, self_attn.o_proj and the like. Give another model or --method lora."
         )
-    return [name for name, _ in model.named_modules() if name in {*attention, *feed_forward}]
-
-
-def _ends_with(name: str, ends) -> bool:
-    return any(name.endswith("." + end) for end in ends)
+    return [name for name in weights if name in {*attention, *feed_forward}]
 
 
 def add_bottlenecks(
@@ -116,17 +97,14 @@ def add_bottlenecks(
     names: list[str] | None = None,
     task_type: str | None = None,
 ) -> nn.Module:
-    """Put an adapter after every attention and feed-forward part, in place, and leave only what belongs to the method
-    trainable.
+    """Put an adapter after every attention and feed-forward part of the model, in place, and leave only what belongs
+    to the method trainable.
 
     Args:
-        model: the pre-trained model.
         size: s, the width of the bottleneck.
         layer_norm: train the layer norms too.
         names: modules to follow; default: `find_outputs`.
         task_type: PEFT's name of the task, for readers of the file.
-    Returns:
-        The model.
     Raises:
         ValueError: if the model has bottlenecks already, or is none whose blocks are known.
     """
@@ -151,13 +129,9 @@ def add_bottlenecks(
     return model
 
 
-def is_bottleneck(model: nn.Module) -> bool:
-    return hasattr(model, "bottleneck_config")
-
-
 def refuse_second(model: nn.Module) -> None:
     """Raise `ValueError` for a model that has bottlenecks: two hooks would find one and the same module."""
-    if is_bottleneck(model):
+    if hasattr(model, "bottleneck_config"):
         raise ValueError(
             f"{type(model).__name__} has a bottleneck adapter already, and room for one. Load its base model anew "
             "with from_pretrained, and put the adapter into that."
@@ -167,12 +141,10 @@ def refuse_second(model: nn.Module) -> None:
 def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """{name: parameter} of what the method trains: adapters, layer norms if they are, and the head."""
     config, parameters = model.bottleneck_config, dict(model.named_parameters())
-    own = {f"{name}.bottleneck.{part}.{kind}" for name in config["modules"] for part in ("down", "up")
-           for kind in ("weight", "bias")}  # fmt: skip
+    holders = [f"{name}.bottleneck.{part}" for name in config["modules"] for part in ("down", "up")]
     if config["layer_norm"]:
-        norms = [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
-        own |= {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
-    own |= set(head_parameters(model))
+        holders += [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
+    own = {f"{name}.{kind}" for name in holders for kind in ("weight", "bias")} | set(head_parameters(model))
     return {name: parameter for name, parameter in parameters.items() if name in own}
 
 
@@ -189,13 +161,11 @@ def is_saved_in(folder: str) -> bool:
 
 
 def load_bottleneck_adapter(model: nn.Module, folder: str) -> nn.Module:
-    """Put a saved adapter, with its layer norms and head, into its base model.
+    """Put a saved adapter, with its layer norms and head, into its base model; it can be trained on.
 
     Args:
         model: the base model, as `from_pretrained` gives it, for the same task; it is changed in place.
         folder: an output directory of `--method adapter`.
-    Returns:
-        The model; its adapter can be trained on.
     Raises:
         ValueError: if the folder holds no such adapter, or one of another model, or the model has an adapter.
     """
@@ -218,11 +188,7 @@ def load_bottleneck_adapter(model: nn.Module, folder: str) -> nn.Module:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, folder: str) -> None:
-    """The saved tensors into a model that has bottlenecks already.
-
-    Raises:
-        ValueError: if they are not those of this model.
-    """
+    """The saved tensors into a model that has bottlenecks already, or `ValueError` if they are not of this model."""
     path = os.path.join(folder, WEIGHTS)
     try:
         tensors = load_file(path)

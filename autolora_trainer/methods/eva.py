@@ -37,10 +37,8 @@ CALIBRATION = "calibration.json"  # what the calibration cost; written after ran
 
 
 def layer_costs(layers: dict[str, LoraLayer]) -> dict[str, int]:
-    """{module: parameters of one component of the whole module}, of LoRA layers."""
-    return {
-        name: layer.in_features + layer.out_features for name, layer in layers.items()
-    }  # as PEFT reads them off, of `nn.Linear` and `Conv1D`
+    """{module: parameters of one component of the whole module}: PEFT reads them off `nn.Linear` and `Conv1D`."""
+    return {name: layer.in_features + layer.out_features for name, layer in layers.items()}
 
 
 def eva_components(
@@ -53,9 +51,7 @@ def eva_components(
         dataset, collate: training rows, and rows -> batch.
         lora_config: (**changes) -> LoraConfig.
         start: {module: rank} to hand out anew, each at least 1.
-        batch_size: rows in a batch.
         seed: of the rows drawn.
-        progress: show a bar.
     Returns:
         {module: V^T, (r, n)}, r possibly 0; and {"forward_passes", "examples"}.
     Raises:
@@ -101,12 +97,8 @@ def eva_components(
 
 
 def _tokens(layer_input, positions, layer_name) -> torch.Tensor:
-    """The inputs of a layer at the tokens that count, (tokens, n).
-
-    Args:
-        layer_input: of the forward hook: a tuple with (batch, length, n), or (batch, n) after a pooling.
-        positions: (tokens, 2), batch and place.
-    """
+    """The inputs of a layer at the tokens that count, (tokens, n): of a hook's (batch, length, n), or (batch, n) after
+    a pooling, at positions (tokens, 2), batch and place."""
     hidden = layer_input[0] if isinstance(layer_input, (tuple, list)) else layer_input
     return hidden[positions[:, 0], positions[:, 1]] if hidden.dim() == 3 else hidden.flatten(0, -2)
 
@@ -116,8 +108,6 @@ class Eva(SizedMethod):
     outputs = frozenset({CALIBRATION})
 
     def prepare(self, job: Job) -> Plan:
-        """Raise `ValueError` for a size that leaves a module without a component to start from, or has more than there
-        are."""
         job.source.refuse_nonlinear()
         layers = lora_layers(job.source.rank_one_adapter)
         whole, size = layer_costs(layers), pattern_size(job)
@@ -152,15 +142,8 @@ class Eva(SizedMethod):
         return Built(model, ranks, {"calibration": figures})
 
 
-def calibrate(
-    job: Job, whole: dict[str, int], start: dict[str, int]
-) -> tuple[LearnedRanks, dict[str, torch.Tensor], dict]:
-    """Ranks, components, and the cost of finding them; `ranks.json` and the cost are on disk after it.
-
-    Args:
-        whole: {module: parameters of one component of the whole module}.
-        start: {module: rank} to hand out anew.
-    """
+def calibrate(job: Job, whole: dict[str, int], start: dict[str, int]) -> tuple[LearnedRanks, dict, dict]:
+    """Ranks, components, and the cost of finding them; `ranks.json` and the cost are on disk after it."""
     cost, training = CostMeter(), job.request.training
     base = job.source.base_model().to(training.device)
     components, seen = eva_components(
@@ -173,12 +156,11 @@ def calibrate(
         seed=training.seed,
         progress=not training.disable_tqdm,
     )
-    ranks = given_pattern(job, "eva", {name: len(rows) for name, rows in components.items()}, base)
+    ranks = given_pattern(job, Eva.name, {name: len(rows) for name, rows in components.items()}, base)
     size, asked = sum(whole[name] * rank for name, rank in ranks.ranks.items()), pattern_size(job)
     if size > asked:
-        job.warn(
-            f"EVA counts components, not parameters: it has {size:,} adapter parameters, {asked:,} were asked for"
-        )
+        has = f"it has {size:,} adapter parameters, {asked:,} were asked for"
+        job.warn(f"EVA counts components, not parameters: {has}")
     # A pass is a forward and a backward one, and there is no backward one here
     figures = {**cost.stop(), **seen}
     job.folder.clear()

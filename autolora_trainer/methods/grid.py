@@ -17,6 +17,7 @@ import importlib.util
 import math
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from autolora_trainer.files import read_json, write_json
@@ -37,8 +38,6 @@ RESULT, ERROR = "result.json", "error.txt"  # of a trial
 
 @dataclass
 class GridArguments:
-    """The settings of `--method grid`."""
-
     sampler: str | None = field(
         default=None, metadata={"help": "Of --method grid: grid (default), random or tpe (Optuna's samplers)."}
     )
@@ -88,8 +87,8 @@ class Grid(SizedMethod):
     def _learn(self, job: Job, space: Space) -> Built:
         resume, cost_path = job.folder.resume, job.folder.file(FOLDER, COST_FILE)
         if resume.search_done or resume.train_checkpoint:
-            ranks, cost = LearnedRanks.load(job.folder.ranks_path), read_json(cost_path)
-            return Built(job.build(ranks), ranks, {"search": cost})
+            ranks = LearnedRanks.load(job.folder.ranks_path)
+            return Built(job.build(ranks), ranks, {"search": read_json(cost_path)})
         settings = job.request.settings
         if space.budget is None:
             job.warn(
@@ -108,25 +107,20 @@ class Grid(SizedMethod):
 
 
 def evaluate(job: Job, space: Space, config: dict[str, int]) -> dict:
-    """{"loss", "cost"} of a configuration: from its file, or from a trial in a process of its own.
-
-    Raises:
-        RuntimeError: if the trial failed.
-    """
+    """{"loss", "cost"} of a configuration: from its file, or from a trial in a process of its own; raises
+    `RuntimeError` if that failed."""
     folder = job.folder.file(FOLDER, "-".join(map(str, config.values())))
-    path = os.path.join(folder, RESULT)
+    path, error = os.path.join(folder, RESULT), os.path.join(folder, ERROR)
     if not os.path.isfile(path):
         os.makedirs(folder, exist_ok=True)
-        if os.path.exists(os.path.join(folder, ERROR)):
-            os.remove(os.path.join(folder, ERROR))
+        with suppress(FileNotFoundError):  # of an earlier run
+            os.remove(error)
         started = time.perf_counter()
         status = job.try_ranks(space.ranks(config), folder)
         if not os.path.isfile(path):
-            try:
-                with open(os.path.join(folder, ERROR), encoding="utf-8") as file:
-                    reason = file.read().strip()
-            except OSError:
-                reason = f"its process ended with status {status}"
+            reason = f"its process ended with status {status}"
+            with suppress(OSError), open(error, encoding="utf-8") as file:
+                reason = file.read().strip()
             raise RuntimeError(f"The trial with {described(config)} failed: {reason}")
         result = read_json(path)
         result["cost"]["wall_seconds"] = round(time.perf_counter() - started, 3)  # with the start of the process
@@ -141,68 +135,66 @@ class _Study:
         import optuna
         from sqlalchemy.engine import URL
 
-        self._optuna, self._space = optuna, space
-        settings, self._seed = job.request.settings, job.request.training.seed
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         url = URL.create("sqlite", database=os.path.abspath(job.folder.file(FOLDER, STUDY)))
-        self._study = optuna.create_study(storage=str(url), study_name="ranks", load_if_exists=True)
-        self._choices = {group: optuna.distributions.CategoricalDistribution(space.levels) for group in space.sizes}
-        self._sampler = sampler(settings)
-        self._possible = configurations(space.sizes, space.levels, space.budget, self._seed)
-        self.wanted = min(settings.grid_trials or TRIALS, len(self._possible))
-        self._grid = some(self._possible, self.wanted, self._seed)
+        self.study = optuna.create_study(storage=str(url), study_name="ranks", load_if_exists=True)
+        self.choices = {group: optuna.distributions.CategoricalDistribution(space.levels) for group in space.sizes}
+        self.optuna, self.space, self.seed = optuna, space, job.request.training.seed
+        self.kind = sampler(job.request.settings)
+        self.possible = configurations(space.sizes, space.levels, space.budget, self.seed)
+        self.wanted = min(job.request.settings.grid_trials or TRIALS, len(self.possible))
 
     def finished(self) -> list[dict[str, int]]:
         """The configurations whose loss is stored."""
-        complete = (self._optuna.trial.TrialState.COMPLETE,)
-        return [self._in_order(trial) for trial in self._study.get_trials(states=complete)]
+        complete = (self.optuna.trial.TrialState.COMPLETE,)
+        return [self._config(trial) for trial in self.study.get_trials(states=complete)]
 
     def next(self, known) -> tuple[dict[str, int], object]:
-        """A configuration to try, and Optuna's trial where its sampler has drawn it.
-
-        Args:
-            known: the ranks, as tuples, that have been tried.
-        """
-        if self._sampler == "grid":
-            return next(config for config in self._grid if tuple(config.values()) not in known), None
-        states = self._optuna.trial.TrialState
+        """A configuration to try, and Optuna's trial where its sampler has drawn it; `known` are the ranks, as tuples,
+        that have been tried."""
+        if self.kind == "grid":
+            return _first_unknown(some(self.possible, self.wanted, self.seed), known), None
+        states = self.optuna.trial.TrialState
         while True:
-            number = len(self._study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)))
+            number = len(self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)))
             # a sampler of its own for every trial: what is drawn depends on the trials before it and on nothing else,
             # so a run that goes on draws what it would have drawn
-            self._study.sampler = self._make_sampler(self._seed + number)
-            trial = self._study.ask(self._choices)
+            self.study.sampler = self._make_sampler(self.seed + number)
+            trial = self.study.ask(self.choices)
+            config = self._config(trial)
             if number >= 100 * self.wanted:  # it keeps drawing what it knows
-                config = next(config for config in self._possible if tuple(config.values()) not in known)
-                return config, trial if self._in_order(trial) == config else None
-            if self._space.fits(self._in_order(trial)):
-                return self._in_order(trial), trial
-            self._study.tell(trial, state=states.PRUNED)
+                unknown = _first_unknown(self.possible, known)
+                return unknown, trial if config == unknown else None
+            if self.space.fits(config):
+                return config, trial
+            self.study.tell(trial, state=states.PRUNED)
 
     def store(self, config: dict[str, int], trial, loss: float) -> None:
         if trial is not None:
-            self._study.tell(trial, loss)
+            self.study.tell(trial, loss)
         else:
-            create = self._optuna.trial.create_trial
-            self._study.add_trial(create(params=config, distributions=self._choices, value=loss))
+            create = self.optuna.trial.create_trial
+            self.study.add_trial(create(params=config, distributions=self.choices, value=loss))
 
-    def _in_order(self, trial) -> dict[str, int]:
-        return {group: trial.params[group] for group in self._space.sizes}
+    def _config(self, trial) -> dict[str, int]:
+        """In the order of the groups."""
+        return {group: trial.params[group] for group in self.space.sizes}
 
     def _make_sampler(self, seed: int):
-        if self._sampler == "random":
-            return self._optuna.samplers.RandomSampler(seed=seed)
+        if self.kind == "random":
+            return self.optuna.samplers.RandomSampler(seed=seed)
         # a trial that was killed is still running in the storage, and must not count
         startup = max(2, self.wanted // 4)
-        return self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=False)
+        return self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=False)
+
+
+def _first_unknown(configs: list[dict[str, int]], known) -> dict[str, int]:
+    return next(config for config in configs if tuple(config.values()) not in known)
 
 
 def search(job: Job, space: Space) -> tuple[dict[str, int], dict]:
-    """Run the trials that are missing.
-
-    Returns:
-        The configuration with the least loss on D_val (of equals the first), and the cost of all trials.
-    """
+    """Run the trials that are missing: the configuration with the least loss on D_val (of equals the first), and the
+    cost of all trials."""
     os.makedirs(job.folder.file(FOLDER), exist_ok=True)
     study = _Study(job, space)
     results = {tuple(config.values()): evaluate(job, space, config) for config in study.finished()}

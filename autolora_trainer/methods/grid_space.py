@@ -29,10 +29,10 @@ def groups(names) -> dict[str, list[str]]:
         unique = len(set(tails.values())) == len(tails)
         return {tails[label] if unique else label: modules for label, modules in found.items()}
     places = depths(names)
-    halves: dict[str, list[str]] = {"lower": [], "upper": []}
+    halves: dict[str, list[str]] = {}
     for name, place in zip(names, places):
-        halves["upper" if 2 * place > max(places) else "lower"].append(name)
-    return {label: modules for label, modules in halves.items() if modules}
+        halves.setdefault("upper" if 2 * place > max(places) else "lower", []).append(name)
+    return halves
 
 
 def configurations(sizes: dict[str, int], levels, budget: int | None = None, seed: int = 0) -> list[dict[str, int]]:
@@ -41,9 +41,6 @@ def configurations(sizes: dict[str, int], levels, budget: int | None = None, see
 
     Args:
         sizes: {group: adapter parameters of rank 1 in all its modules}.
-        levels: ranks.
-        budget: adapter parameters, at most.
-        seed: of the draw.
     Example:
         >>> configurations({"q": 10, "v": 10}, (1, 2), budget=30)
         [{'q': 1, 'v': 1}, {'q': 1, 'v': 2}, {'q': 2, 'v': 1}]
@@ -86,10 +83,9 @@ class Space:
     @classmethod
     def of(cls, settings, costs: dict[str, int]) -> "Space":
         """From a run's settings and {module: parameters of one component}."""
-        members = {name: group for group, names in groups(list(costs)).items() for name in names}
-        sizes: dict[str, int] = {}
-        for name, cost in costs.items():
-            sizes[members[name]] = sizes.get(members[name], 0) + cost
+        grouped = groups(list(costs))
+        members = {name: group for group, names in grouped.items() for name in names}
+        sizes = {group: sum(costs[name] for name in names) for group, names in grouped.items()}
         levels = LEVELS if sampler(settings) == "grid" else tuple(range(1, settings.initial_rank + 1))
         budget = None if settings.rank_budget is None else parse_budget(settings.rank_budget, list(costs.values()))
         return cls({name: members[name] for name in costs}, sizes, levels, budget)
@@ -98,15 +94,12 @@ class Space:
         return self.budget is None or parameters(config, self.sizes) <= self.budget
 
     def ranks(self, config: dict[str, int]) -> dict[str, int]:
-        """{module: rank}."""
         return {name: config[group] for name, group in self.groups.items()}
 
 
 def sampler(settings) -> str:
-    """`--sampler`, or its default."""
     return settings.sampler or "grid"
 
 
 def described(config: dict[str, int]) -> str:
-    """{group: rank} as text."""
     return ", ".join(f"{group} {rank}" for group, rank in config.items())

@@ -1,11 +1,14 @@
-"""Plain LoRA of one rank, as PEFT builds it (Hu et al. 2022), and the settings of every LoRA."""
+"""The plain baselines, LoRA of one rank (Hu et al. 2022) and full fine-tuning, and the settings of every LoRA."""
 
+import os
 from dataclasses import dataclass, field
 
+from autolora_trainer.hub.card import Card
 from autolora_trainer.lora.fused import add_lora
-from autolora_trainer.methods.base import Built, Job, Method, Plan
+from autolora_trainer.methods.base import Built, Job, Method, Plan, SavedForm
 
 RANK = 4  # the paper's baseline (§5.1)
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # the second: of weights in several files
 
 
 @dataclass
@@ -45,3 +48,28 @@ class Lora(Method):
     def prepare(self, job: Job) -> Plan:
         rank = job.request.settings.rank
         return lambda: Built(add_lora(job.source.base_model(), job.source.lora_config(r=rank)))
+
+
+def holds_model(folder: str) -> bool:
+    """Whether a full checkpoint lies in `folder`."""
+    return os.path.isfile(os.path.join(folder, "config.json")) and any(
+        os.path.isfile(os.path.join(folder, name)) for name in WEIGHTS
+    )
+
+
+class Full(Method):
+    """Every parameter of the base model trains ("Full FT" in Tables 1-3): an ordinary transformers checkpoint is left.
+
+    The rate of 1e-4 that §5.1 gives for adapters is a high one here; 1e-5 to 5e-5 is usual for models of RoBERTa's
+    size (`--learning_rate`).
+    """
+
+    name = "full"
+    form = SavedForm(holds_model, load=None, what="model", trained="base")
+    base_stays_frozen = False
+
+    def prepare(self, job: Job) -> Plan:
+        return lambda: Built(job.source.base_model().requires_grad_(True))
+
+    def card(self, folder: str) -> Card:
+        return Card(self.name, "{base}, fully fine-tuned on {data}.", library="transformers")

@@ -6,11 +6,14 @@ Scale and training are the retrain's, so that only the ranks differ. The size is
 
 from collections.abc import Callable
 
-from autolora_trainer.hub.card import CITED_PATTERN, Card
-from autolora_trainer.methods.base import Built, Job, Method, Plan, given_pattern
-from autolora_trainer.ranks.budget import linear_ranks, parse_budget, random_ranks, uniform_ranks
+import torch
+from peft import PeftModel
 
-ShareOut = Callable[[dict[str, int], int], dict[str, int]]  # ({module: cost}, parameters to spend) -> {module: rank}
+from autolora_trainer.hub.card import CITED_PATTERN, Card
+from autolora_trainer.lora.svd import copy_cut
+from autolora_trainer.methods.base import Built, Job, Method, Plan, given_pattern
+from autolora_trainer.ranks.budget import fill_budget, linear_ranks, parse_budget, random_ranks, uniform_ranks
+from autolora_trainer.ranks.learned import LearnedRanks
 
 
 def pattern_size(job: Job) -> int:
@@ -22,15 +25,12 @@ def pattern_size(job: Job) -> int:
     return parse_budget(job.request.settings.rank_budget or "lora:4", list(costs.values()))
 
 
-def check_size(job: Job, share_out: ShareOut) -> None:
-    """Raise `ValueError` for a size that a pattern cannot have."""
-    job.source.refuse_nonlinear()
-    size = pattern_size(job)
-    if not any(share_out(job.source.costs, size).values()):
-        raise ValueError(
-            f"--method {job.request.method.name} has {size:,} adapter parameters to share out, and a component takes "
-            f"{min(job.source.costs.values()):,}. Raise --rank_budget, e.g. lora:1, or give other --ranks."
-        )
+def equal_scores(job: Job, size: int | str) -> dict[str, int]:
+    """{module: rank} if all of `initial_rank` components scored alike: raises `ValueError` for a size that no scores
+    can fill."""
+    k, min_rank, costs = job.request.settings.initial_rank, job.request.settings.min_rank, job.source.costs
+    most = [min(k, *shape) for shape in job.source.shapes.values()]
+    return dict(zip(costs, fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank, most)))
 
 
 def check_first_component(job: Job, size: int) -> None:
@@ -43,6 +43,13 @@ def check_first_component(job: Job, size: int) -> None:
         )
 
 
+def cut_adapter(job: Job, wide: PeftModel, ranks: LearnedRanks) -> PeftModel:
+    """The ordinary adapter of `ranks` that a wide one, cut to them, computes like."""
+    small = job.build(ranks)
+    copy_cut(wide, small)
+    return small
+
+
 class SizedMethod(Method):
     """A method with a rank per module, whose size is asked for."""
 
@@ -51,37 +58,37 @@ class SizedMethod(Method):
 
 
 class Pattern(SizedMethod):
-    """A pattern by its name.
+    """A pattern by its name, which is its rule in `ranks.json`; `share_out`: (job, parameters) -> {module: rank}."""
 
-    Args:
-        name: the value of `--method`, and the rule in `ranks.json`.
-        share_out: job -> `ShareOut`.
-    """
-
-    def __init__(self, name: str, share_out: Callable[[Job], ShareOut]):
+    def __init__(self, name: str, share_out: Callable[[Job, int], dict[str, int]]):
         self.name, self.share_out = name, share_out
 
     def prepare(self, job: Job) -> Plan:
-        share_out = self.share_out(job)
-        check_size(job, share_out)
+        job.source.refuse_nonlinear()
+        size = pattern_size(job)
+        ranks = self.share_out(job, size)
+        if not any(ranks.values()):
+            raise ValueError(
+                f"--method {self.name} has {size:,} adapter parameters to share out, and a component takes "
+                f"{min(job.source.costs.values()):,}. Raise --rank_budget, e.g. lora:1, or give other --ranks."
+            )
+        return lambda: self._learn(job, ranks)
 
-        def learn() -> Built:
-            base = job.source.base_model()
-            ranks = given_pattern(job, self.name, share_out(job.source.costs, pattern_size(job)), base)
-            return Built(job.build(ranks, base), ranks)
-
-        return learn
+    def _learn(self, job: Job, ranks: dict[str, int]) -> Built:
+        base = job.source.base_model()
+        pattern = given_pattern(job, self.name, ranks, base)
+        return Built(job.build(pattern, base), pattern)
 
     def card(self, folder: str) -> Card:
         return Card(self.name, CITED_PATTERN, ("lora",), cites=True)
 
 
-def _random(job: Job) -> ShareOut:
-    settings, seed = job.request.settings, job.request.training.seed
+def _random(job: Job, size: int) -> dict[str, int]:
+    settings = job.request.settings
     capacity = max([settings.initial_rank, *(job.ranks.ranks.values() if job.ranks else ())])
-    return lambda costs, size: random_ranks(costs, size, capacity, settings.min_rank, seed)
+    return random_ranks(job.source.costs, size, capacity, settings.min_rank, job.request.training.seed)
 
 
-UNIFORM = Pattern("uniform", lambda job: uniform_ranks)
+UNIFORM = Pattern("uniform", lambda job, size: uniform_ranks(job.source.costs, size))
 RANDOM = Pattern("random", _random)
-LINEAR = Pattern("linear", lambda job: lambda costs, size: linear_ranks(costs, size, job.request.settings.min_rank))
+LINEAR = Pattern("linear", lambda job, size: linear_ranks(job.source.costs, size, job.request.settings.min_rank))

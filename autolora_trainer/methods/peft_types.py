@@ -50,8 +50,6 @@ REFUSED = {
 
 @dataclass
 class PeftTypeArguments:
-    """The settings of `--method peft`."""
-
     peft_type: str | None = field(
         default=None, metadata={"help": "The type of --method peft: IA3, PREFIX_TUNING, DORA, VERA, RANDLORA …."}
     )
@@ -61,24 +59,23 @@ class PeftTypeArguments:
 
 
 def resolve(asked: str | None) -> tuple[str, dict]:
-    """(PEFT's name of the type, settings that an alias stands for).
-
-    Raises:
-        ValueError: where there is no such type, or none is given.
-    """
+    """(PEFT's name of the type, settings that an alias stands for), or `ValueError` where there is no such type."""
     known = sorted({*(t.value for t in CONFIGS), *ALIASES} - set(REFUSED))
     if asked is None:
         raise ValueError(f"--method peft needs --peft_type, one of {', '.join(known)}.")
-    name, settings = ALIASES.get(asked.upper().replace("-", "_"), (asked.upper().replace("-", "_"), {}))
+    name = asked.upper().replace("-", "_")
+    name, settings = ALIASES.get(name, (name, {}))
     if name not in PeftType.__members__ or PeftType[name] not in CONFIGS:
-        close = difflib.get_close_matches(name, known, 1)
-        raise ValueError(
-            f"--peft_type must be one of PEFT's types, got {asked!r}."
-            + (f" Did you mean {close[0]}?" if close else f" They are {', '.join(known)}.")
-        )
+        hint = _hint(name, known, "They are")
+        raise ValueError(f"--peft_type must be one of PEFT's types, got {asked!r}. {hint}")
     if name in REFUSED:
         raise ValueError(f"--peft_type {name} {REFUSED[name]}.")
     return name, dict(settings)
+
+
+def _hint(word: str, known: list[str], verb: str) -> str:
+    close = difflib.get_close_matches(word, known, 1)
+    return f"Did you mean {close[0]}?" if close else f"{verb} {', '.join(known)}."
 
 
 def learns_prompts(name: str) -> bool:
@@ -107,8 +104,7 @@ def given_settings(peft_kwargs: str | None, name: str) -> dict:
     possible = [field.name for field in dataclasses.fields(config) if field.init and field.name not in decided]
     for key in given:
         if key not in possible:
-            close = difflib.get_close_matches(key, possible, 1)
-            hint = f"Did you mean {close[0]}?" if close else f"It has {', '.join(possible)}."
+            hint = _hint(key, possible, "It has")
             raise ValueError(f"--peft_kwargs sets {key!r}, and {config.__name__} has no such setting. {hint}")
     return given
 
@@ -147,15 +143,10 @@ def peft_config(job: Job, name: str, settings: dict, model: torch.nn.Module) -> 
     if targets == ["all-linear"] and "exclude_modules" in fields:
         settings |= {"target_modules": "all-linear", "exclude_modules": job.source.lora_config().exclude_modules}
     elif targets and "target_modules" in fields:
-        settings["target_modules"] = all_linear(job) if targets == ["all-linear"] else targets
+        # what all-linear means to LoRA, heads left out: this type can exclude no modules
+        whole = targets == ["all-linear"]
+        settings["target_modules"] = list(lora_layers(job.source.rank_one_adapter)) if whole else targets
     return config(task_type=job.request.task.task_type, **{**settings, **given})
-
-
-def all_linear(job: Job) -> list[str]:
-    """What `all-linear` means to LoRA, heads left out, for types that can exclude no modules."""
-    with torch.device("meta"):
-        skeleton = get_peft_model(job.source.skeleton(), job.source.lora_config(r=1))
-    return list(lora_layers(skeleton))
 
 
 def default_targets(name: str, model: torch.nn.Module) -> list[str] | None:
@@ -179,7 +170,7 @@ def refuse_task(name: str, task: str, label_smoothing: float) -> None:
             f"--peft_type {name} puts virtual tokens before the words, and PEFT does not move the words' labels. Type "
             "--method prefix_tuning."
         )
-    if learns_prompts(name) and label_smoothing:
+    if learns_prompts(name) and label_smoothing and task != "CAUSAL_LM":
         raise ValueError(
             f"Trainer has no label smoothing for virtual tokens, got --peft_type {name} and "
             f"--label_smoothing_factor {label_smoothing}. Set it to 0."
@@ -231,12 +222,7 @@ def try_two_rows(job: Job, model: PeftModel) -> None:
 
 
 class PeftTypes(Method):
-    """`peft`, whose type is `--peft_type`, or a type under a name of its own.
-
-    Args:
-        name: the value of `--method`.
-        peft_type: its type; None: what is asked for.
-    """
+    """`peft`, whose type is `--peft_type`, or a type under a name of its own."""
 
     def __init__(self, name: str, peft_type: str | None = None):
         self.name, self.peft_type = name, peft_type
@@ -253,13 +239,17 @@ class PeftTypes(Method):
             )
 
     def prepare(self, job: Job) -> Plan:
-        """Build the adapter and try it: whatever PEFT or the model objects to is said in one line."""
         name, settings = resolve(self.peft_type or job.request.settings.peft_type)
-        arguments = self._without_smoothing(job, name)
+        task_type, smoothing = job.request.task.task_type, job.request.training.label_smoothing_factor
+        arguments = {}
+        if task_type == "CAUSAL_LM" and smoothing and learns_prompts(name):
+            # generation has it by default, and Trainer 5.23 fails with it: it looks for the model inside an adapter
+            arguments = {"label_smoothing_factor": 0.0}
+            job.warn(
+                "no label smoothing: Trainer has none for virtual tokens. Other methods have it; compare with care."
+            )
         base = job.source.base_model()
-        task_type = job.request.task.task_type
-        smoothing = {"label_smoothing_factor": job.request.training.label_smoothing_factor, **arguments}
-        refuse_task(name, task_type, smoothing["label_smoothing_factor"])
+        refuse_task(name, task_type, smoothing)
         try:
             model = get_peft_model(base, peft_config(job, name, settings, base))
             try_two_rows(job, model)
@@ -276,18 +266,8 @@ class PeftTypes(Method):
         trainer = FinalTrainer if name == PeftType.LORA else WholeTensorsTrainer
         return lambda: Built(model, trainer=trainer, arguments=arguments)
 
-    def _without_smoothing(self, job: Job, name: str) -> dict:
-        """Generation has label smoothing by default, and Trainer 5.23 fails with it on virtual tokens: it looks for
-        the model inside an adapter."""
-        smooths = job.request.task.task_type == "CAUSAL_LM" and job.request.training.label_smoothing_factor
-        if not (smooths and learns_prompts(name)):
-            return {}
-        job.warn("no label smoothing: Trainer has none for virtual tokens. Other methods have it; compare with care.")
-        return {"label_smoothing_factor": 0.0}
-
     def card(self, folder: str) -> Card:
         if self.peft_type is not None:
             return super().card(folder)
         name = public_name(peft_type_in(folder) or self.name).lower()
-        kind, tags = ("A LoRA", ("lora",)) if name == "lora" else ("An", ())
-        return Card(name, kind + " adapter{of_base}, trained on {data}, by the method {name}.", tags)
+        return Card.of_adapter(name, name == "lora")

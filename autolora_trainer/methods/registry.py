@@ -5,9 +5,8 @@ from autolora_trainer.methods.adapter import Adapter
 from autolora_trainer.methods.autolora import AutoLora
 from autolora_trainer.methods.base import PEFT_ADAPTER, Method, SavedForm
 from autolora_trainer.methods.eva import Eva
-from autolora_trainer.methods.full import Full
 from autolora_trainer.methods.grid import Grid
-from autolora_trainer.methods.lora import Lora
+from autolora_trainer.methods.lora import Full, Lora
 from autolora_trainer.methods.patterns import LINEAR, RANDOM, UNIFORM
 from autolora_trainer.methods.peft_types import SHORT, PeftTypes
 from autolora_trainer.methods.svd import Svd

@@ -11,12 +11,11 @@ rival of learned ranks.
 import torch
 from peft import PeftModel
 
-from autolora_trainer.hub.card import CITED_PATTERN, Card
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_parts
-from autolora_trainer.lora.svd import copy_cut, cut_to_ranks, thin_svd
-from autolora_trainer.methods.base import Built, Job, Plan, given_pattern
-from autolora_trainer.methods.patterns import SizedMethod, check_first_component, check_size, pattern_size
+from autolora_trainer.lora.svd import cut_to_ranks, thin_svd
+from autolora_trainer.methods.base import Built, Job, given_pattern
+from autolora_trainer.methods.patterns import Pattern, check_first_component, cut_adapter, equal_scores, pattern_size
 from autolora_trainer.ranks.budget import fill_budget
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.training.processes import refuse_sharding
@@ -24,13 +23,8 @@ from autolora_trainer.training.processes import refuse_sharding
 
 @torch.no_grad()
 def ranks_by_singular_values(model: PeftModel, parameters: int | str, min_rank: int = 1) -> dict[str, int]:
-    """{module: rank} of the cut.
-
-    Args:
-        model: a trained adapter of k components in every module.
-        parameters: adapter parameters to keep, at most, or `lora:R`.
-        min_rank: 0 or 1, as in `fill_budget`.
-    """
+    """{module: rank} of the cut of a trained adapter, of k components in every module, to so many parameters at most,
+    or `lora:R`."""
     parts = lora_parts(model)
     values = [thin_svd(part.lora_B.float() * part.scaling, part.lora_A.float())[1].cpu() for part in parts.values()]
     most = [len(own) for own in values]  # min(k, m, n)
@@ -39,42 +33,30 @@ def ranks_by_singular_values(model: PeftModel, parameters: int | str, min_rank: 
     return dict(zip(parts, ranks))
 
 
-class Svd(SizedMethod):
-    name = "svd"
+class Svd(Pattern):
+    def __init__(self):
+        super().__init__("svd", _share_out)
 
     def check_request(self, request) -> None:
         refuse_sharding(request.training, "A truncated SVD takes whole LoRA weights")
 
-    def prepare(self, job: Job) -> Plan:
-        settings = job.request.settings
-        k, min_rank = settings.initial_rank, settings.min_rank
-        most = [min(k, *shape) for shape in job.source.shapes.values()]
-
-        def share_out(costs, size):
-            check_first_component(job, size)
-            return dict(
-                zip(costs, fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank, most))
-            )
-
-        check_size(job, share_out)
-        return lambda: self._learn(job)
-
-    def _learn(self, job: Job) -> Built:
+    def _learn(self, job: Job, ranks: dict[str, int]) -> Built:
         settings = job.request.settings
         built = Built(add_lora(job.source.base_model(), job.source.lora_config(r=settings.initial_rank)))
 
         def finish(wide: PeftModel) -> PeftModel:
             wide.cpu()
-            ranks = ranks_by_singular_values(wide, pattern_size(job), settings.min_rank)
-            built.ranks = given_pattern(job, self.name, ranks, wide)
-            job.say(format_rank_table(ranks))
-            cut_to_ranks(wide, ranks)
-            small = job.build(built.ranks)
-            copy_cut(wide, small)
-            return small
+            kept = ranks_by_singular_values(wide, pattern_size(job), settings.min_rank)
+            built.ranks = given_pattern(job, self.name, kept, wide)
+            job.say(format_rank_table(kept))
+            cut_to_ranks(wide, kept)
+            return cut_adapter(job, wide, built.ranks)
 
         built.finish = finish
         return built
 
-    def card(self, folder: str) -> Card:
-        return Card(self.name, CITED_PATTERN, ("lora",), cites=True)
+
+def _share_out(job: Job, size: int) -> dict[str, int]:
+    """Whether the size is possible; the singular values share it out later."""
+    check_first_component(job, size)
+    return equal_scores(job, size)
