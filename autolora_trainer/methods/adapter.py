@@ -4,7 +4,7 @@ What it leaves is not PEFT's, and loads like this: model = load_bottleneck_adapt
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -22,16 +22,16 @@ from autolora_trainer.methods.bottleneck import (
 )
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.training.trainer import FinalTrainer
+from autolora_trainer.values import setting
 
 
 @dataclass
 class AdapterArguments:
-    adapter_size: int | None = field(
-        default=None,
-        metadata={"help": f"Width of the bottleneck of --method adapter. Default: {DEFAULT_SIZE} (Houlsby et al.)."},
+    adapter_size: int | None = setting(
+        None, f"Width of the bottleneck of --method adapter. Default: {DEFAULT_SIZE} (Houlsby et al.)."
     )
-    adapter_layer_norm: bool | None = field(
-        default=None, metadata={"help": "adapter: train the layer norms too. Default: true, as Houlsby et al. do."}
+    adapter_layer_norm: bool | None = setting(
+        None, "adapter: train the layer norms too. Default: true, as Houlsby et al. do."
     )
 
 

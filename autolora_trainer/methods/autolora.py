@@ -1,7 +1,7 @@
 """AutoLoRA: search (§4.2-4.3), ranks (§4.4), and the adapter that the final training retrains (§4.5)."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from accelerate.utils import release_memory
 from safetensors.torch import save_file
@@ -27,6 +27,7 @@ from autolora_trainer.training.callbacks import CutCallback, TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest, read_manifest
 from autolora_trainer.training.cost import CostMeter
 from autolora_trainer.training.processes import refuse_sharding, wait_for_everyone
+from autolora_trainer.values import setting
 
 SEARCH = "search"  # the folder of the search's own files
 
@@ -44,22 +45,16 @@ SHARED_ARGUMENTS = """
 
 @dataclass
 class RetrainArguments:
-    retrain_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs of the retrain of autolora. Default: num_train_epochs."}
+    retrain_epochs: float | None = setting(None, "Epochs of the retrain of autolora. Default: num_train_epochs.")
+    retrain_init: str | None = setting(
+        None,
+        "search: from the search's kept components and head; scratch: from the pre-trained model (§4.5). "
+        "Default: search where this run searches, without --retrain_cut.",
     )
-    retrain_init: str | None = field(
-        default=None,
-        metadata={
-            "help": "search: from the search's kept components and head; scratch: from the pre-trained model (§4.5). "
-            "Default: search where this run searches, without --retrain_cut."
-        },
-    )
-    retrain_cut: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of the retrain that trains all initial_rank components; then every update is cut to its "
-            "learned rank (truncated SVD) and trained on. 0: the learned ranks from the start (§4.5)."
-        },
+    retrain_cut: float = setting(
+        0.0,
+        "Share of the retrain that trains all initial_rank components; then every update is cut to its "
+        "learned rank (truncated SVD) and trained on. 0: the learned ranks from the start (§4.5).",
     )
 
     @property

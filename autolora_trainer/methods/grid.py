@@ -18,7 +18,7 @@ import math
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from autolora_trainer.files import read_json, write_json
 from autolora_trainer.methods.base import Built, Job, Plan, given_pattern
@@ -30,6 +30,7 @@ from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import check_schedule
 from autolora_trainer.training.cost import sum_costs
 from autolora_trainer.training.processes import sharding
+from autolora_trainer.values import setting
 
 TRIALS = 16  # §5.7
 FOLDER, STUDY = "grid", "study.db"
@@ -38,12 +39,8 @@ RESULT, ERROR = "result.json", "error.txt"  # of a trial
 
 @dataclass
 class GridArguments:
-    sampler: str | None = field(
-        default=None, metadata={"help": "Of --method grid: grid (default), random or tpe (Optuna's samplers)."}
-    )
-    grid_trials: int | None = field(
-        default=None, metadata={"help": f"Configurations that --method grid tries. Default: {TRIALS} (§5.7)."}
-    )
+    sampler: str | None = setting(None, "Of --method grid: grid (default), random or tpe (Optuna's samplers).")
+    grid_trials: int | None = setting(None, f"Configurations that --method grid tries. Default: {TRIALS} (§5.7).")
 
 
 class Grid(SizedMethod):

@@ -1,11 +1,12 @@
 """The plain baselines, LoRA of one rank (Hu et al. 2022) and full fine-tuning, and the settings of every LoRA."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from autolora_trainer.hub.card import Card
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.methods.base import Built, Job, Method, Plan, SavedForm
+from autolora_trainer.values import setting
 
 RANK = 4  # the paper's baseline (§5.1)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # the second: of weights in several files
@@ -15,24 +16,18 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # the second: o
 class LoraArguments:
     """The settings of every LoRA, in TRL's and PEFT's words."""
 
-    scaling: str = field(
-        default="constant",
-        metadata={
-            "help": "constant: every module has the scale of plain LoRA of that size, lora_alpha / mean rank; paper: "
-            "lora_alpha / its own rank."
-        },
+    scaling: str = setting(
+        "constant",
+        "constant: every module has the scale of plain LoRA of that size, lora_alpha / mean rank; paper: "
+        "lora_alpha / its own rank.",
     )
-    lora_r: int | None = field(
-        default=None,
-        metadata={"help": "Rank of --method lora, average rank of --method adalora. Default: 4 (§5.1)."},
+    lora_r: int | None = setting(None, "Rank of --method lora, average rank of --method adalora. Default: 4 (§5.1).")
+    lora_alpha: int = setting(16, "LoRA's scale is lora_alpha / r.")
+    lora_dropout: float = setting(0.1, "Dropout before lora_A.")
+    lora_target_modules: list[str] | None = setting(
+        None, "Modules to adapt, or all-linear. Default: PEFT's for the model, query and value."
     )
-    lora_alpha: int = field(default=16, metadata={"help": "LoRA's scale is lora_alpha / r."})
-    lora_dropout: float = field(default=0.1, metadata={"help": "Dropout before lora_A."})
-    lora_target_modules: list[str] | None = field(
-        default=None,
-        metadata={"help": "Modules to adapt, or all-linear. Default: PEFT's for the model, query and value."},
-    )
-    use_rslora: bool = field(default=False, metadata={"help": "Scale by lora_alpha / sqrt(r)."})
+    use_rslora: bool = setting(False, "Scale by lora_alpha / sqrt(r).")
 
     @property
     def rank(self) -> int:

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType, PromptLearningConfig, get_peft_model
@@ -26,6 +26,7 @@ from autolora_trainer.methods.base import Built, Job, Method, Plan, peft_type_in
 from autolora_trainer.tasks.lengths import longest_row, positions
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.training.trainer import FinalTrainer, WholeTensorsTrainer
+from autolora_trainer.values import setting
 
 # methods of their own name
 SHORT = {"ia3": "IA3", "prefix_tuning": "PREFIX_TUNING", "prompt_tuning": "PROMPT_TUNING", "p_tuning": "P_TUNING"}
@@ -50,11 +51,9 @@ REFUSED = {
 
 @dataclass
 class PeftTypeArguments:
-    peft_type: str | None = field(
-        default=None, metadata={"help": "The type of --method peft: IA3, PREFIX_TUNING, DORA, VERA, RANDLORA …."}
-    )
-    peft_kwargs: str | None = field(
-        default=None, metadata={"help": "Settings of its PEFT config as JSON, e.g. '{\"num_virtual_tokens\": 10}'."}
+    peft_type: str | None = setting(None, "The type of --method peft: IA3, PREFIX_TUNING, DORA, VERA, RANDLORA ….")
+    peft_kwargs: str | None = setting(
+        None, "Settings of its PEFT config as JSON, e.g. '{\"num_virtual_tokens\": 10}'."
     )
 
 

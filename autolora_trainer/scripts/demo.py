@@ -73,13 +73,8 @@ def majority_share(datasets: dict) -> float:
 
 
 def verdict(results: dict, uniform: dict, cost: dict, settings) -> str:
-    """Two sentences: who is ahead, and what the search took and spares.
-
-    Args:
-        results, uniform: all_results.json of the two runs.
-        cost: cost.json of the first.
-        settings: `MethodArguments` of the first.
-    """
+    """Two sentences: who is ahead, and what the search took and spares, from all_results.json of the two runs, and
+    cost.json and `MethodArguments` of the first."""
     points = 100 * (results["eval_accuracy"] - uniform["eval_accuracy"])
     if points > 0:
         first = f"AutoLoRA is {points:.1f} points above uniform LoRA of the same size, on one seed."

@@ -45,13 +45,9 @@ class Job:
     folder: RunFolder
     ranks: LearnedRanks | None = None
 
-    @property
-    def train_rows(self):
-        return self.rows.datasets["train"]
-
     def split(self, val_fraction: float):
         """(D_tr, D_val) of the training rows; rows of one input stay together, where the task has several of them."""
-        return split_train(self.train_rows, val_fraction, self.request.training.seed, self.rows.groups)
+        return split_train(self.rows.datasets["train"], val_fraction, self.request.training.seed, self.rows.groups)
 
     def build(self, ranks: LearnedRanks, base: torch.nn.Module | None = None) -> PeftModel:
         """The ordinary adapter of some ranks, on `base` or on the base model anew."""
@@ -59,12 +55,8 @@ class Job:
         return build_adapter(base, ranks, self.source.lora_config(), self.request.settings.scaling)
 
     def try_ranks(self, ranks: dict[str, int], place: str) -> int:
-        """Train an adapter with these ranks on D_tr and score it on D_val, in a new process, to its end; {"loss",
-        "cost"} is then in result.json in `place`, or the reason why not in error.txt.
-
-        Returns:
-            The exit status.
-        """
+        """Train an adapter with these ranks on D_tr and score it on D_val, in a new process, to its end: the exit
+        status of `run_trial`, which leaves files in `place`."""
         arguments = (trial_request(self.request, place), ranks, place, os.getpid())
         # a fork would share this process's threads and devices
         process = multiprocessing.get_context("spawn").Process(target=run_trial, args=arguments)
@@ -75,11 +67,8 @@ class Job:
             process.terminate()
         return process.exitcode
 
-    def say(self, text: str) -> None:
-        self.request.say(text)
-
-    def warn(self, text: str) -> None:
-        self.request.warn(text)
+    say = property(lambda self: self.request.say)
+    warn = property(lambda self: self.request.warn)
 
 
 def make_trainer(
@@ -89,14 +78,7 @@ def make_trainer(
     trainer_class: type[FinalTrainer] = FinalTrainer,
     changes: dict | None = None,
 ) -> Trainer:
-    """The standard Trainer of the final training.
-
-    Args:
-        job: `scripts.job.Job`.
-        model: what is trained, or evaluated.
-        callbacks: of the training.
-        trainer_class, changes: `Built.trainer` and `Built.arguments`.
-    """
+    """The Trainer of the final training; `trainer_class` and `changes` are `Built.trainer` and `Built.arguments`."""
     request, rows = job.request, job.rows
     arguments = copy.copy(request.training)
     for name, value in {**(changes or {}), "save_total_limit": None}.items():  # see CheckpointManifest
@@ -152,11 +134,7 @@ def trial_request(request: Request, folder: str) -> Request:
 def run_trial(request: Request, ranks: dict[str, int], folder: str, parent: int) -> None:
     """One trial, in a process of its own: writes result.json, {"loss", "cost"}, or error.txt, into `folder`.
 
-    Args:
-        request: of `trial_request`.
-        ranks: {module: rank}.
-        folder: of this trial.
-        parent: process id of the run; without it the trial ends too.
+    Without the process `parent`, that of the run, it ends too.
     """
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:

@@ -37,13 +37,8 @@ from autolora_trainer.version import __version__
 
 
 def execute(task, model, data, settings, training) -> dict:
-    """Run a script with parsed arguments.
+    """Run a script with the four groups of `command_line.parse_arguments`; the content of all_results.json.
 
-    Args:
-        task: `task_kind.TaskKind`, what is particular to the script.
-        model, data, settings, training: the four groups of `command_line.parse_arguments`.
-    Returns:
-        The content of all_results.json.
     Raises:
         UsageError: for arguments, data and configurations, before anything is written.
     """
@@ -66,11 +61,7 @@ def execute(task, model, data, settings, training) -> dict:
 
 
 def prepare(request: Request) -> Job:
-    """A checked request with its folder, its rows and its base model; nothing is written.
-
-    Raises:
-        ValueError: for the first thing that is wrong.
-    """
+    """A checked request with its folder, rows and base model, or a `ValueError` for the first thing that is wrong."""
     folder = RunFolder(request.output_dir, OUTPUTS, request.is_main_process)
     for check in BEFORE_LOADING:
         check(request)
@@ -150,7 +141,7 @@ def train(job: Job, plan: Plan) -> dict:
     trainer.save_state()
     trainer = _finished(job, trainer, built)
     trainer.save_model()
-    metrics = dict(result.metrics, train_samples=len(job.train_rows))
+    metrics = dict(result.metrics, train_samples=len(job.rows.datasets["train"]))
     if request.is_main_process:
         job.folder.write_json("train_results.json", metrics)
     return finish(job, trainer, built, metrics)

@@ -67,9 +67,8 @@ class Request:
 def settle(task, model, data, settings, training) -> Request:
     """Parsed arguments as a request: the task by its name, what to do where nothing was said, the output folder.
 
-    Args:
-        task: `TaskKind`.
-        model, data, settings, training: the four groups of `command_line.parse_arguments`; they stay as they are.
+    What is given stays as it is.
+
     Raises:
         ValueError: for a task that the script has not got.
     """

@@ -23,14 +23,8 @@ from autolora_trainer.training.processes import wait_for_everyone
 
 
 def finish(job: Job, trainer: Trainer, built: Built, metrics: dict) -> dict:
-    """Evaluate and predict, write every file of the result, push.
-
-    Args:
-        trainer: of the trained model, which is saved.
-        metrics: of the training.
-    Returns:
-        The content of all_results.json.
-    """
+    """Evaluate and predict with a trained and saved model, write every file of the result, push; `metrics` are the
+    training's. The content of all_results.json."""
     request, training = job.request, job.request.training
     adapter, (_, head) = request.method.parameters(trainer.model), count_parameters(trainer.model)
     evaluation = evaluate(job, trainer) if training.do_eval else {}

@@ -14,19 +14,12 @@ from autolora_trainer.scripts.source import load_pretrained
 
 @dataclass
 class Rows:
-    """The rows of a run, as its model takes them.
+    """The rows of a run, as its model takes them."""
 
-    Attributes:
-        datasets: {split: tokenized rows}: train, validation, test, those that there are.
-        tokenizer: with a padding token.
-        collator: rows -> batch.
-        groups: for every training row what it is made from, where several rows can be made from one input: D_tr and
-            D_val do not share one.
-    """
-
-    datasets: dict[str, Dataset] = field(default_factory=dict)
-    tokenizer: object = None
-    collator: object = None
+    datasets: dict[str, Dataset] = field(default_factory=dict)  # {split: rows}: train, validation, test, if there
+    tokenizer: object = None  # with a padding token
+    collator: object = None  # rows -> batch
+    # for every training row what it is made from, where several are made from one input; D_tr and D_val share none
     groups: list | None = None
 
 
@@ -35,27 +28,17 @@ class TaskKind(ABC):
 
     A subclass sets the class attributes and fills in `load_rows`, `check_rows`, `tokenize`, `make_collator` and
     `predict`; the rest has defaults. `request` is `scripts.request.Request`, `job` is `scripts.job.Job`.
-
-    Attributes:
-        task_type: PEFT's, e.g. `SEQ_CLS`.
-        task_names: what `--task_name` may be.
-        task_aliases: {other name: task name}.
-        own_task: the task name of a user's own files where none is typed; None: it must be typed.
-        auto_class: e.g. `AutoModelForSequenceClassification`.
-        tokenizer, config: of the model, changed for the task, after `load`.
-        groups: see `Rows`; set by `tokenize`.
-        rows: after `load`.
     """
 
-    task_type: str
-    task_names: list[str]
-    task_aliases: dict[str, str] = {}
-    own_task: str | None = None
-    auto_class = None
-    tokenizer = None
+    task_type: str  # PEFT's, e.g. `SEQ_CLS`
+    task_names: list[str]  # what `--task_name` may be
+    task_aliases: dict[str, str] = {}  # {other name: task name}
+    own_task: str | None = None  # the task name of a user's own files where none is typed; None: it must be typed
+    auto_class = None  # e.g. `AutoModelForSequenceClassification`
+    tokenizer = None  # these two are the model's, changed for the task, after `load`
     config = None
-    groups: list | None = None
-    rows: Rows | None = None
+    groups: list | None = None  # see `Rows`; set by `tokenize`
+    rows: Rows | None = None  # after `load`
 
     # ---- Rows: from files, from the Hub or built in, to batches
 

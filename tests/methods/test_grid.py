@@ -114,7 +114,7 @@ def test_a_trial_is_trained_on_one_part_of_the_rows_and_scored_on_the_other(plac
     training = seen["trainer"].train_dataset
     assert len(training) == len(seen["held_out"]) == 20 and result["cost"]["passes"] == 2
     both = sorted(str(row["input_ids"]) for row in [*training, *seen["held_out"]])
-    assert both == sorted(str(row["input_ids"]) for row in job.train_rows)
+    assert both == sorted(str(row["input_ids"]) for row in job.rows.datasets["train"])
     assert {layer.r["default"] for layer in lora_layers(seen["trainer"].model).values()} == {2}
     assert 0 < result["loss"] < 2
 
