@@ -20,6 +20,7 @@ from autolora_trainer.values import MAX_RANK
 FORMAT_VERSION = 1
 RANKS_FILE = "ranks.json"
 MAX_FILE_BYTES = 20_000_000
+MAX_MODULES = 100_000
 ADVICE = "Correct it, or give the ranks.json of a finished run."
 
 
@@ -104,6 +105,8 @@ class LearnedRanks:
         with open(path, encoding="utf-8") as file:
             try:
                 text = file.read(MAX_FILE_BYTES + 1)
+                if text.count('"rank"') > MAX_MODULES:  # before a second is spent on reading them
+                    raise ValueError(f"modules must be an object with at most {MAX_MODULES:,} module names")
                 document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path} is not a ranks.json: {str(error).splitlines()[0]}. {ADVICE}") from None
@@ -244,7 +247,7 @@ def _checked(document, path) -> dict:
         given = document.get("format_version") if isinstance(document, dict) else type(document).__name__
         raise wrong(f"format_version must be {FORMAT_VERSION}, got {given!r}")
     modules = document.get("modules")
-    if not isinstance(modules, dict) or not 0 < len(modules) <= 100_000:
+    if not isinstance(modules, dict) or not 0 < len(modules) <= MAX_MODULES:
         raise wrong("modules must be an object with at least one module name")
     checked = {}
     for name, module in modules.items():
