@@ -16,9 +16,15 @@ from autolora_trainer.methods.patterns import SizedMethod, check_first_component
 from autolora_trainer.ranks.adapter import build_adapter, is_other_model
 from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
-from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE
+from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, SEARCH_FOLDER
 from autolora_trainer.runs.resume import Progress
-from autolora_trainer.search.arguments import SEARCH_STEPS, AutoLoraTrainingArguments, SearchArguments, check_schedule
+from autolora_trainer.search.arguments import (
+    SEARCH_STEPS,
+    AutoLoraTrainingArguments,
+    SearchArguments,
+    check_devices,
+    check_schedule,
+)
 from autolora_trainer.search.callback import RankSelectionCallback
 from autolora_trainer.search.evidence import EVIDENCE
 from autolora_trainer.search.handover import handover_tensors, load_handover
@@ -28,8 +34,6 @@ from autolora_trainer.training.checkpoints import CheckpointManifest, read_manif
 from autolora_trainer.training.cost import CostMeter
 from autolora_trainer.training.processes import refuse_sharding, wait_for_everyone
 from autolora_trainer.values import setting
-
-SEARCH = "search"  # the folder of the search's own files
 
 # Arguments of the final training that the search takes over: rate, batch size, accumulation and schedule, and
 # everything about the machine.
@@ -68,7 +72,7 @@ class RetrainArguments:
 class AutoLora(SizedMethod):
     name = "autolora"
     arguments = RetrainArguments
-    outputs = frozenset({SEARCH})
+    outputs = frozenset({SEARCH_FOLDER})
     phase = "retrain"
 
     def searches(self, request) -> bool:
@@ -109,11 +113,7 @@ class AutoLora(SizedMethod):
         """Raise `ValueError` for processes, rows, modules or a size that would fail in a search or after it."""
         settings, source = job.request.settings, job.source
         arguments = search_arguments(job.request)
-        if arguments.n_gpu > 1:
-            raise ValueError(
-                f"The search runs one process per GPU, got one process for {arguments.n_gpu} GPUs. Start it with "
-                "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
-            )
+        check_devices(arguments)
         job.split(arguments.val_fraction)
         if settings.rank_budget:
             equal_scores(job, settings.rank_budget)
@@ -147,7 +147,7 @@ class AutoLora(SizedMethod):
     def progress(self, request, trained: bool) -> Progress:
         if not self.searches(request):
             return Progress()
-        search = os.path.join(request.output_dir, SEARCH)
+        search = os.path.join(request.output_dir, SEARCH_FOLDER)
         files = [os.path.join(request.output_dir, RANKS_FILE), os.path.join(search, COST_FILE)]
         if request.settings.warm_start and not trained:
             files.append(os.path.join(search, HANDOVER_FILE))  # what the retrain begins with
@@ -155,7 +155,7 @@ class AutoLora(SizedMethod):
 
     def _learn(self, job: Job) -> Built:
         settings, resume = job.request.settings, job.folder.resume
-        search_folder, phases = job.folder.file(SEARCH), {}
+        search_folder, phases = job.folder.file(SEARCH_FOLDER), {}
         if job.ranks is not None:
             ranks = job.ranks
             job.say(f"ranks from {os.path.basename(settings.ranks)}, no search")
@@ -198,7 +198,7 @@ def search_arguments(request) -> AutoLoraTrainingArguments:
         epochs, steps = 1.0, SEARCH_STEPS
     own = {name: getattr(settings, name) for name in SearchArguments.__dataclass_fields__}
     return AutoLoraTrainingArguments(
-        output_dir=os.path.join(request.output_dir, SEARCH),
+        output_dir=os.path.join(request.output_dir, SEARCH_FOLDER),
         learning_rate=settings.search_learning_rate or training.learning_rate,
         num_train_epochs=epochs or 1.0,
         max_steps=steps,

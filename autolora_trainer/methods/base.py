@@ -4,6 +4,7 @@ check_request -> prepare -> learn -> (the final training, the same for all) -> f
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -104,7 +105,7 @@ class Job(Protocol):
 Plan = Callable[[], Built]  # its own phases, if any, then the model; whoever writes first calls job.folder.clear()
 
 
-class Method:
+class Method(ABC):
     """What a method is by default: PEFT's adapter, the standard Trainer, no phase of its own."""
 
     name = ""  # the value of `--method`
@@ -121,10 +122,10 @@ class Method:
     def check_request(self, request) -> None:
         """Raise `ValueError` for what the arguments alone rule out, of a run that trains."""
 
+    @abstractmethod
     def prepare(self, job: Job) -> Plan:
         """Build and try what needs no training, and write nothing; raise `ValueError` for what the method cannot do
         with these rows and this model."""
-        raise NotImplementedError
 
     def searches(self, request) -> bool:
         """Whether the run learns ranks by a search of its own."""

@@ -34,8 +34,3 @@ def owners(argument: str) -> list[str]:
     """
     owned = (method for method in METHODS.values() if method.arguments is not None)
     return [method.name for method in owned if argument in method.arguments.__dataclass_fields__]
-
-
-def readers(argument: str) -> list[str]:
-    """The methods in which a shared argument acts."""
-    return [method.name for method in METHODS.values() if argument in method.reads]

@@ -21,6 +21,7 @@ from autolora_trainer.runs.outputs import (
     LOCK_FILE,
     RESULTS_FILE,
     RUN_FILE,
+    SEARCH_FOLDER,
     TOKENIZER_FILES,
     is_output,
 )
@@ -81,10 +82,10 @@ class RunFolder:
             return outputs
         later = [RESULTS_FILE]
         if self.resume.search_checkpoint:
-            later += [RANKS_FILE, *(os.path.join("search", name) for name in (COST_FILE, HANDOVER_FILE))]
+            later += [RANKS_FILE, *(os.path.join(SEARCH_FOLDER, name) for name in (COST_FILE, HANDOVER_FILE))]
             later += [name for name in outputs if name.startswith("checkpoint-")]
         # a checkpoint that was passed over: a new one would be written among its files
-        phase = "search" if self.resume.search_checkpoint else ""
+        phase = SEARCH_FOLDER if self.resume.search_checkpoint else ""
         steps = checkpoint_steps(self.file(phase))
         later += [os.path.join(phase, f"checkpoint-{step}") for step in steps if step > self.resume.origin["step"]]
         return [name for name in later if os.path.exists(self.file(name))]

@@ -13,7 +13,8 @@ RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our 
 RESULTS_FILE = "all_results.json"  # written last: it marks a run as finished
 LOCK_FILE = ".run.lock"  # held while a run writes
 COST_FILE = "cost.json"
-HANDOVER_FILE = "kept_components.safetensors"  # of a search, in its folder: what the retrain begins with
+SEARCH_FOLDER = "search"  # the search's own files
+HANDOVER_FILE = "kept_components.safetensors"  # in it: what the retrain begins with
 TASK_NAMES = (*GLUE_TASKS, "mnli-mm", *NER_TASKS, *NLG_TASKS)
 
 # cleared and pushed

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from autolora_trainer.files import read_json
 from autolora_trainer.ranks.learned import RANKS_FILE
-from autolora_trainer.runs.outputs import RUN_FILE
+from autolora_trainer.runs.outputs import RUN_FILE, SEARCH_FOLDER
 from autolora_trainer.training.checkpoints import fault, file_hash, newest_checkpoint, read_manifest
 
 # What `learned_settings` takes of the arguments.
@@ -82,10 +82,9 @@ class Resume:
     train_checkpoint: str | None = None
     trials: int = 0  # of a grid, finished
     passed_over: list[str] = field(default_factory=list)  # a line for each newer checkpoint that is damaged
-    origin: dict | None = field(init=False)  # `resumed_from` of all_results.json
+    origin: dict | None = field(init=False, default=None)  # `resumed_from` of all_results.json
 
     def __post_init__(self):
-        self.origin = None
         checkpoint = self.train_checkpoint or self.search_checkpoint
         if checkpoint or self.search_done:  # read now: the training that goes on rotates its checkpoints
             step = read_manifest(checkpoint)["step"] if checkpoint else 0
@@ -106,7 +105,7 @@ def find_resume(place: str, asked: str, progress: Callable[[bool], Progress], ch
         ValueError: if what was asked for is no checkpoint, or of another run.
     """
     named = asked not in ("True", "true")
-    of_search = os.path.basename(os.path.dirname(os.path.abspath(asked))) == "search"
+    of_search = os.path.basename(os.path.dirname(os.path.abspath(asked))) == SEARCH_FOLDER
     if named and (reason := fault(asked)):
         raise ValueError(
             f"--resume_from_checkpoint {asked} {reason}. Give a checkpoint-N folder, or no value for the newest."

@@ -15,7 +15,7 @@ from autolora_trainer.methods.registry import FORMS
 from autolora_trainer.report.heatmap import save_rank_heatmap
 from autolora_trainer.report.history import HISTORY_FILE, save_selection_history
 from autolora_trainer.report.tables import format_cost, score_line
-from autolora_trainer.runs.outputs import COST_FILE
+from autolora_trainer.runs.outputs import COST_FILE, SEARCH_FOLDER
 from autolora_trainer.scripts.job import Job, make_trainer
 from autolora_trainer.training.cost import total_cost
 from autolora_trainer.training.passes import full_precision
@@ -29,13 +29,12 @@ def finish(job: Job, trainer: Trainer, built: Built, metrics: dict) -> dict:
     adapter, (_, head) = request.method.parameters(trainer.model), count_parameters(trainer.model)
     evaluation = evaluate(job, trainer) if training.do_eval else {}
     prediction = predict(job, trainer) if training.do_predict else {}
-    settings = request.settings
     results = {
         **metrics,
         **evaluation,
         **prediction,
         "method": request.method.name,
-        **({"peft_type": settings.peft_type.upper()} if settings.peft_type else {}),
+        **({"peft_type": request.settings.peft_type.upper()} if request.settings.peft_type else {}),
         "task": request.data.task_name,
         "seed": training.seed,
         "adapter_params": adapter,
@@ -56,7 +55,7 @@ def _write_files(job: Job, built: Built, results: dict, scores: dict) -> None:
     if built.ranks is not None:
         built.ranks.save(folder.ranks_path)
         save_rank_heatmap(built.ranks, folder.path)
-    history = folder.file("search", HISTORY_FILE)
+    history = folder.file(SEARCH_FOLDER, HISTORY_FILE)
     if os.path.exists(history):
         save_selection_history(history, history.removesuffix(".csv") + ".png")
     request.task.save(folder.path)

@@ -252,8 +252,13 @@ def check_environment(trainer) -> None:
             f"The search moves whole LoRA weights and {kind} shards them. Search with plain data parallelism (the "
             "LoRA weights are small) and use it for the retrain."
         )
-    if trainer.args.n_gpu > 1:
+    check_devices(trainer.args)
+
+
+def check_devices(arguments) -> None:
+    """Raise `ValueError` for one process with several GPUs: Trainer would copy the model onto each at every pass."""
+    if arguments.n_gpu > 1:
         raise ValueError(
-            f"The search runs one process per GPU, got one process for {trainer.args.n_gpu}. Start it with "
+            f"The search runs one process per GPU, got one process for {arguments.n_gpu} GPUs. Start it with "
             "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
         )
