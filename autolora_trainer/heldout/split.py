@@ -1,4 +1,4 @@
-"""The training set as (D_tr, D_val) for the search (§5.2); the retrain takes the whole of it again (§4.5)."""
+"""The training set as (D_tr, D_val) for the search (§5.2), and D_val in two; the retrain takes the whole again (§4.5)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +22,12 @@ def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Seque
     Raises:
         ValueError: If one of the two would be empty, or the rows come as a stream.
     """
+    train_rows, val_rows = split_rows(dataset, val_fraction, seed, groups)
+    return take(dataset, train_rows), take(dataset, val_rows)
+
+
+def split_rows(dataset, val_fraction: float, seed: int, groups: Sequence | None) -> tuple[list[int], list[int]]:
+    """The rows of `split_train`, by their numbers."""
     if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
         raise ValueError(
             f"The training rows are split into D_tr and D_val, and a stream ({type(dataset).__name__}) cannot be. "
@@ -40,10 +46,34 @@ def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Seque
             f"val_fraction={val_fraction} of {len(dataset)} training rows leaves {len(train_rows)} for D_tr and "
             f"{len(val_rows)} for D_val, and both need examples. Give more {what} or another val_fraction."
         )
-    train_rows, val_rows = sorted(train_rows), sorted(val_rows)
-    if hasattr(dataset, "select"):
-        return dataset.select(train_rows), dataset.select(val_rows)
-    return Subset(dataset, train_rows), Subset(dataset, val_rows)
+    return sorted(train_rows), sorted(val_rows)
+
+
+def take(dataset, rows: list[int]):
+    """Some rows of a data set."""
+    return dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, rows)
+
+
+def split_three(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Sequence | None = None):
+    """(D_tr, rows of D_val that order, rows of D_val that judge the size); see `split_train` and `split_held_out`."""
+    train_rows, val_rows = split_rows(dataset, val_fraction, seed, groups)
+    own = None if groups is None else [groups[row] for row in val_rows]
+    return take(dataset, train_rows), *split_held_out(take(dataset, val_rows), seed, own)
+
+
+def split_held_out(val_dataset, seed: int = 0, groups: Sequence | None = None):
+    """D_val in two halves: rows that order the components (and move α), and rows that judge the size.
+
+    Raises:
+        ValueError: If D_val cannot be divided.
+    """
+    try:
+        return split_train(val_dataset, 0.5, seed, groups)
+    except ValueError as error:
+        raise ValueError(
+            "Some rows of D_val order the components and others judge the size, and D_val cannot be divided. Give more "
+            "rows, a larger val_fraction, or a size, e.g. lora:4."
+        ) from error
 
 
 @dataclass(eq=False)

@@ -3,11 +3,13 @@
 ΔW_l = B_l A_l of rank k  ->  its best approximation of rank r_l  (truncated SVD; Eckart and Young 1936)
 """
 
+from contextlib import contextmanager
+
 import torch
 from peft import PeftModel
 from torch.nn.functional import pad
 
-from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.lora.parts import LoraPart, lora_parts
 
 
 def thin_svd(b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -59,3 +61,32 @@ def copy_cut(wide: PeftModel, small: PeftModel) -> None:
     for name, parameter in small.named_parameters():
         if name in trained:
             parameter.copy_(trained[name])
+
+
+@contextmanager
+@torch.no_grad()
+def in_svd_basis(parts: dict[str, LoraPart]):
+    """Inside, the components of every part are the singular directions of its update, by falling singular value, in
+    float32: A_j = σ_j^(1/2) v_j^T, B_j = σ_j^(1/2) u_j. The model computes the same; afterwards it has its bits again.
+    """
+    weights = {}
+    for part in parts.values():
+        for linear in (part.layer.lora_A[part.adapter_name], part.layer.lora_B[part.adapter_name]):
+            weights[linear.weight] = linear.weight.data
+    factors = {}
+    for name, part in parts.items():
+        a, b = best_factors(part.lora_B.cpu().double(), part.lora_A.cpu().double(), part.rank)
+        strength = a.norm(dim=1) * b.norm(dim=0)
+        real = strength > 1e-12 * strength.max()  # not rounding alone
+        factors[name] = (a * real[:, None], b * real)
+    for weight, raw in weights.items():
+        weight.data = raw.float().clone()
+    try:
+        for name, part in parts.items():
+            a, b = factors[name]
+            part.lora_A.copy_(a)
+            part.set_lora_B(b)
+        yield
+    finally:
+        for weight, raw in weights.items():
+            weight.data = raw

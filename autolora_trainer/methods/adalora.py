@@ -63,15 +63,15 @@ def optimizer_steps(arguments, rows: int) -> int:
 
 
 def target_rank(method, costs: list[int]) -> int:
-    """The average rank to end with: `--rank_budget` in units of a rank everywhere (rounded down), else `--lora_r`;
+    """The average rank to end with: `--size` in units of a rank everywhere (rounded down), else `--lora_r`;
     `costs` are the parameters of one LoRA component, for every module. Raises `ValueError` below rank 1."""
-    if method.rank_budget is None:
+    if method.size is None:
         return method.rank
-    parameters = parse_budget(method.rank_budget, costs)
+    parameters = parse_budget(method.size, costs)
     if parameters < sum(costs):
         raise ValueError(
-            f"rank_budget {method.rank_budget} is {parameters:,} adapter parameters, and rank 1 in every module has "
-            f"{sum(costs):,}. AdaLoRA's budget is an average rank; raise rank_budget, e.g. lora:4."
+            f"size {method.size} is {parameters:,} adapter parameters, and rank 1 in every module has "
+            f"{sum(costs):,}. AdaLoRA's budget is an average rank; raise size, e.g. lora:4."
         )
     return parameters // sum(costs)
 
@@ -91,7 +91,7 @@ def adalora_config(lora_config, target: int, **phases) -> AdaLoraConfig:
 
 class AdaLora(Method):
     name = "adalora"
-    reads = frozenset({"lora_r", "rank_budget", "lora_target_modules"})
+    reads = frozenset({"lora_r", "size", "lora_target_modules"})
     has_lora = True
     form = replace(PEFT_ADAPTER, is_in=lambda folder: peft_type_in(folder) == "ADALORA", trainer=AdaLoraTrainer)
     length_is_learned = True

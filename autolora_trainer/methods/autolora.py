@@ -19,6 +19,7 @@ from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
 from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, SEARCH_FOLDER
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import (
+    LOOK_STEPS,
     SEARCH_STEPS,
     AutoLoraTrainingArguments,
     SearchArguments,
@@ -26,7 +27,6 @@ from autolora_trainer.search.arguments import (
     check_schedule,
 )
 from autolora_trainer.search.callback import RankSelectionCallback
-from autolora_trainer.search.evidence import EVIDENCE
 from autolora_trainer.search.handover import handover_tensors, load_handover
 from autolora_trainer.search.trainer import AutoLoraTrainer
 from autolora_trainer.training.callbacks import CutCallback, TerminationCallback
@@ -114,12 +114,13 @@ class AutoLora(SizedMethod):
         settings, source = job.request.settings, job.source
         arguments = search_arguments(job.request)
         check_devices(arguments)
-        job.split(arguments.val_fraction)
-        if settings.rank_budget:
-            equal_scores(job, settings.rank_budget)
+        (job.split_three if arguments.finds_size else job.split)(arguments.val_fraction)
+        size = None if arguments.finds_size else settings.size
+        if size is not None:
+            equal_scores(job, size, settings.least_rank)
         source.refuse_nonlinear()
-        if settings.rank_budget:
-            check_first_component(job, parse_budget(settings.rank_budget, list(source.costs.values())))
+        if size is not None:
+            check_first_component(job, parse_budget(size, list(source.costs.values())), settings.least_rank)
 
     def _check_given_ranks(self, job: Job) -> None:
         """Raise `ValueError` for `--ranks` that do not fit the model: names alone do not tell."""
@@ -194,9 +195,11 @@ def search_arguments(request) -> AutoLoraTrainingArguments:
     if shared["save_strategy"] == "best":
         shared["save_strategy"] = "steps"  # there is no best in a search
     epochs, steps = settings.search_epochs, settings.search_max_steps
-    if epochs is None and steps < 0:
-        epochs, steps = 1.0, SEARCH_STEPS
     own = {name: getattr(settings, name) for name in SearchArguments.__dataclass_fields__}
+    if epochs is None and steps < 0:
+        steps = SEARCH_STEPS
+        if settings.rank_rule == "contributions":
+            own["search_look_steps"] = settings.search_look_steps or LOOK_STEPS
     return AutoLoraTrainingArguments(
         output_dir=os.path.join(request.output_dir, SEARCH_FOLDER),
         learning_rate=settings.search_learning_rate or training.learning_rate,
@@ -217,20 +220,23 @@ def search(job: Job, folder: str) -> tuple[LearnedRanks, dict]:
     watching = [termination, cost, CheckpointManifest(cost, request.save_total_limit)]
     model = add_lora(job.source.base_model(), job.source.lora_config(r=request.settings.initial_rank))
     save_without_asking(model)
-    train_rows, val_rows = job.split(arguments.val_fraction)
+    split = job.split_three if arguments.finds_size else job.split
+    train_rows, val_rows, *size_rows = split(arguments.val_fraction)
     trainer = AutoLoraTrainer(
         model=model,
         args=arguments,
         train_dataset=train_rows,
         val_dataset=val_rows,
+        size_dataset=size_rows[0] if size_rows else None,
         data_collator=job.rows.collator,
         processing_class=job.rows.tokenizer,
         callbacks=[RankSelectionCallback(job.source.name), *watching],
     )
     job.folder.clear()
+    held_out = len(val_rows) + sum(map(len, size_rows))
     job.say(
-        f"search: {len(trainer.train_dataset)} rows in D_tr, {len(trainer.val_dataset)} in D_val, "
-        f"{len(trainer.gates.names)} modules of rank {trainer.gates.initial_rank}"
+        f"search: {len(train_rows)} rows in D_tr, {held_out} in D_val, {len(trainer.gates.names)} modules of rank "
+        f"{trainer.gates.initial_rank}"
     )
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -239,12 +245,7 @@ def search(job: Job, folder: str) -> tuple[LearnedRanks, dict]:
     if termination.cut_short:
         termination.check(trainer.state)
     ranks = trainer.learned_ranks
-    _, trend = trainer.held_out_evidence()
-    if trend < EVIDENCE:
-        job.warn(
-            f"the held-out loss did not fall during the search (t = {trend:.1f}), so these ranks say more about the "
-            "architecture than about the task. Raise --search_max_steps or --search_learning_rate to learn longer."
-        )
+    cost.add(trainer.measured_passes, arguments.per_device_train_batch_size)
     figures = cost.stop()
     if request.is_main_process:
         _keep(job, trainer, folder, figures)
@@ -256,9 +257,9 @@ def search(job: Job, folder: str) -> tuple[LearnedRanks, dict]:
 
 def _keep(job: Job, trainer: AutoLoraTrainer, folder: str, figures: dict) -> None:
     """Write what the retrain needs, `ranks.json` last."""
-    ranks, rule = trainer.learned_ranks, job.request.settings.rank_rule
+    ranks, directions = trainer.learned_ranks, job.request.settings.rank_rule != "threshold"
     os.makedirs(folder, exist_ok=True)
-    kept = handover_tensors(trainer.gates, trainer.search_state(), list(ranks.ranks.values()), rule, trainer.model)
+    kept = handover_tensors(trainer.gates, trainer.rank_selection.found.chosen, directions, trainer.model)
     save_file(kept, os.path.join(folder, HANDOVER_FILE))
     trainer.state.save_to_json(os.path.join(folder, "trainer_state.json"))
     write_json(os.path.join(folder, COST_FILE), figures)

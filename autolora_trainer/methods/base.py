@@ -96,6 +96,7 @@ class Job(Protocol):
     ranks: LearnedRanks | None  # of `--ranks`
 
     def split(self, val_fraction: float): ...  # (D_tr, D_val)
+    def split_three(self, val_fraction: float): ...  # (D_tr, and of D_val rows that order and rows that judge the size)
     def build(self, ranks: LearnedRanks, base: torch.nn.Module | None = None) -> PeftModel: ...
     def try_ranks(self, ranks: dict[str, int], place: str) -> int: ...  # a trial, in a process of its own
     def say(self, text: str) -> None: ...
@@ -110,7 +111,7 @@ class Method(ABC):
 
     name = ""  # the value of `--method`
     arguments: type | None = None  # a dataclass of its own fields, which other methods refuse
-    # shared fields that act here: ranks, rank_budget, lora_r, lora_target_modules, peft_kwargs
+    # shared fields that act here: ranks, size, lora_r, lora_target_modules, peft_kwargs
     reads: frozenset[str] = frozenset()
     has_lora = False  # its adapter is a LoRA of ours, whose modules have costs, and parts where they are fused
     form: SavedForm = PEFT_ADAPTER  # of its result in a folder

@@ -79,7 +79,7 @@ def eva_components(
         seen["examples"] += len(batch["input_ids"])
         if seen["forward_passes"] > MOST_PASSES:
             raise RuntimeError(
-                f"EVA's directions have not stood still after {MOST_PASSES} batches. Lower --rank_budget, or give "
+                f"EVA's directions have not stood still after {MOST_PASSES} batches. Lower --size, or give "
                 "batches of more tokens."
             )
         return model(**batch)
@@ -115,7 +115,7 @@ class Eva(SizedMethod):
         if size < least:
             raise ValueError(
                 f"--method eva hands out uniform ranks anew, and a size of {size:,} adapter parameters has none: rank "
-                f"1 in every whole module has {least:,}. Raise --rank_budget, e.g. "
+                f"1 in every whole module has {least:,}. Raise --size, e.g. "
                 f"lora:{math.ceil(least / sum(job.source.costs.values()))}."
             )
         start = uniform_ranks(whole, size)
@@ -123,7 +123,7 @@ class Eva(SizedMethod):
             if round(RHO * rank) > layers[name].in_features:
                 raise ValueError(
                     f"--method eva looks for {round(RHO * rank)} directions in the inputs of {name!r}, twice its "
-                    f"uniform rank, and they have {layers[name].in_features}. Lower --rank_budget."
+                    f"uniform rank, and they have {layers[name].in_features}. Lower --size."
                 )
         return lambda: self._learn(job, whole, start)
 

@@ -5,7 +5,7 @@
 A configuration is one rank for each projection, the same in every block: with query and value the grid is
 {1, 2, 4, 8}², which is 16 (the paper does not say which 16 it had). A projection alone is divided at half the depth;
 of more than two, `--grid_trials` are drawn.
-`--sampler random` and `tpe` draw ranks from 1 to `initial_rank` instead. Configurations beyond `--rank_budget` are not
+`--sampler random` and `tpe` draw ranks from 1 to `initial_rank` instead. Configurations beyond `--size` are not
 tried. The benchmark's validation rows take no part.
 
 A trial is a process of its own with the training of the other methods, `num_train_epochs` included, so nothing of one
@@ -46,7 +46,7 @@ class GridArguments:
 class Grid(SizedMethod):
     name = "grid"
     arguments = GridArguments
-    reads = frozenset({"rank_budget", "lora_target_modules"})
+    reads = frozenset({"size", "lora_target_modules"})
     outputs = frozenset({FOLDER})
     length_is_learned = True
 
@@ -69,8 +69,8 @@ class Grid(SizedMethod):
         least = sum(space.sizes.values()) * min(space.levels)
         if space.budget is not None and least > space.budget:
             raise ValueError(
-                f"rank_budget {settings.rank_budget} is {space.budget:,} adapter parameters, and the smallest "
-                f"configuration has {least:,}. Raise rank_budget."
+                f"size {settings.size} is {space.budget:,} adapter parameters, and the smallest "
+                f"configuration has {least:,}. Raise size."
             )
         return lambda: self._learn(job, space)
 
@@ -89,9 +89,9 @@ class Grid(SizedMethod):
         settings = job.request.settings
         if space.budget is None:
             job.warn(
-                "without --rank_budget the configurations are of different sizes, up to rank "
+                "without --size the configurations are of different sizes, up to rank "
                 f"{max(space.levels)} everywhere, and so is the best of them. To compare with AutoLoRA at its default "
-                f"size, add --rank_budget lora:{max(1, settings.initial_rank // 2)}."
+                f"size, add --size lora:{max(1, settings.initial_rank // 2)}."
             )
         job.folder.clear()
         best, cost = search(job, space)

@@ -87,7 +87,7 @@ class Space:
         members = {name: group for group, names in grouped.items() for name in names}
         sizes = {group: sum(costs[name] for name in names) for group, names in grouped.items()}
         levels = LEVELS if sampler(settings) == "grid" else tuple(range(1, settings.initial_rank + 1))
-        budget = None if settings.rank_budget is None else parse_budget(settings.rank_budget, list(costs.values()))
+        budget = None if settings.size is None else parse_budget(settings.size, list(costs.values()))
         return cls({name: members[name] for name in costs}, sizes, levels, budget)
 
     def fits(self, config) -> bool:

@@ -9,6 +9,7 @@ from autolora_trainer.methods.base import Built, Job, Method, Plan, SavedForm
 from autolora_trainer.values import setting
 
 RANK = 4  # the paper's baseline (§5.1)
+ALL_LINEAR, QUERY_VALUE = "all-linear", "query-value"  # of --lora_target_modules; others are names of modules
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # the second: of weights in several files
 
 
@@ -18,14 +19,16 @@ class LoraArguments:
 
     scaling: str = setting(
         "constant",
-        "constant: every module has the scale of plain LoRA of that size, lora_alpha / mean rank; paper: "
+        "constant: every module has the same scale, lora_alpha / mean rank of the modules that have any; paper: "
         "lora_alpha / its own rank.",
     )
     lora_r: int | None = setting(None, "Rank of --method lora, average rank of --method adalora. Default: 4 (§5.1).")
     lora_alpha: int = setting(16, "LoRA's scale is lora_alpha / r.")
     lora_dropout: float = setting(0.1, "Dropout before lora_A.")
     lora_target_modules: list[str] | None = setting(
-        None, "Modules to adapt, or all-linear. Default: PEFT's for the model, query and value."
+        None,
+        "Modules to adapt, all-linear, or query-value (PEFT's default for the model, the paper's). Default: all-linear "
+        "for LoRA, PEFT's for its other methods.",
     )
     use_rslora: bool = setting(False, "Scale by lora_alpha / sqrt(r).")
 
@@ -33,6 +36,12 @@ class LoraArguments:
     def rank(self) -> int:
         """`--lora_r`, or its default."""
         return RANK if self.lora_r is None else self.lora_r
+
+    @property
+    def targets(self) -> str | list[str] | None:
+        """`--lora_target_modules` of a LoRA as PEFT takes them; None: its default for the model."""
+        given = self.lora_target_modules or [ALL_LINEAR]
+        return {ALL_LINEAR: ALL_LINEAR, QUERY_VALUE: None}.get(given[0], given) if len(given) == 1 else given
 
 
 class Lora(Method):

@@ -1,7 +1,7 @@
 """Patterns: ranks that no search made, at a given size; what a learned pattern of that size has to beat.
 
 Scale and training are the retrain's, so that only the ranks differ. The size is that of `--ranks FILE`, else
-`--rank_budget`, else uniform rank 4.
+`--size`, else uniform rank 4.
 """
 
 from collections.abc import Callable
@@ -22,24 +22,29 @@ def pattern_size(job: Job) -> int:
     if job.ranks:
         job.ranks.check_names(costs, exactly=True)
         return sum(costs[name] * rank for name, rank in job.ranks.ranks.items())
-    return parse_budget(job.request.settings.rank_budget or "lora:4", list(costs.values()))
+    return parse_budget(job.request.settings.size or "lora:4", list(costs.values()))
 
 
-def equal_scores(job: Job, size: int | str) -> dict[str, int]:
+def least_rank(job: Job) -> int:
+    """`--min_rank`; its default is 1 for what no search found."""
+    return 1 if job.request.settings.min_rank is None else job.request.settings.min_rank
+
+
+def equal_scores(job: Job, size: int | str, min_rank: int) -> dict[str, int]:
     """{module: rank} if all of `initial_rank` components scored alike: raises `ValueError` for a size that no scores
     can fill."""
-    k, min_rank, costs = job.request.settings.initial_rank, job.request.settings.min_rank, job.source.costs
+    k, costs = job.request.settings.initial_rank, job.source.costs
     most = [min(k, *shape) for shape in job.source.shapes.values()]
     return dict(zip(costs, fill_budget(torch.zeros(len(costs), k), list(costs.values()), size, min_rank, most)))
 
 
-def check_first_component(job: Job, size: int) -> None:
+def check_first_component(job: Job, size: int, min_rank: int) -> None:
     """Raise `ValueError` where the best component may cost more than the size, and no module would get one."""
     most = max(job.source.costs.values())
-    if job.request.settings.min_rank == 0 and size < most:
+    if min_rank == 0 and size < most:
         raise ValueError(
-            f"rank_budget {size} has no room for a component of the largest module, {most:,} adapter "
-            "parameters, which may be the best. Raise rank_budget."
+            f"size {size} has no room for a component of the largest module, {most:,} adapter "
+            "parameters, which may be the best. Raise size."
         )
 
 
@@ -53,7 +58,7 @@ def cut_adapter(job: Job, wide: PeftModel, ranks: LearnedRanks) -> PeftModel:
 class SizedMethod(Method):
     """A method with a rank per module, whose size is asked for."""
 
-    reads = frozenset({"ranks", "rank_budget", "lora_target_modules"})
+    reads = frozenset({"ranks", "size", "lora_target_modules"})
     has_lora = True
 
 
@@ -70,7 +75,7 @@ class Pattern(SizedMethod):
         if not any(ranks.values()):
             raise ValueError(
                 f"--method {self.name} has {size:,} adapter parameters to share out, and a component takes "
-                f"{min(job.source.costs.values()):,}. Raise --rank_budget, e.g. lora:1, or give other --ranks."
+                f"{min(job.source.costs.values()):,}. Raise --size, e.g. lora:1, or give other --ranks."
             )
         return lambda: self._learn(job, ranks)
 
@@ -86,9 +91,9 @@ class Pattern(SizedMethod):
 def _random(job: Job, size: int) -> dict[str, int]:
     settings = job.request.settings
     capacity = max([settings.initial_rank, *(job.ranks.ranks.values() if job.ranks else ())])
-    return random_ranks(job.source.costs, size, capacity, settings.min_rank, job.request.training.seed)
+    return random_ranks(job.source.costs, size, capacity, least_rank(job), job.request.training.seed)
 
 
 UNIFORM = Pattern("uniform", lambda job, size: uniform_ranks(job.source.costs, size))
 RANDOM = Pattern("random", _random)
-LINEAR = Pattern("linear", lambda job, size: linear_ranks(job.source.costs, size, job.request.settings.min_rank))
+LINEAR = Pattern("linear", lambda job, size: linear_ranks(job.source.costs, size, least_rank(job)))

@@ -23,6 +23,7 @@ from autolora_trainer.hub.public import public_name
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.methods.base import Built, Job, Method, Plan, peft_type_in
+from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.tasks.lengths import longest_row, positions
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.training.trainer import FinalTrainer, WholeTensorsTrainer
@@ -138,12 +139,13 @@ def peft_config(job: Job, name: str, settings: dict, model: torch.nn.Module) -> 
             f"--peft_type {name} would leave {fresh[0]!r} as it was drawn: {job.request.model.model_name_or_path} "
             "does not hold it. Type --method lora, or give another --model_name_or_path."
         )
-    targets = asked.lora_target_modules or default_targets(name, model)
-    if targets == ["all-linear"] and "exclude_modules" in fields:
-        settings |= {"target_modules": "all-linear", "exclude_modules": job.source.lora_config().exclude_modules}
+    modules = asked.lora_target_modules
+    targets = default_targets(name, model) if modules in (None, [QUERY_VALUE]) else modules
+    if targets == [ALL_LINEAR] and "exclude_modules" in fields:
+        settings |= {"target_modules": ALL_LINEAR, "exclude_modules": job.source.lora_config().exclude_modules}
     elif targets and "target_modules" in fields:
         # what all-linear means to LoRA, heads left out: this type can exclude no modules
-        whole = targets == ["all-linear"]
+        whole = targets == [ALL_LINEAR]
         settings["target_modules"] = list(lora_layers(job.source.rank_one_adapter)) if whole else targets
     return config(task_type=job.request.task.task_type, **{**settings, **given})
 

@@ -15,7 +15,7 @@ from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.lora.svd import cut_to_ranks, thin_svd
 from autolora_trainer.methods.base import Built, Job, given_pattern
-from autolora_trainer.methods.patterns import Pattern, check_first_component, cut_adapter, equal_scores, pattern_size
+from autolora_trainer.methods.patterns import Pattern, check_first_component, cut_adapter, equal_scores, least_rank, pattern_size
 from autolora_trainer.ranks.budget import fill_budget
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.training.processes import refuse_sharding
@@ -46,7 +46,7 @@ class Svd(Pattern):
 
         def finish(wide: PeftModel) -> PeftModel:
             wide.cpu()
-            kept = ranks_by_singular_values(wide, pattern_size(job), settings.min_rank)
+            kept = ranks_by_singular_values(wide, pattern_size(job), least_rank(job))
             built.ranks = given_pattern(job, self.name, kept, wide)
             job.say(format_rank_table(kept))
             cut_to_ranks(wide, kept)
@@ -58,5 +58,5 @@ class Svd(Pattern):
 
 def _share_out(job: Job, size: int) -> dict[str, int]:
     """Whether the size is possible; the singular values share it out later."""
-    check_first_component(job, size)
-    return equal_scores(job, size)
+    check_first_component(job, size, least_rank(job))
+    return equal_scores(job, size, least_rank(job))

@@ -15,12 +15,12 @@ def parse_budget(budget: str | int, costs: list[int], capacities: list[int] | No
     """
     match = re.fullmatch(r"(lora:)?(\d{1,15})", str(budget).strip())
     if not match or int(match[2]) < 1:
-        raise ValueError(f"rank_budget must be a number of adapter parameters or lora:R, got {budget!r}, e.g. lora:4.")
+        raise ValueError(f"size must be a number of adapter parameters or lora:R, got {budget!r}, e.g. lora:4.")
     parameters = int(match[2]) * (sum(costs) if match[1] else 1)
     if capacities and parameters > (most := sum(cost * rank for cost, rank in zip(costs, capacities))):
         raise ValueError(
-            f"rank_budget {budget} asks for {parameters:,} adapter parameters, and rank {max(capacities)} in every "
-            f"module has {most:,}. Lower rank_budget or raise initial_rank."
+            f"size {budget} asks for {parameters:,} adapter parameters, and rank {max(capacities)} in every "
+            f"module has {most:,}. Lower size or raise initial_rank."
         )
     return parameters
 
@@ -28,7 +28,7 @@ def parse_budget(budget: str | int, costs: list[int], capacities: list[int] | No
 def fill_budget(
     scores: torch.Tensor, costs: list[int], budget: str | int, min_rank: int = 1, capacities: list[int] | None = None
 ) -> list[int]:
-    """Take components by falling score (M, k) until the next would exceed the budget; see `select_ranks`. The rank of
+    """Take components by falling score (M, k) until the next would exceed the budget. The rank of
     a module is at most its capacity; default: k."""
     modules, k = scores.shape
     capacities = capacities or [k] * modules
@@ -37,8 +37,8 @@ def fill_budget(
     ranks, spent = [min_rank] * modules, min_rank * sum(costs)
     if spent > parameters or (min_rank == 0 and parameters < min(costs)):
         raise ValueError(
-            f"rank_budget {budget} is {parameters:,} adapter parameters, and the least that min_rank {min_rank} "
-            f"allows is {max(spent, min(costs)):,}. Raise rank_budget" + (" or set min_rank 0." if min_rank else ".")
+            f"size {budget} is {parameters:,} adapter parameters, and the least that min_rank {min_rank} "
+            f"allows is {max(spent, min(costs)):,}. Raise size" + (" or set min_rank 0." if min_rank else ".")
         )
     rest = [(-ordered[m, j].item(), j, m) for m in range(modules) for j in range(min_rank, capacities[m])]
     for _, _, module in sorted(rest):
@@ -83,7 +83,7 @@ def random_ranks(costs: dict[str, int], parameters: int, capacity: int, min_rank
     Args:
         costs, parameters: as in `uniform_ranks`.
         capacity: k, the largest rank of a module.
-        min_rank: 0 or 1, as in `rules.select_ranks`.
+        min_rank: 1 gives every module a component first; 0 lets a module go without.
     Example:
         >>> sum(random_ranks({"a": 10, "b": 10}, 60, capacity=8, min_rank=0, seed=0).values())
         6
@@ -98,7 +98,7 @@ def linear_ranks(costs: dict[str, int], parameters: int, min_rank: int = 1) -> d
 
     Args:
         costs, parameters: as in `uniform_ranks`; the modules in the order of the model.
-        min_rank: 0 or 1, as in `rules.select_ranks`.
+        min_rank: 1 gives every module a component first; 0 lets a module go without.
     Example:
         >>> linear_ranks({"0.q": 10, "1.q": 10, "2.q": 10}, 120)
         {'0.q': 2, '1.q': 4, '2.q': 6}

@@ -14,22 +14,30 @@ from peft import LoraConfig
 from autolora_trainer import hub_client
 from autolora_trainer.files import write_atomically
 from autolora_trainer.lora.parts import module_of
+from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.grid import by_module, format_rank_table
 from autolora_trainer.values import MAX_RANK
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had neither contributions nor a curve, and is still read
 RANKS_FILE = "ranks.json"
 MAX_FILE_BYTES = 20_000_000
 MAX_MODULES = 100_000
+NUMBERS = ("selection", "contributions")  # of a module, one a component
 ADVICE = "Correct it, or give the ranks.json of a finished run."
 
 
 @dataclass(frozen=True)
 class ModuleRank:
-    """The rank of one module and the selection variables behind it, which no pattern has that no search made."""
+    """The rank of one module and what is behind it; a pattern that no search made has neither.
+
+    Attributes:
+        selection: α of its components, (k,).
+        contributions: what its components take off the held-out loss, by falling singular value; see `contributions`.
+    """
 
     rank: int
     selection: tuple[float, ...] = ()
+    contributions: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,8 @@ class LearnedRanks:
         base_model: Hub id or folder name of the model they were learned on.
         base_model_fingerprint: see `fingerprint`.
         initial_rank, constraint, rank_rule, threshold: how they were learned.
+        curve: held-out loss against size, where the size was found; `curve.decided` is False where the search has
+            learned nothing that held-out rows can see.
     Example:
         >>> ranks = LearnedRanks({"encoder.q": ModuleRank(2), "encoder.v": ModuleRank(4)}, initial_rank=8)
         >>> ranks.to_lora_config(lora_alpha=16).rank_pattern
@@ -54,6 +64,7 @@ class LearnedRanks:
     constraint: str | None = None
     rank_rule: str | None = None
     threshold: float | None = None
+    curve: Curve | None = None
 
     def __str__(self) -> str:
         return format_rank_table(self.ranks)
@@ -71,21 +82,30 @@ class LearnedRanks:
     def total_rank(self) -> int:
         return sum(self.ranks.values())
 
+    @property
+    def mean_rank(self) -> float:
+        """Of the modules and parts that have any; plain LoRA of rank R has R."""
+        kept = [rank for rank in self.ranks.values() if rank > 0]
+        return sum(kept) / len(kept) if kept else 0.0
+
     def to_json(self) -> str:
         """The content of ranks.json.
 
         Raises:
             ValueError: for a selection that is not of finite numbers.
         """
+        modules = {}
         for name, module in self.modules.items():
-            if not all(map(_is_number, module.selection)):
-                raise ValueError(f"The selection of {name!r} must hold finite numbers, got {module.selection}."[:300])
-        modules = {
-            name: {"rank": module.rank, "selection": [float(f"{a:.9g}") for a in module.selection]}
-            for name, module in self.modules.items()
-        }
-        head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "modules"}
-        document = {"format_version": FORMAT_VERSION, **head, "total_rank": self.total_rank, "modules": modules}
+            modules[name] = {"rank": module.rank}
+            for what in NUMBERS:
+                values = getattr(module, what)
+                if not all(map(_is_number, values)):
+                    raise ValueError(f"The {what} of {name!r} must hold finite numbers, got {values}."[:300])
+                modules[name][what] = [float(f"{value:.9g}") for value in values]
+        head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("modules", "curve")}
+        curve = None if self.curve is None else self.curve.to_dict()
+        document = {"format_version": FORMAT_VERSION, **head, "total_rank": self.total_rank, "curve": curve}
+        document["modules"] = modules
         return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
     def save(self, path: str | os.PathLike) -> None:
@@ -158,9 +178,10 @@ class LearnedRanks:
         Args:
             base: a `LoraConfig` whose other settings (task type, dropout, `modules_to_save` …) are kept; or give
                 them as keyword arguments.
-            scaling: PEFT multiplies an update by `lora_alpha / r`. `constant` gives every module the same scale, that
-                of plain LoRA of the same size: `lora_alpha` over the mean rank, through `alpha_pattern`. As it is also
-                the config's own `lora_alpha / r`, servers that read one scale for all modules compute the same.
+            scaling: PEFT multiplies an update by `lora_alpha / r`. `constant` gives every module the same scale,
+                `lora_alpha` over the mean rank of the modules that have any, which is plain LoRA's where ranks are
+                equal, through `alpha_pattern`. One learning rate then serves all sizes (`benchmarks/README.md`). As it
+                is also the config's own `lora_alpha / r`, servers that read one scale for all modules compute the same.
                 `paper` keeps `lora_alpha` fixed, as the paper's code does, so a module of rank 2 gets four times the
                 scale of rank 8.
         Ranks of parts of a fused projection (`c_attn#q`) add up to the rank of the whole, and an adapter of this
@@ -173,11 +194,11 @@ class LearnedRanks:
         kept = {name: rank for name, rank in self.module_ranks.items() if rank > 0}
         if not kept:
             raise ValueError(
-                "Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a rank_budget."
+                "Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a size."
             )
         settings = {**_lora_settings(base), **lora_arguments}
         lora_alpha = settings.pop("lora_alpha", 16)
-        largest, mean_rank = max(kept.values()), self.total_rank / len(self.modules)
+        largest, mean_rank = max(kept.values()), self.mean_rank
         keys = {name: "^" + re.escape(name) for name in kept}
         parts = Counter(module_of(name) for name, rank in self.ranks.items() if rank > 0)  # 1 where there are none
         grow = math.sqrt if settings.get("use_rslora") else float  # rsLoRA divides by sqrt(r)
@@ -243,9 +264,9 @@ def _checked(document, path) -> dict:
     def wrong(what):
         return ValueError(f"{path} is not a valid ranks.json: {what}. {ADVICE}")
 
-    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
+    if not isinstance(document, dict) or document.get("format_version") not in (1, FORMAT_VERSION):
         given = document.get("format_version") if isinstance(document, dict) else type(document).__name__
-        raise wrong(f"format_version must be {FORMAT_VERSION}, got {given!r}")
+        raise wrong(f"format_version must be 1 or {FORMAT_VERSION}, got {given!r}"[:300])
     modules = document.get("modules")
     if not isinstance(modules, dict) or not 0 < len(modules) <= MAX_MODULES:
         raise wrong("modules must be an object with at least one module name")
@@ -256,12 +277,13 @@ def _checked(document, path) -> dict:
         rank = module.get("rank") if isinstance(module, dict) else None
         if type(rank) is not int or not 0 <= rank <= MAX_RANK:
             raise wrong(f"the rank of {name!r} must be an integer from 0 to {MAX_RANK}, got {rank!r}"[:300])
-        selection = module.get("selection", [])
-        if not isinstance(selection, list) or len(selection) > MAX_RANK:
-            raise wrong(f"the selection of {name!r} must be a list of numbers")
-        if not all(map(_is_number, selection)):
-            raise wrong(f"the selection of {name!r} must hold finite numbers")
-        checked[name] = ModuleRank(rank, tuple(map(float, selection)))
+        lists = [module.get(what, []) for what in NUMBERS]
+        for what, values in zip(NUMBERS, lists):
+            if not isinstance(values, list) or len(values) > MAX_RANK:
+                raise wrong(f"the {what} of {name!r} must be a list of numbers")
+            if not all(map(_is_number, values)):
+                raise wrong(f"the {what} of {name!r} must hold finite numbers")
+        checked[name] = ModuleRank(rank, *(tuple(map(float, values)) for values in lists))
     initial_rank = document.get("initial_rank", 8)
     if type(initial_rank) is not int or not 1 <= initial_rank <= MAX_RANK:
         raise wrong(f"initial_rank must be an integer from 1 to {MAX_RANK}, got {initial_rank!r}"[:300])
@@ -274,4 +296,9 @@ def _checked(document, path) -> dict:
         fields[name] = value
     if threshold is not None and not _is_number(threshold):
         raise wrong(f"threshold must be a number, got {threshold!r}"[:300])
+    if (curve := document.get("curve")) is not None:
+        try:
+            fields["curve"] = Curve.from_dict(curve)
+        except ValueError as error:
+            raise wrong(str(error)) from None
     return fields

@@ -28,6 +28,7 @@ PRESETS = {
         "constraint": "softmax",
         "gate_scaling": "paper",
         "rank_rule": "threshold",
+        "size": None,
         "min_rank": 1,
         "val_fraction": 0.5,
         "hypergradient": "finite_difference",
@@ -36,8 +37,9 @@ PRESETS = {
         "virtual_step": "sgd",
         "search_learning_rate": 1e-4,
         "selection_learning_rate": 1e-3,
-        "search_patience": 0,
+        "search_look_steps": 0,
         "search_epochs": 1.0,
+        "lora_target_modules": ["query-value"],
         "scaling": "paper",
         "retrain_init": "scratch",
         "retrain_cut": 0.0,
@@ -120,10 +122,11 @@ class ChosenArguments:
         None, "Learning rate of the weights in the search. Default: learning_rate."
     )
     search_epochs: float | None = setting(
-        None, f"Epochs of the search over D_tr. Default: {SEARCH_STEPS} weight steps."
+        None,
+        f"Epochs of the search over D_tr. Default: until what it has learned has settled, {SEARCH_STEPS} weight steps at most."
     )
     search_max_steps: int = setting(
-        -1, "Weight steps of the search, at most, instead of search_epochs; see search_patience."
+        -1, "Weight steps of the search, instead of search_epochs; see search_look_steps."
     )
 
 
@@ -196,21 +199,21 @@ class MethodArguments(
     def _refuse_shared_arguments(self) -> None:
         """Raise `ValueError` for an argument that several methods share, and this one does not read."""
         method = METHODS[self.method]
-        ignored = {name for name in ("ranks", "lora_r", "rank_budget", "lora_target_modules")
-                   if getattr(self, name) is not None and name not in method.reads}  # fmt: skip
+        ignored = {name for name in ("ranks", "lora_r", "size", "lora_target_modules")
+                   if self._typed(name) is not None and name not in method.reads}  # fmt: skip
         if "ranks" in ignored:
             raise ValueError(
                 f"--ranks is for autolora, eva and the pattern baselines, got --method {self.method}. Did you mean "
                 "--method autolora?"
             )
         if "lora_r" in ignored:
-            size = f", whose size is --rank_budget lora:{self.lora_r}" if method.has_lora else ""
+            size = f", whose size is --size lora:{self.lora_r}" if method.has_lora else ""
             raise ValueError(f"--lora_r {self.lora_r} has no effect on --method {self.method}{size}. Drop it.")
-        if "rank_budget" in ignored and not method.has_lora:
-            raise ValueError(f"--rank_budget is for methods with ranks, got --method {self.method}. Drop it.")
-        if "rank_budget" in ignored:
+        if "size" in ignored and not method.has_lora:
+            raise ValueError(f"--size is for methods with ranks, got --method {self.method}. Drop it.")
+        if "size" in ignored:
             raise ValueError(
-                f"--rank_budget {self.rank_budget} has no effect on --method {self.method}, whose rank is --lora_r. "
+                f"--size {self.size} has no effect on --method {self.method}, whose rank is --lora_r. "
                 "Type that, or --method uniform."
             )
         if "lora_target_modules" in ignored:

@@ -11,6 +11,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from autolora_trainer.errors import one_line
 from autolora_trainer.hub.push import check_repo_id
 from autolora_trainer.lora.parts import SEPARATOR, module_of
+from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.tasks.lengths import longest_row, positions
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.values import check_choice
@@ -138,12 +139,12 @@ def check_targets(job) -> None:
     names = [name for name, _ in base.named_modules() if name]
     for target in targets:
         module = module_of(target)
-        if target == "all-linear" and len(targets) > 1:
+        if target in (ALL_LINEAR, QUERY_VALUE) and len(targets) > 1:
             raise ValueError(
-                f"--lora_target_modules {' '.join(targets)}: all-linear has all of them. Give it alone, or names "
-                "alone."
+                f"--lora_target_modules {' '.join(targets)}: {target} stands for modules by itself. Give it alone, or "
+                "names alone."
             )
-        if target != "all-linear" and not any(name == module or name.endswith(f".{module}") for name in names):
+        if target not in (ALL_LINEAR, QUERY_VALUE) and not any(name == module or name.endswith(f".{module}") for name in names):
             ends = ", ".join(sorted({name.rpartition(".")[2] for name in job.source.linear_names()}))
             raise ValueError(
                 f"--lora_target_modules {target or repr(target)} fits no module of {type(base).__name__}. "

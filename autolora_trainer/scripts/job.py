@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from autolora_trainer.compat import save_without_asking, silence_known_warnings
 from autolora_trainer.errors import one_line
 from autolora_trainer.files import write_atomically, write_json
-from autolora_trainer.heldout.split import split_train
+from autolora_trainer.heldout.split import split_three, split_train
 from autolora_trainer.methods.grid import ERROR, RESULT
 from autolora_trainer.ranks.adapter import build_adapter
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
@@ -48,6 +48,10 @@ class Job:
     def split(self, val_fraction: float):
         """(D_tr, D_val) of the training rows; rows of one input stay together, where the task has several of them."""
         return split_train(self.rows.datasets["train"], val_fraction, self.request.training.seed, self.rows.groups)
+
+    def split_three(self, val_fraction: float):
+        """The same with D_val in two: rows that order the components, and rows that judge the size."""
+        return split_three(self.rows.datasets["train"], val_fraction, self.request.training.seed, self.rows.groups)
 
     def build(self, ranks: LearnedRanks, base: torch.nn.Module | None = None) -> PeftModel:
         """The ordinary adapter of some ranks, on `base` or on the base model anew."""

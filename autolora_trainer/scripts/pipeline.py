@@ -51,8 +51,8 @@ def execute(task, model, data, settings, training) -> dict:
         request.say("bf16 without an accelerator: running on the CPU (use_cpu=True)")
     if plan is None:
         return evaluate_saved(job)
-    if request.settings.ranks and request.settings.rank_budget:
-        request.warn(f"--rank_budget {request.settings.rank_budget} has no effect: the size is that of --ranks")
+    if request.settings.ranks and request.settings.size:
+        request.warn(f"--size {request.settings.size} has no effect: the size is that of --ranks")
     note = {"command": typed_command(), "version": __version__, "settings": _settings(request)}
     if request.is_main_process:
         note["inputs"] = fingerprints(request.inputs, noted(request.output_dir, "inputs"))

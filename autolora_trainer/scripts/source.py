@@ -15,6 +15,7 @@ from autolora_trainer.errors import one_line, sentence
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import HEADS, fresh_modules
 from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.methods.lora import ALL_LINEAR
 from autolora_trainer.ranks.adapter import public_model_name
 from autolora_trainer.training.passes import RandomState
 
@@ -94,17 +95,17 @@ class Source:
     def lora_config(self, **changes) -> LoraConfig:
         """The one place where LoRA's settings become a `LoraConfig`."""
         asked, task_type = self.request.settings, self.task.task_type
-        targets = asked.lora_target_modules
+        targets = asked.targets
         settings = {
             "task_type": task_type,
             "lora_alpha": asked.lora_alpha,
             "lora_dropout": asked.lora_dropout,
             "use_rslora": asked.use_rslora,
-            "target_modules": "all-linear" if targets == ["all-linear"] else targets,
+            "target_modules": targets,
         }
         if self.fresh_modules:
             settings["modules_to_save"] = list(self.fresh_modules)
-        if targets == ["all-linear"]:  # PEFT leaves out heads of sequences by itself
+        if targets == ALL_LINEAR:  # PEFT leaves out heads of sequences by itself
             heads = {"TOKEN_CLS": HEADS, "SEQ_CLS": ("pre_classifier",)}.get(task_type, ())
             settings["exclude_modules"] = [*heads, *self.fresh_modules] or None
         return LoraConfig(**{**settings, **changes})
@@ -129,7 +130,8 @@ class Source:
             with torch.device("meta"):
                 return add_lora(skeleton, config)
         except ValueError as error:
-            given = self.request.settings.lora_target_modules
+            given = self.request.settings.targets
+            given = [given] if isinstance(given, str) else given
             what = (
                 f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"
             )

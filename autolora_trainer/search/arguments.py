@@ -9,8 +9,9 @@ from transformers import TrainingArguments
 from autolora_trainer.training.finite import NonFiniteArguments
 from autolora_trainer.values import check_choice, check_numbers, setting
 
-RANK_RULE_CHOICES = ("adaptive", "strength", "threshold", "singular", "sensitivity", "uniform")
-SEARCH_STEPS = 80  # weight steps of the scripts' search: by then ranks agree between seeds (`benchmarks/ranks.py`)
+RANK_RULE_CHOICES = ("contributions", "threshold")
+REMOVED_RULES = ("adaptive", "strength", "singular", "sensitivity", "uniform")  # until 0.1.0; worse than contributions
+LOOK_STEPS, SEARCH_STEPS = 28, 140  # of the scripts' search: weight steps between two looks, and at most
 # The hypergradients that read a setting.
 HYPERGRADIENTS_OF = {
     "virtual_step": ("finite_difference", "exact"),
@@ -84,23 +85,30 @@ class SearchArguments:
 
     # From selection variables to ranks (§4.4)
     rank_rule: str = setting(
-        "adaptive",
-        "How ranks follow from the search: adaptive, threshold (§4.4), strength, singular, sensitivity or "
-        "uniform (a control: the same rank everywhere).",
+        "contributions",
+        "How ranks follow from the search: contributions (what components take off the held-out loss, per parameter) or "
+        "threshold (§4.4).",
     )
     threshold: float | None = setting(
         None, "lambda of the rule `threshold`. Default: 1/k for softmax, 0.5 for sigmoid, layer mean for none."
     )
-    rank_budget: str | None = setting(
-        None, "Adapter parameters to spend: a number, or lora:R for as many as uniform LoRA of rank R."
+    size: str | None = setting(
+        None,
+        "Adapter parameters: a number, lora:R for as many as uniform LoRA of rank R, or auto: the size is found on "
+        "held-out rows. Default: auto; of the rule threshold its count, of other methods rank 4.",
     )
-    min_rank: int = setting(
-        1, "0 lets a module earn no rank at all and stay out of the adapter; 1 keeps every module."
+    rank_budget: str | None = setting(None, "The old name of size.")
+    tolerance: float = setting(0.01, "Share of the held-out gain that a size which is found may lose.")
+    max_lora_rank: int | None = setting(None, "The most that the rank of a module may be, for servers that have a cap.")
+    min_rank: int | None = setting(
+        None,
+        "0 lets a module earn no rank at all and stay out of the adapter; 1 keeps every module. Default: 0 for "
+        "contributions, else 1.",
     )
-    search_patience: int = setting(
-        15,
-        "Stop the search when the ranks have settled: over this many selection steps no more than a "
-        "twentieth of the total rank has moved, and the held-out loss no longer falls (0: never stop early).",
+    search_look_steps: int = setting(
+        0,
+        "Look every so many weight steps whether the held-out gain is more than chance and the best components are "
+        "those of the look before, and stop the search then. 0: never.",
     )
 
     def __post_init__(self):
@@ -119,7 +127,13 @@ class SearchArguments:
         check_choice("hypergradient", self.hypergradient, ("finite_difference", "first_order", "exact"))
         check_choice("finite_difference", self.finite_difference, ("central", "one_sided"))
         check_choice("virtual_step", self.virtual_step, ("sgd", "adamw"))
+        if self.rank_rule in REMOVED_RULES:
+            raise ValueError(
+                f"The rank rule {self.rank_rule} is gone: at equal size it is worse than contributions. Type "
+                "--rank_rule contributions, or --rank_rule threshold for the paper's."
+            )
         check_choice("rank_rule", self.rank_rule, RANK_RULE_CHOICES)
+        self._settle_size()
         if self.hypergradient_interval < 1:
             raise ValueError(
                 f"hypergradient_interval must be at least 1, got {self.hypergradient_interval}. The paper uses 1."
@@ -143,12 +157,40 @@ class SearchArguments:
                 f"threshold belongs to rank_rule 'threshold', got rank_rule {self.rank_rule!r}. "
                 "Add --rank_rule threshold or drop --threshold."
             )
-        if self.min_rank not in (0, 1):
+        if self.min_rank not in (0, 1, None):
             raise ValueError(f"min_rank must be 0 or 1, got {self.min_rank}.")
-        if self.search_patience < 0:
+        check_numbers(
+            self,
+            {
+                "at least 0": "search_look_steps",
+                "at least 0 and below 1": "tolerance",
+                "at least 1": "max_lora_rank",
+            },
+        )
+
+    def _settle_size(self) -> None:
+        """`rank_budget` as `size`."""
+        if self.rank_budget is not None and self.size not in (None, self.rank_budget):
             raise ValueError(
-                f"search_patience must be 0 (off) or a positive number of steps, got {self.search_patience}."
+                f"rank_budget is the old name of size, got rank_budget {self.rank_budget} and size {self.size}. Drop "
+                "rank_budget."
             )
+        self.size, self.rank_budget = self.rank_budget if self.size is None else self.size, None
+        if self.size == "auto" and self.rank_rule == "threshold":
+            raise ValueError(
+                "size auto is found by contributions, and rank_rule threshold has its own count. Give a number, "
+                "lora:R, or no size."
+            )
+
+    @property
+    def finds_size(self) -> bool:
+        """Whether the size of the adapter is found on held-out rows."""
+        return self.rank_rule == "contributions" and self.size in (None, "auto")
+
+    @property
+    def least_rank(self) -> int:
+        """`min_rank`, or its default."""
+        return (0 if self.rank_rule == "contributions" else 1) if self.min_rank is None else self.min_rank
 
 
 @dataclass

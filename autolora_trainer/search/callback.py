@@ -1,6 +1,7 @@
-"""`RankSelectionCallback`: watches α, stops the search when the ranks have settled, and ends in `LearnedRanks`."""
+"""`RankSelectionCallback`: watches α, stops the search when its order has settled, and ends in `LearnedRanks`."""
 
 import csv
+import logging
 import math
 import os
 
@@ -11,13 +12,15 @@ from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.report.heatmap import rank_heatmap_pixels
 from autolora_trainer.report.history import HISTORY_FILE, selection_history_pixels
 from autolora_trainer.report.trackers import Tracking
-from autolora_trainer.search.evidence import falling, settled
+from autolora_trainer.search.measure import SAME, shared_ranks
+from autolora_trainer.search.rules import Found
 
+logger = logging.getLogger("autolora_trainer")
 HISTORY_RECORDS, HISTOGRAMS = 200, 20  # at most, however long the search
 
 
 class RankSelectionCallback(TrainerCallback):
-    """Turns the learned selection variables into ranks (§4.4).
+    """Turns what the search has learned into ranks: by contributions, or by the selection variables alone (§4.4).
 
     `AutoLoraTrainer` adds one by itself; give your own to set the base model's public name.
 
@@ -27,6 +30,8 @@ class RankSelectionCallback(TrainerCallback):
     Attributes:
         learned_ranks: `LearnedRanks` once the search has ended; None if it was cut short before a selection variable
             moved.
+        found: the `Found` behind them.
+        settled: the search has stopped because its order had settled.
     Raises:
         RuntimeError: at the end of a search in which no selection variable ever moved.
     """
@@ -34,25 +39,20 @@ class RankSelectionCallback(TrainerCallback):
     def __init__(self, base_model: str | None = None):
         self.base_model = base_model
         self.learned_ranks: LearnedRanks | None = None
+        self.found: Found | None = None
         self.search = None  # set by the trainer, which owns the selection variables
-        self._recent: list[list[int]] = []  # the ranks after the last `search_patience` + 1 selection steps
-        self._recent_losses: list[float] = []  # and the held-out losses
-        self.settled = False  # the search has stopped because of `search_patience`
-
-    @property
-    def total_rank(self) -> int | None:
-        """Σ_l r_l after the last selection step, where `search_patience` has it counted."""
-        return sum(self._recent[-1]) if self._recent else None
+        self._last_look: dict[str, int] = {}  # ranks of the best quarter at the look before
+        self.settled = False
 
     def checkpoint(self) -> dict:
-        return {"recent": self._recent, "recent_losses": self._recent_losses, "settled": self.settled}
+        return {"last_look": self._last_look, "settled": self.settled}
 
     def restore(self, state: dict) -> None:
-        self._recent, self._recent_losses, self.settled = state["recent"], state["recent_losses"], state["settled"]
+        self._last_look, self.settled = state["last_look"], state["settled"]
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:  # not a resume; perhaps a second training, which may settle anew
-            self._recent, self._recent_losses, self.settled, self.learned_ranks = [], [], False, None
+            self._last_look, self.settled, self.learned_ranks, self.found = {}, False, None, None
         self._interval = max(args.hypergradient_interval, math.ceil(state.max_steps / HISTORY_RECORDS))
         if state.is_world_process_zero:
             self._open_history(args, state.global_step)
@@ -62,13 +62,12 @@ class RankSelectionCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self._interval == 0:
             self._record(state)
-        took_selection_step = (state.global_step - 1) % args.hypergradient_interval == 0
-        if args.search_patience and took_selection_step and self.search.last_selection_step_counted:
-            window = slice(-args.search_patience - 1, None)
-            self._recent = [*self._recent, self.search.current_ranks()][window]
-            self._recent_losses = [*self._recent_losses, self.search.last_val_loss.item()][window]
-            full = len(self._recent) > args.search_patience
-            if full and settled(self._recent) and not falling(self._recent_losses):
+        every = args.search_look_steps
+        if every and state.global_step % every == 0 and state.global_step < state.max_steps:
+            look = self.search.look()
+            same = shared_ranks(look.ranks, self._last_look)
+            self._last_look = look.ranks
+            if same >= SAME and look.has_learned:
                 control.should_training_stop = self.settled = True
         return control
 
@@ -84,18 +83,29 @@ class RankSelectionCallback(TrainerCallback):
         if state.global_step % self._interval:
             self._record(state)
         self.search.check_finite()
-        model, threshold = self.search.model, args.threshold
+        model, threshold, self.found = self.search.model, args.threshold, self.search.find()
         if threshold is None and args.constraint != "none":
             threshold = gates.threshold()[0].item()
-        alphas = map(tuple, gates.selection.tolist())
+        curve = self.found.curve
+        if curve is not None and not curve.decided and state.is_world_process_zero:
+            logger.warning(
+                f"undecided: {curve.gain:.3g} nats of held-out gain after {state.global_step} steps are no more than chance "
+                f"(standard error {curve.points[0].error:.2g}), so ranks are uniform. Search longer (search_max_steps), "
+                "or raise search_learning_rate."
+            )
+        found, alphas = self.found, dict(zip(gates.names, map(tuple, gates.selection.tolist())))
         self.learned_ranks = LearnedRanks(
-            modules=dict(zip(gates.names, map(ModuleRank, self.search.current_ranks(), alphas))),
+            modules={
+                name: ModuleRank(rank, alphas[name], found.contributions.get(name, ()))
+                for name, rank in found.ranks.items()
+            },
             base_model=self.base_model or public_model_name(model),
             base_model_fingerprint=fingerprint(model, gates.names),
             initial_rank=gates.initial_rank,
             constraint=args.constraint,
             rank_rule=args.rank_rule,
             threshold=threshold if args.rank_rule == "threshold" else None,
+            curve=found.curve,
         )
 
     def _open_history(self, args, step):

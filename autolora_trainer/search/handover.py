@@ -9,43 +9,39 @@ from safetensors.torch import load_file
 
 from autolora_trainer.lora.parts import SEPARATOR, init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
-from autolora_trainer.search.rules import SearchState
 from autolora_trainer.search.selection import SelectionGates
 
 
 @torch.no_grad()
-def strongest(
-    gates: SelectionGates, state: SearchState, ranks: list[int], rule: str
+def kept_factors(
+    gates: SelectionGates, chosen: dict[str, list[int]], directions: bool
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The chosen components of the search with α folded into B, for a retrain that goes on from them.
+    """The kept components of a search with α folded into B, for a retrain that goes on from them.
 
-    The rule `threshold` keeps the r largest α_j, the other component rules the r largest α_j ‖A_j‖ ‖B_j‖, and
-    `singular`, `adaptive` and `uniform` the best approximation of rank r (truncated SVD). Its rows of A have the norm
-    that LoRA begins with: Adam moves B A by about the rate times ‖A‖ + ‖B‖, so with smaller rows a retrain learns
-    slower than from scratch (`benchmarks/README.md`).
-
+    Args:
+        chosen: {module: places of its components}.
+        directions: they are singular directions of the module's update, by falling singular value, not components of
+            the search. Their rows of A have the norm that LoRA begins with: Adam moves B A by about the rate times
+            ‖A‖ + ‖B‖, so with smaller rows a retrain learns slower than from scratch (`benchmarks/README.md`).
     Returns:
         {module: (A of shape (r, n_l), B of shape (m_l, r))} for the modules of rank >= 1.
     """
-    scores = state.selection if rule == "threshold" else state.strength()
     kept = {}
-    for row, (name, rank) in enumerate(zip(gates.names, ranks)):
-        if rank == 0:
+    for row, (name, part) in enumerate(gates.parts.items()):
+        if not (places := chosen.get(name)):
             continue
-        a, b = state.lora_A[row], state.lora_B[row] * state.selection[row]  # (k, n), (m, k)
-        if rule in ("singular", "adaptive", "uniform"):
-            kept[name] = best_factors(b, a, rank, INITIAL_NORM)
-        else:
-            chosen = scores[row].argsort(descending=True)[:rank].sort().values
-            kept[name] = (a[chosen], b[:, chosen])
+        a, b = part.lora_A.detach().float().cpu(), part.lora_B.detach().float().cpu() * gates.selection[row].cpu()
+        if directions:
+            a, b = best_factors(b, a, len(a), INITIAL_NORM)
+        kept[name] = (a[places], b[:, places])
     return kept
 
 
 def handover_tensors(
-    gates: SelectionGates, state: SearchState, ranks: list[int], rule: str, model: torch.nn.Module
+    gates: SelectionGates, chosen: dict[str, list[int]], directions: bool, model: torch.nn.Module
 ) -> dict[str, torch.Tensor]:
-    """What a retrain of the search `model` starts from: the `strongest` components, with the search's scales folded
-    into B, and the trained heads.
+    """What a retrain of the search `model` starts from: the `kept_factors`, with the search's scales folded into B, and
+    the trained heads.
 
     Returns:
         `A.<module>` of shape (r, n_l), `B.<module>` of shape (m_l, r), `head.<parameter>`.
@@ -59,7 +55,7 @@ def handover_tensors(
                 "without lora_bias, or leave start_retrain out."
             )
     tensors = {}
-    for name, (a, b) in strongest(gates, state, ranks, rule).items():
+    for name, (a, b) in kept_factors(gates, chosen, directions).items():
         tensors[f"A.{name}"] = a.contiguous()
         tensors[f"B.{name}"] = (b * gates.scale * gates.parts[name].scaling).contiguous()
     for name, parameter in model.named_parameters():

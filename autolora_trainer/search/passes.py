@@ -7,7 +7,7 @@ from autolora_trainer.training.passes import RandomState, full_precision, is_ful
 
 
 class HypergradientPassesMixin:
-    """Over a Trainer with `gates`, a `probe`, batches of D_val and the window of the running weight step."""
+    """Over a Trainer with `gates`, batches of D_val and the window of the running weight step."""
 
     def _hypergradient(self, num_items_in_batch) -> hypergradient.Hypergradient:
         """Eq. 5 for the weight step whose gradient the weights hold.
@@ -23,9 +23,7 @@ class HypergradientPassesMixin:
         def val_losses():
             for inputs in val_inputs:
                 self.selection_passes += 1
-                with self.probe.watching():
-                    loss = self._micro_loss(inputs, val_items, count)
-                yield loss
+                yield self._micro_loss(inputs, val_items, count)
 
         def train_losses():  # the same function at every call: same rows, same dropout masks, no bf16 rounding
             now = RandomState(self.args.device)

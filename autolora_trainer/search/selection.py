@@ -2,8 +2,7 @@
 
     Δ_l = Σ_j α_l^j Δ_l^j   (Eq. 2)        α_l = softmax(β_l)   (Eq. 3)
 
-A forward hook on PEFT's `lora_A` multiplies its last axis by α, which is Eq. 2 exactly: PEFT computes
-`lora_B(lora_A(dropout(x))) * scaling`, and column j of `lora_B` meets only entry j of that axis.
+How they are applied stands in `lora/gates.py`.
 """
 
 import math
@@ -16,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from torch import nn
 
+from autolora_trainer.lora.gates import attach_gate
 from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_changes_base, lora_parts
 
 
@@ -92,8 +92,7 @@ class SelectionGates:
         self.baked, self._is_folded, self._handles = False, False, []
         for layer, own in rows.items():
             layer.selection_gates = {*getattr(layer, "selection_gates", ()), adapter_name}
-            hook = self._gate(slice(own[0], own[-1] + 1))
-            self._handles.append(layer.lora_A[adapter_name].register_forward_hook(hook))
+            self._handles.append(attach_gate(layer, adapter_name, self._gate(slice(own[0], own[-1] + 1))))
 
     @property
     def layers(self) -> dict[str, LoraLayer]:
@@ -101,11 +100,8 @@ class SelectionGates:
         return {name: part.layer for name, part in self.parts.items()}
 
     def _gate(self, rows: slice):
-        def hook(module, args, output):
-            gate = self.scale * self.selection[rows].reshape(-1)  # (p k,): parts follow each other as their components
-            return output * gate.to(device=output.device, dtype=output.dtype)  # (..., p k)
-
-        return hook
+        """The factors of a layer; parts follow each other as their components. None while they are folded."""
+        return lambda: None if self._is_folded else self.scale * self.selection[rows].reshape(-1)  # (p k,)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -136,8 +132,8 @@ class SelectionGates:
     @contextmanager
     @torch.no_grad()
     def folded(self):
-        """Inside, `lora_B` holds the gates as after `bake`, for what is to be saved; afterwards it has its bits again.
-        Nothing to do where the gates are gone, or folded already."""
+        """Inside, `lora_B` holds the gates as after `bake`, and the model computes the same; afterwards it has its bits
+        again. Nothing to do where the gates are gone, or folded already."""
         if not self._handles or self._is_folded:
             yield
             return

@@ -1,4 +1,4 @@
-"""What a checkpoint of a search holds beside Trainer's own files: selection variables, their optimizer, evidence."""
+"""What a checkpoint of a search holds beside Trainer's own files: selection variables and their optimizer."""
 
 import os
 
@@ -30,7 +30,6 @@ class SearchStateMixin:
         tensors = {
             "logits": self.gates.logits.detach(),
             "sums": self.means.sums,
-            **self.evidence_tensors(),
             **{OPTIMIZER + name: value for name, value in optimizer.items()},
         }
         tensors = {name: value.contiguous() for name, value in tensors.items()}
@@ -38,9 +37,8 @@ class SearchStateMixin:
         state = {
             "names": self.gates.names,
             "val_position": self._val_batches.position,
-            "selection_steps": self.evidence.steps,
             "selection_passes": self.selection_passes,
-            "probe_count": self.probe.count,
+            "measured_passes": self.measured_passes,
             "callback": self.rank_selection.checkpoint(),
         }
         write_json(os.path.join(output_dir, SELECTION_STATE), state)
@@ -65,8 +63,6 @@ class SearchStateMixin:
                 moments["step"] = moments["step"].cpu()  # where AdamW keeps it
             self.selection_optimizer.state[logits] = moments
         self.means.sums = tensors["sums"]
-        self.evidence.sensitivity_sum, self.evidence.sums = tensors["sensitivity_sum"], tensors["evidence_sums"]
-        self.evidence.steps, self.selection_passes = state["selection_steps"], state["selection_passes"]
-        self.probe.energy_sum, self.probe.count = tensors["energy_sum"], state["probe_count"]
+        self.selection_passes, self.measured_passes = state["selection_passes"], state["measured_passes"]
         self._val_batches.position = state["val_position"]
         self.rank_selection.restore(state["callback"])

@@ -14,18 +14,17 @@ import torch
 from peft import PeftModel
 from transformers import Trainer
 
-from autolora_trainer.heldout.gradient import GradientProbe
-from autolora_trainer.heldout.split import EndlessBatches, split_train
+from autolora_trainer.heldout.split import split_held_out, split_train
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.search import hypergradient
 from autolora_trainer.search.arguments import check_construction, check_environment, check_prepared
 from autolora_trainer.search.callback import RankSelectionCallback, SearchTracking
-from autolora_trainer.search.evidence import Evidence, SelectionMeans, selection_entropy, with_phase
 from autolora_trainer.search.handover import handover_tensors, start_from
+from autolora_trainer.search.logs import SelectionMeans, selection_entropy, with_phase
+from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.search.passes import HypergradientPassesMixin
-from autolora_trainer.search.rules import SearchState, select_ranks
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
 from autolora_trainer.training.callbacks import show_phase
@@ -34,7 +33,7 @@ from autolora_trainer.training.passes import RandomState, fix_loss_scale
 from autolora_trainer.training.trainer import ResumeMixin
 
 
-class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin, ResumeMixin):
+class AutoLoraMixin(MeasurementMixin, HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin, ResumeMixin):
     """The search as a mixin over `transformers.Trainer` or a subclass of it: `class MyTrainer(AutoLoraMixin,
     Seq2SeqTrainer)`.
 
@@ -46,6 +45,8 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
             is given, which then is D_val whole.
         val_dataset: D_val, if you split yourself, as the collator takes it. `eval_dataset` stays the benchmark's: it
             takes no part in the search.
+        size_dataset: rows that judge the size where it is found; others of D_val order the components. Default: half of
+            D_val.
         peft_config: the `LoraConfig` to wrap `model` with; its `r` is replaced by `args.initial_rank`.
         callbacks, **trainer_arguments: as in `Trainer`.
     Attributes:
@@ -63,6 +64,7 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
         *,
         train_dataset=None,
         val_dataset=None,
+        size_dataset=None,
         peft_config=None,
         callbacks=None,
         **trainer_arguments,
@@ -90,30 +92,21 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
         adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
         self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
         self.val_dataset = val_dataset
+        if size_dataset is None and args.finds_size:
+            val_dataset, size_dataset = split_held_out(val_dataset, args.seed)
+        self.order_dataset, self.size_dataset = val_dataset, size_dataset
         self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
         self._val_batches = self._endless_batches(val_dataset)
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
-        device = self.gates.selection.device
-        self.evidence, self.means = Evidence(self.gates.selection), SelectionMeans(device)
-        self.probe = GradientProbe(self.gates.parts, device, args.seed)
-        self.last_val_loss = torch.zeros((), device=device)  # of the last selection step that counted
-        self.last_selection_step_counted = False  # whether its hypergradient was finite
+        self.means = SelectionMeans(self.gates.selection.device)
+        heads = (p for name, p in self.model.named_parameters() if p.requires_grad and "lora_" not in name)
+        self.fresh_heads = {parameter: parameter.detach().clone() for parameter in heads}
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
         self.rank_selection.search = self
         # both first in line: when training ends, they are through before a tracker closes what they write to
         others = [callback for callback in self.callback_handler.callbacks if callback is not self.rank_selection]
         self.callback_handler.callbacks = [self.rank_selection, SearchTracking(self), *others]
-        show_phase(self, "search", lambda: self.rank_selection.total_rank)
-
-    def _endless_batches(self, val_dataset) -> EndlessBatches:
-        """D_val as the model takes it."""
-        args, collator = self.args, self.data_collator
-        if hasattr(val_dataset, "column_names"):
-            val_dataset = self._remove_unused_columns(val_dataset, "held-out")
-        else:
-            collator = self._get_collator_with_removed_columns(collator, "held-out")
-        size = args.per_device_train_batch_size
-        return EndlessBatches(val_dataset, size, collator, args.seed, args.process_index, args.world_size)
+        show_phase(self, "search")
 
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
@@ -143,87 +136,55 @@ class AutoLoraMixin(HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin,
         """Step 2 of Algorithm 1: β descends the hypergradient of Eq. 5. The weights and their gradients end as they
         were."""
         self._step_selection(self._hypergradient(num_items_in_batch))
-        self.probe.collect(self._reduce)
 
     @torch.no_grad()
     def _step_selection(self, result: hypergradient.Hypergradient) -> None:
         direct, gradient = self.gates.pull_back(result.direct), self.gates.pull_back(result.total)
-        self.evidence.steps += 1
         usable = bool(torch.isfinite(gradient).all() & torch.isfinite(result.val_loss))
-        self._usable_selection_step = self.last_selection_step_counted = usable
+        self._usable_selection_step = usable
         if not usable:
             self.means.sums[3] += 1
             return
-        self.evidence.add(self.gates.selection, result.direct, direct, result.val_loss)
         self.gates.logits.grad = gradient
         self.selection_optimizer.step()
         self.gates.logits.grad = None
         self.gates.refresh()
-        self.last_val_loss = result.val_loss
         self.means.add(result.val_loss, gradient, direct)
 
     def trained_tensors(self):
         yield from super().trained_tensors()
         yield "the selection", self.gates.selection
         yield "the selection logits", self.gates.logits.detach()
-        yield from ((f"{name} of the selection", value) for name, value in self.evidence_tensors().items())
 
     @property
     def learned_ranks(self) -> LearnedRanks | None:
         return self.rank_selection.learned_ranks
 
-    @property
-    def sensitivity(self) -> torch.Tensor:
-        """Running mean of |∂L_val/∂β|, shape (M, k)."""
-        return self.evidence.sensitivity_sum / self.evidence.sums[0].clamp_min(1)
-
-    def search_state(self) -> SearchState:
-        """What the rank rules read, as it is now."""
-        energy, evidence = self.probe.energy.cpu(), self.held_out_evidence()
-        return SearchState.of(self.gates, self.sensitivity, self.args.threshold, energy=energy, evidence=evidence)
-
     def start_retrain(self, model: PeftModel) -> None:
-        """Let `model` begin where the search ended: every module's update becomes the best approximation of its rank
-        to the gated update (rules `adaptive`, `singular` and `uniform`; the others keep its strongest components), and
-        the heads are the trained ones. Without it a retrain starts from the pre-trained model, as in the paper (§4.5).
+        """Let `model` begin where the search ended: with its kept components and its trained heads. Without it a retrain
+        starts from the pre-trained model, as in the paper (§4.5).
 
         Args:
-            model: an adapter on the same base model, of the learned ranks or of others up to `initial_rank`.
+            model: an adapter on the same base model, of the learned ranks. Of others up to `initial_rank` a module
+                begins with its leading components: by singular value, for the rule `threshold` by α.
         Raises:
             ValueError: if `model` has a module, rank or head that the search did not have.
         """
         built = {name: part.rank for name, part in lora_parts(model).items()}
-        ranks = [built.get(name, 0) for name in self.gates.names]
-        start_from(handover_tensors(self.gates, self.search_state(), ranks, self.args.rank_rule, self.model), model)
-
-    def held_out_evidence(self) -> tuple[float, float]:
-        """What the held-out rows say of the search, as two t statistics over its selection steps.
-
-        Returns:
-            gain: of the mean of  -Σ_lj α_l^j ∂L_val/∂α_l^j, what the held-out loss would lose, to first order, if the
-                learned update grew; below zero where the update has learned noise, or has overshot.
-            trend: of the slope by which the held-out loss falls.
-            Both are zero before the fourth selection step.
-        """
-        return self.evidence.gain_and_trend()
-
-    def current_ranks(self) -> list[int]:
-        """The ranks that the search would end with if it ended now, in the order of `gates.names`."""
-        return select_ranks(self.search_state(), self.args.rank_rule, self.args.rank_budget, self.args.min_rank)
-
-    def evidence_tensors(self) -> dict[str, torch.Tensor]:
-        """The sums over selection steps that rank rules read."""
-        return {
-            "sensitivity_sum": self.evidence.sensitivity_sum,
-            "energy_sum": self.probe.energy_sum,
-            "evidence_sums": self.evidence.sums,
-        }
+        directions, found = self.args.rank_rule != "threshold", self.rank_selection.found
+        chosen = {} if found is None else found.chosen
+        if {name: len(own) for name, own in chosen.items() if own} != built:
+            order = self.gates.selection.argsort(dim=1, descending=True, stable=True).tolist()
+            rows = [list(range(len(own))) if directions else own for own in order]
+            chosen = {name: sorted(own[: built.get(name, 0)]) for name, own in zip(self.gates.names, rows)}
+        start_from(handover_tensors(self.gates, chosen, directions, self.model), model)
 
     def log(self, logs, *args, **kwargs):
         """Log with the phase in the keys: `search_train_loss`, `search_val_loss`, `search_total_rank`, …"""
         training, logs = "loss" in logs, with_phase(logs)
         if training:
-            logs["search_total_rank"] = sum(self.current_ranks())
+            if self.args.rank_rule == "threshold":  # contributions are taken at the end
+                logs["search_total_rank"] = sum(self.find().ranks.values())
             logs["search_selection_entropy"] = selection_entropy(self.gates.selection)
             logs.update(self.means.take())
         super().log(logs, *args, **kwargs)

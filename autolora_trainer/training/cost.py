@@ -1,5 +1,6 @@
 """What a phase costs: seconds, forward-backward passes, examples and peak memory, measured while it runs."""
 
+import math
 import time
 from collections.abc import Iterable
 
@@ -45,7 +46,7 @@ class CostMeter(TrainerCallback):
         self._earlier = earlier or {"wall_seconds": 0.0, "passes": 0, "examples": 0, "peak_memory_mb": 0.0}
         self._start, self._end = time.perf_counter(), None
         self._passes, self._examples = self._earlier["passes"], self._earlier["examples"]
-        self._handle = None
+        self._handle, self._processes = None, 1
         _reset_peak_memory()
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -56,12 +57,18 @@ class CostMeter(TrainerCallback):
                 tensors = [v for v in (*arguments, *keywords.values()) if isinstance(v, torch.Tensor) and v.dim() > 0]
                 self._examples += args.world_size * tensors[0].shape[0] if tensors else 0
 
+        self._processes = args.world_size
         if self._handle is not None:  # auto_find_batch_size begins again
             self._handle.remove()
         self._handle = model.register_forward_pre_hook(count, with_kwargs=True)
 
     def on_train_end(self, args, state, control, **kwargs):
         self._handle.remove()
+
+    def add(self, passes: float, rows: int) -> None:
+        """Count passes that were taken in evaluation mode, of batches of so many rows."""
+        self._passes += math.ceil(passes)
+        self._examples += round(passes * rows * self._processes)
 
     def stop(self) -> dict:
         self._end = time.perf_counter()

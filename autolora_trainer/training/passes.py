@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from transformers import Trainer
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from autolora_trainer.lora.parts import base_model_of
 
@@ -33,15 +34,27 @@ def fix_loss_scale(trainer: Trainer) -> Trainer:
     base = base_model_of(trainer.model)
     if type(base).__name__.endswith(_MEAN_LOSS_HEADS) or not _reads_item_count(base):
         trainer.model_accepts_loss_kwargs = False
-    elif (
+    elif _is_causal_without_saying(base):
+        base.loss_type = "ForCausalLM"
+        trainer._loss_shifts_labels = True  # which Trainer.__init__ has read already
+    return trainer
+
+
+def shifts_labels(base: torch.nn.Module) -> bool:
+    """Whether a model's loss compares every token with the label of the next."""
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+        return False
+    causal = LOSS_MAPPING.get(getattr(base, "loss_type", None)) is ForCausalLMLoss
+    return causal or _is_causal_without_saying(base)
+
+
+def _is_causal_without_saying(base: torch.nn.Module) -> bool:
+    return (
         getattr(base, "loss_type", "") is None
         and _calls_loss_function(base)
         and not hasattr(base, "_loss_function")  # it was given one
         and not base.config.is_encoder_decoder  # whose labels are not shifted
-    ):
-        base.loss_type = "ForCausalLM"
-        trainer._loss_shifts_labels = True  # which Trainer.__init__ has read already
-    return trainer
+    )
 
 
 def _reads_item_count(model: torch.nn.Module) -> bool:

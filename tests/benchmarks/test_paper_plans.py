@@ -130,6 +130,6 @@ def test_the_core_table_has_the_seeds_and_methods_that_it_promises():
     assert [plans.seeds(plan, task) for task in plan["tasks"]] == [8, 8, 8, 5, 5, 5]
     trial = {"task": "mrpc", "method": "uniform r8", "seed": 3, "changes": {"learning_rate": 0.002}}
     typed = trials.arguments(plans.trial_settings(plan, trial))
-    assert {"--method=uniform", "--rank_budget=lora:8", "--learning_rate=0.002", "--seed=3"} <= set(typed)
+    assert {"--method=uniform", "--size=lora:8", "--learning_rate=0.002", "--seed=3"} <= set(typed)
     assert trials.value_of(typed, "max_train_samples") == "2000"  # as many as its rates are tuned on
     assert trials.value_of(typed, "max_eval_samples") is None

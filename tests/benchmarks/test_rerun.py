@@ -26,7 +26,7 @@ def place(tmp_path_factory):
     )  # fmt: skip
     plan = {
         **{**plans.DEFAULTS, "tasks": ["sst2"], "seeds": 2, "settings": SETTINGS},
-        "methods": {"uniform": {"rank_budget": "lora:2"}},
+        "methods": {"uniform": {"size": "lora:2"}},
         "tuning": {"learning_rate": [0.02], "val_fraction": 0.25},
     }
     compare.work(options, plan)

@@ -45,7 +45,6 @@ def arguments(folder, **changes):
         logging_steps=4,
         hypergradient_interval=2,
         hypergradient="finite_difference",
-        search_patience=0,
         lr_scheduler_type="constant",
     )
     return AutoLoraTrainingArguments(**{**settings, **changes})

@@ -34,7 +34,6 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
-from autolora_trainer.heldout.gradient import GradientProbe
 from autolora_trainer.lora.fused import add_lora, out_features, part_rows, resolve_targets
 from autolora_trainer.lora.parts import lora_layers, lora_parts
 from autolora_trainer.methods.base import count_parameters
@@ -255,23 +254,6 @@ def test_gates_scale_every_part_by_its_own_variables():
     assert off_blocks(model) == [0.0, 0.0]
 
 
-def test_probe_sees_the_gradient_of_each_part():
-    model = add_lora(tiny_gpt2(), CONFIG, rank=2)
-    gates = attach_gates(model)
-    probe = GradientProbe(gates.parts, gates.selection.device)
-    ids = torch.randint(0, 64, (4, 8))
-    weight = lora_layers(model)[FUSED[0]].get_base_layer().weight.requires_grad_()
-    squares = torch.zeros(2)
-    for _ in range(300):
-        with probe.watching():
-            loss = model(ids, labels=ids).loss
-        loss.backward()
-        probe.collect(lambda tensors: None)
-    gradient = weight.grad / 300  # Conv1D: (n, 3 n)
-    squares = torch.stack([gradient[:, :16].square().sum(), gradient[:, 32:].square().sum()])
-    assert torch.allclose(probe.energy_sum[:2] / probe.count, squares, rtol=0.2)
-
-
 def test_a_search_learns_ranks_for_query_and_value_apart(tmp_path):
     arguments = short_training(
         tmp_path,
@@ -314,7 +296,7 @@ def test_the_exported_adapter_has_one_scale_and_a_rank_that_servers_take():
     assert (
         {layer.scaling["default"] for layer in lora_layers(model).values()}
         == {config.lora_alpha / config.r}
-        == {8 / 1.5}
+        == {8 / 2}  # ranks 1, 3 and 2
     )
     assert config.r == 4 and lora_rank_for_servers(RANKS.ranks) == 8
     assert config.peft_type == "LORA" and sorted(config.rank_pattern.values()) == [2, 4]

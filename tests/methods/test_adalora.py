@@ -101,9 +101,9 @@ def test_singular_values_are_trained_and_there_are_none_in_lora(tmp_path):
 def test_rank_budget_is_an_average_rank():
     costs = [32] * MODULES
     for budget, rank in ((None, 4), ("lora:3", 3), ("400", 3)):
-        assert adalora.target_rank(SimpleNamespace(rank_budget=budget, rank=4), costs) == rank
-    with pytest.raises(ValueError, match="rank_budget 100 is 100 adapter parameters, and rank 1 in every module has"):
-        adalora.target_rank(SimpleNamespace(rank_budget="100", rank=4), costs)
+        assert adalora.target_rank(SimpleNamespace(size=budget, rank=4), costs) == rank
+    with pytest.raises(ValueError, match="size 100 is 100 adapter parameters, and rank 1 in every module has"):
+        adalora.target_rank(SimpleNamespace(size="100", rank=4), costs)
 
 
 def test_a_training_that_never_allocates_fails_in_one_line(tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_the_shortest_run_reaches_its_budget(place, tmp_path):
     "changes, sentence",
     [
         ({"max_steps": 2}, "needs at least 3 optimizer steps to allocate its budget, got 2. Raise --num_train_epochs"),
-        ({"rank_budget": 9}, "rank_budget 9 is 9 adapter parameters, and rank 1 in every module has 128"),
+        ({"size": 9}, "size 9 is 9 adapter parameters, and rank 1 in every module has 128"),
         ({"use_rslora": True}, "got --use_rslora. Drop it."),
         (
             {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"},

@@ -75,7 +75,7 @@ def test_eva_is_pefts():
 
 
 def test_eva_run_starts_from_its_components_and_saves_plain_lora(place, tmp_path):
-    job = prepared(place, tmp_path / "o", method="eva", rank_budget="lora:2")
+    job = prepared(place, tmp_path / "o", method="eva", size="lora:2")
     with job.folder.claim({}):
         built = job.request.method.prepare(job)()
     assert built.ranks.rank_rule == "eva" and built.ranks.total_rank == 8 and set(built.phases) == {"calibration"}
@@ -83,7 +83,7 @@ def test_eva_run_starts_from_its_components_and_saves_plain_lora(place, tmp_path
         a = layer.lora_A["default"].weight.detach()
         torch.testing.assert_close(a @ a.T, torch.eye(len(a)), atol=1e-4, rtol=0)  # directions, not random numbers
         assert not layer.lora_B["default"].weight.any()
-    results = run_glue.main(command(place, tmp_path / "p", method="eva", rank_budget="lora:2"))
+    results = run_glue.main(command(place, tmp_path / "p", method="eva", size="lora:2"))
     config = json.loads((tmp_path / "p" / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA" and config["init_lora_weights"] is True and config["eva_config"] is None
     cost = json.loads((tmp_path / "p" / "cost.json").read_text())
@@ -126,7 +126,7 @@ def test_eva_needs_a_component_of_every_whole_module(place, tmp_path):
     settings = {"method": "eva", "lora_target_modules": "c_attn#q", "model_name_or_path": tmp_path / "gpt2"}
     gpt2_classifier(place, tmp_path / "gpt2")
     with pytest.raises(UsageError, match="a size of 64 adapter .* none: rank 1 .* has 128. Raise .* lora:2.$"):
-        run_glue.main(command(place, tmp_path / "o", rank_budget="lora:1", **settings))
+        run_glue.main(command(place, tmp_path / "o", size="lora:1", **settings))
     assert not (tmp_path / "o").exists()
-    results = run_glue.main(command(place, tmp_path / "o", rank_budget="lora:2", max_steps=1, **settings))
+    results = run_glue.main(command(place, tmp_path / "o", size="lora:2", max_steps=1, **settings))
     assert results["adapter_params"] == 128

@@ -75,7 +75,7 @@ def test_the_best_configuration_is_trained_on_all_rows(place, tmp_path, monkeypa
     monkeypatch.setattr(Job, "try_ranks", trials := Trials())
     results = run_glue.main(command(place, tmp_path / "o", method="grid", max_steps=2))
     assert "different sizes, up to rank 8 everywhere, and so is the best" in caplog.text
-    assert "add --rank_budget lora:2" in caplog.text  # initial_rank is 4
+    assert "add --size lora:2" in caplog.text  # initial_rank is 4
     ranks = LearnedRanks.load(tmp_path / "o" / "ranks.json")
     assert len(trials.ran) == 16 and ranks.rank_rule == "grid"
     assert [
@@ -88,7 +88,7 @@ def test_the_best_configuration_is_trained_on_all_rows(place, tmp_path, monkeypa
 @pytest.mark.parametrize("sampler", grid_space.SAMPLERS)
 def test_nothing_beyond_the_budget_is_tried(place, tmp_path, monkeypatch, caplog, sampler):
     monkeypatch.setattr(Job, "try_ranks", trials := Trials())
-    settings = {"method": "grid", "sampler": sampler, "rank_budget": "lora:3", "initial_rank": 4, "max_steps": 1}
+    settings = {"method": "grid", "sampler": sampler, "size": "lora:3", "initial_rank": 4, "max_steps": 1}
     results = run_glue.main(command(place, tmp_path / "o", **settings))
     assert "different sizes" not in caplog.text
     sizes = [2 * COST * sum(map(int, name.split("-"))) for name in trials.ran]

@@ -45,9 +45,9 @@ IDENTITIES = {
         "bottleneck_adapter.safetensors",
     ),
     "lora": ({"lora_r": 2}, QUERY_VALUE, 4 * 2 * COST, PEFT_FILE),
-    "eva": ({"rank_budget": "lora:2"}, QUERY_VALUE, 4 * 2 * COST, PEFT_FILE),
-    "linear": ({"rank_budget": "lora:2"}, QUERY_VALUE, 4 * 2 * COST, PEFT_FILE),
-    "svd": ({"rank_budget": "lora:1"}, QUERY_VALUE, 4 * COST, PEFT_FILE),
+    "eva": ({"size": "lora:2"}, QUERY_VALUE, 4 * 2 * COST, PEFT_FILE),
+    "linear": ({"size": "lora:2"}, QUERY_VALUE, 4 * 2 * COST, PEFT_FILE),
+    "svd": ({"size": "lora:1"}, QUERY_VALUE, 4 * COST, PEFT_FILE),
     "ia3": ({}, r"(key|value|output\.dense)\.ia3_l\.default", 2 * (16 + 16 + 16 + 32), PEFT_FILE),
     "prefix_tuning": ({}, r"prompt_encoder\.default\.embedding\.weight", 20 * 2 * 2 * 16, PEFT_FILE),
     "prompt_tuning": ({}, r"prompt_encoder\.default\.embedding\.weight", 20 * 16, PEFT_FILE),
@@ -148,7 +148,7 @@ def test_parameters_of_every_kind_of_model():
 def test_resume_is_exact(place, tmp_path, monkeypatch, method, file):
     settings = {"method": method, "save_strategy": "steps", "save_steps": 4}
     if method in ("eva", "svd"):
-        settings["rank_budget"] = "lora:1"
+        settings["size"] = "lora:1"
     whole = run_glue.main(command(place, tmp_path / "whole", **settings))
     trainer = {"adapter": adapter.BottleneckTrainer, "p_tuning": WholeTensorsTrainer}.get(method, FinalTrainer)
     with monkeypatch.context() as patch:
@@ -195,7 +195,7 @@ def test_the_best_checkpoint_comes_back(place, tmp_path, method):
         ({"method": "peft", "peft_type": "lowrank"}, "--peft_type must be one of PEFT's types, got 'lowrank'"),
         ({"method": "ia3", "peft_kwargs": "r=2"}, "--peft_kwargs is not JSON: .* Type e.g."),
         ({"method": "ia3", "peft_kwargs": "[1]"}, "--peft_kwargs must be a JSON object, e.g. .*, got \\[1\\]"),
-        ({"method": "full", "rank_budget": "lora:2"}, "--rank_budget is for methods with ranks, got --method full"),
+        ({"method": "full", "size": "lora:2"}, "--size is for methods with ranks, got --method full"),
         ({"method": "adapter", "lora_target_modules": "query"}, "--lora_target_modules is for LoRA and PEFT's other"),
         (
             {"method": "grid", "ranks": "r.json"},
@@ -203,17 +203,17 @@ def test_the_best_checkpoint_comes_back(place, tmp_path, method):
         ),
         ({"method": "p_tuning", "label_smoothing_factor": 0.1}, "Trainer has no label smoothing for virtual tokens"),
         pytest.param(
-            {"method": "grid", "rank_budget": 100},
-            "the smallest configuration has 128. Raise rank_budget",
+            {"method": "grid", "size": 100},
+            "the smallest configuration has 128. Raise size",
             marks=needs_optuna,
         ),
         (
             {"method": "uniform", "lora_r": 8},
-            "--lora_r 8 has no effect on --method uniform, whose size is --rank_budget",
+            "--lora_r 8 has no effect on --method uniform, whose size is --size",
         ),
         (
             {"lora_r": 16},
-            "--lora_r 16 has no effect on --method autolora, whose size is --rank_budget lora:16. Drop it",
+            "--lora_r 16 has no effect on --method autolora, whose size is --size lora:16. Drop it",
         ),
         ({"method": "full", "lora_r": 2}, "--lora_r 2 has no effect on --method full. Drop it."),
         (
@@ -233,16 +233,16 @@ def test_the_best_checkpoint_comes_back(place, tmp_path, method):
         ({"attn_implementation": "flash_attention_2"}, "takes no fp32, .* Type --attn_implementation sdpa."),
         ({"auto_find_batch_size": True}, "--auto_find_batch_size tries batch sizes until one fits, and the search"),
         (
-            {"method": "eva", "rank_budget": 100},
+            {"method": "eva", "size": 100},
             "--method eva hands out uniform ranks anew, and a size of 100 adapter",
         ),
         (
-            {"method": "eva", "rank_budget": "lora:9"},
+            {"method": "eva", "size": "lora:9"},
             "looks for 18 directions in the inputs of '.*query', twice its uniform rank, and they have 16. Lower",
         ),
-        ({"method": "svd", "rank_budget": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module has"),
+        ({"method": "svd", "size": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module has"),
         (
-            {"method": "svd", "initial_rank": 32, "rank_budget": "lora:24"},
+            {"method": "svd", "initial_rank": 32, "size": "lora:24"},
             "asks for 3,072 adapter parameters, and rank 16 in every module has 2,048. Lower",
         ),
         *(
@@ -260,13 +260,13 @@ def test_the_best_checkpoint_comes_back(place, tmp_path, method):
         ),
         *(
             (
-                {**method, "lora_target_modules": "all-linear", "min_rank": 0, "rank_budget": 40},
-                "rank_budget 40 has no room for a component of the largest module, 48 adapter parameters",
+                {**method, "lora_target_modules": "all-linear", "min_rank": 0, "size": 40},
+                "size 40 has no room for a component of the largest module, 48 adapter parameters",
             )
             for method in ({"method": "svd"}, {"method": "autolora"})
         ),
-        ({"method": "random", "rank_budget": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module"),
-        ({"method": "linear", "rank_budget": 100}, "rank_budget 100 is 100 adapter parameters, and the least that"),
+        ({"method": "random", "size": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module"),
+        ({"method": "linear", "size": 100}, "size 100 is 100 adapter parameters, and the least that"),
     ],
 )
 def test_arguments_of_other_methods_and_impossible_sizes_are_refused(place, tmp_path, changes, message):

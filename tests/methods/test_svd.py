@@ -29,7 +29,7 @@ def test_the_cut_keeps_the_largest_singular_values_of_all_modules(place, tmp_pat
 
 
 def test_a_cut_to_everything_is_plain_lora(place, tmp_path):
-    cut = run_glue.main(command(place, tmp_path / "cut", method="svd", rank_budget="lora:4"))
+    cut = run_glue.main(command(place, tmp_path / "cut", method="svd", size="lora:4"))
     lora = run_glue.main(command(place, tmp_path / "lora", method="lora", lora_r=4))
     assert cut["eval_loss"] == pytest.approx(lora["eval_loss"], abs=1e-5)
     assert LearnedRanks.load(tmp_path / "cut" / "ranks.json").rank_rule == "svd"

@@ -6,7 +6,8 @@ import typing
 
 import pytest
 
-from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.ranks.curve import Curve, CurvePoint
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from tests.helpers.ranks import learned
 
 
@@ -20,16 +21,31 @@ def test_json_round_trip_is_exact(tmp_path):
     ranks.save(tmp_path / "ranks.json")
     document = json.loads((tmp_path / "ranks.json").read_text())
     assert LearnedRanks.load(tmp_path / "ranks.json") == ranks
-    assert document["format_version"] == 1 and document["total_rank"] == 3
-    assert document["modules"]["a.0.query"] == {"rank": 3, "selection": [0.5, 0.5]}
+    assert document["format_version"] == 2 and document["total_rank"] == 3 and document["curve"] is None
+    assert document["modules"]["a.0.query"] == {"rank": 3, "selection": [0.5, 0.5], "contributions": []}
+
+
+def test_contributions_and_curve_survive_a_round_trip(tmp_path):
+    points = (CurvePoint(0, 0, 2.5, 0.1), CurvePoint(3, 96, 1.25, 0.01), CurvePoint(6, 192, 1.0))
+    modules = {"a.0.query": ModuleRank(1, (0.5, 0.5), (1.0, -0.25)), "a.0.value": ModuleRank(0, (), (0.125, 0.0))}
+    ranks = LearnedRanks(modules, rank_rule="contributions", curve=Curve(points, 3, True, 0.01))
+    ranks.save(tmp_path / "ranks.json")
+    assert LearnedRanks.load(tmp_path / "ranks.json") == ranks
+    assert ranks.curve.gain == 1.5 and ranks.curve.best == points[2] and ranks.mean_rank == 1
+
+
+def test_format_1_is_still_read(tmp_path):
+    text = '{"format_version": 1, "total_rank": 2, "modules": {"a.q": {"rank": 2, "selection": [0.5, 0.5]}}}'
+    (tmp_path / "ranks.json").write_text(text)
+    assert LearnedRanks.load(tmp_path / "ranks.json") == LearnedRanks({"a.q": ModuleRank(2, (0.5, 0.5))})
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
         ("{", "is not a ranks.json"),
-        ("[]", "format_version must be 1, got 'list'"),
-        ('{"format_version": 2}', "format_version must be 1, got 2"),
+        ("[]", "format_version must be 1 or 2, got 'list'"),
+        ('{"format_version": 3}', "format_version must be 1 or 2, got 3"),
         ('{"format_version": 1, "modules": {}}', "at least one module name"),
         ('{"format_version": 1, "modules": {"../x": {"rank": 1}}}', "'../x' is not a module name"),
         ('{"format_version": 1, "modules": {"(a+)+": {"rank": 1}}}', "is not a module name"),
@@ -39,6 +55,9 @@ def test_json_round_trip_is_exact(tmp_path):
         ('{"format_version": 1, "modules": {"q": {"rank": 1, "selection": [NaN]}}}', "NaN, which is no number"),
         ('{"format_version": 1, "modules": {"q": {"rank": 1, "selection": [1e999]}}}', "must hold finite numbers"),
         ('{"format_version": 1, "modules": {"q": {"rank": 1}}, "initial_rank": 0}', "initial_rank must be an integer"),
+        ('{"format_version": 2, "modules": {"q": {"rank": 1, "contributions": 1}}}', "contributions of 'q' must be a list"),
+        ('{"format_version": 2, "modules": {"q": {"rank": 1}}, "curve": []}', "curve must be an object with points"),
+        ('{"format_version": 2, "modules": {"q": {"rank": 1}}, "curve": {"points": [1]}}', "a point of the curve must"),
         ("[" * 100_000, "is not a ranks.json"),
     ],
 )

@@ -41,7 +41,6 @@ def output(tmp_path_factory):
         "report_to": "tensorboard",
         "logging_steps": 2,
         "search_max_steps": 50,
-        "search_patience": 0,
         "max_steps": 4,
         "per_device_train_batch_size": 4,
         "initial_rank": 4,
@@ -134,7 +133,7 @@ QuietWandb, QuietTrackio = type("QuietWandb", (Quiet, WandbCallback), {}), type(
 
 def search(folder, *callbacks, steps=30):
     arguments = short_training(
-        folder, AutoLoraTrainingArguments, max_steps=steps, initial_rank=4, hypergradient_interval=1, search_patience=0
+        folder, AutoLoraTrainingArguments, max_steps=steps, initial_rank=4, hypergradient_interval=1
     )
     model = lora(tiny_roberta())
     trainer = AutoLoraTrainer(model, arguments, train_dataset=rows(), callbacks=list(callbacks))

@@ -40,7 +40,7 @@ def test_preset_paper_is_section_4_and_5_1(place):
     assert (method.hypergradient, method.hypergradient_interval) == ("finite_difference", 1)  # §4.3: every iteration
     assert (method.virtual_step, method.inner_lr) == ("sgd", None)  # Eq. 4, η = the weights' rate
     assert method.retrain_init == "scratch" and method.ranks is None  # §4.5
-    assert method.search_patience == 0 and method.rank_budget is None
+    assert method.search_look_steps == 0 and method.size is None
     assert (
         training.optim == "adamw_torch"
         and training.learning_rate == 1e-4
@@ -77,7 +77,7 @@ def test_help_lists_every_argument(script, capsys):
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(script).main(["--help"])
     text = capsys.readouterr().out
-    assert ended.value.code == 0 and "--search_patience" in text and "--learning_rate" in text
+    assert ended.value.code == 0 and "--search_look_steps" in text and "--learning_rate" in text
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def without_pooler(place):
 
 @pytest.mark.parametrize("method", ["autolora", "uniform", "adalora", "svd", "ia3", "prefix_tuning"])
 def test_what_a_checkpoint_lacks_is_trained_and_saved_with_the_adapter(place, without_pooler, tmp_path, method):
-    changes = {"rank_budget": "lora:2"} if method in ("uniform", "svd") else {}
+    changes = {"size": "lora:2"} if method in ("uniform", "svd") else {}
     changes |= {"method": method, "model_name_or_path": without_pooler}
     results = run_glue.main(command(place, tmp_path / "o", **changes))
     assert results["head_params"] == 16 * 16 + 16 + 2 * 16 + 2  # pooler and classifier

@@ -155,7 +155,7 @@ BAD_INPUT = [
     ({"initial_rank": "eight"}, "initial[-_]rank: invalid int value: 'eight'; --help lists the arguments"),
     ({"initial_rank": 0}, "initial_rank must be at least 2, got 0"),
     ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1"),
-    ({"rank_budget": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module has"),
+    ({"size": "lora:9"}, "asks for .* adapter parameters, and rank 4 in every module has"),
     (
         {"lora_target_modules": ["q_proj"]},
         "--lora_target_modules q_proj fits no module of Roberta.* Its linear layers are named like 'roberta.encoder",

@@ -137,7 +137,7 @@ def test_search_retrain_and_saved_adapter(tmp_path, kind, targets, kinds):
 def test_module_without_a_rank_stays_out_of_the_adapter(tmp_path):
     """A budget of three components of the attention for fourteen modules: most of them must go."""
     model = tiny("llama")
-    trainer = searcher(tmp_path, model, rank_budget="120", min_rank=0)
+    trainer = searcher(tmp_path, model, size="120", min_rank=0)
     costs = {name: part.cost for name, part in lora_parts(trainer.model).items()}
     trainer.train()
     ranks = trainer.learned_ranks
@@ -176,7 +176,7 @@ def script(place, output, **changes):
         "output_dir": output,
         "lora_target_modules": "all-linear",
         "min_rank": 0,
-        "rank_budget": 600,
+        "size": 600,
         "initial_rank": 4,
         "search_max_steps": 8,
         "max_steps": 3,
@@ -470,7 +470,7 @@ def test_classifier_of_an_8_bit_encoder_stays_as_it_is(tmp_path):
 def test_what_cannot_be_loaded_is_one_line(place, tmp_path, capsys, changes, sentence):
     if changes.get("method") == "full" and importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("needs bitsandbytes")
-    own = {"lora_target_modules": None, "rank_budget": None} if "method" in changes else {}
+    own = {"lora_target_modules": None, "size": None} if "method" in changes else {}
     assert run_guarded(lambda: run_nlg.main(script(place, tmp_path / "out", **own, **changes)), "run_nlg.py") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and sentence in error and not (tmp_path / "out").exists()

@@ -47,16 +47,16 @@ def test_random_ranks_match_the_size_and_differ_between_seeds(place, finished, t
 def test_a_budget_beside_given_ranks_is_said_to_have_no_effect(place, finished, tmp_path, caplog, method):
     ranks = finished[0] / "ranks.json"
     results = run_glue.main(
-        command(place, tmp_path / "o", method=method, ranks=ranks, rank_budget="lora:1", max_steps=1)
+        command(place, tmp_path / "o", method=method, ranks=ranks, size="lora:1", max_steps=1)
     )
-    assert "--rank_budget lora:1 has no effect: the size is that of --ranks" in caplog.text
+    assert "--size lora:1 has no effect: the size is that of --ranks" in caplog.text
     assert results["adapter_params"] == finished[1]["adapter_params"]
 
 
 def test_uniform_without_a_size_has_rank_4_and_takes_a_budget(place, tmp_path):
     plain = run_glue.main(command(place, tmp_path / "a", method="uniform", max_steps=1))
     assert plain["adapter_params"] == 4 * 4 * 32
-    budget = run_glue.main(command(place, tmp_path / "b", method="uniform", max_steps=1, rank_budget=32 * 6))
+    budget = run_glue.main(command(place, tmp_path / "b", method="uniform", max_steps=1, size=32 * 6))
     assert budget["adapter_params"] == 32 * 6
 
 
@@ -97,7 +97,7 @@ def test_search_whose_held_out_loss_did_not_fall_says_so(place, tmp_path, caplog
 
 
 def test_budget_and_rank_zero_reach_the_adapter(place, tmp_path):
-    results = run_glue.main(command(place, tmp_path / "o", rank_budget="lora:1", min_rank=0, max_steps=1))
+    results = run_glue.main(command(place, tmp_path / "o", size="lora:1", min_rank=0, max_steps=1))
     ranks = LearnedRanks.load(tmp_path / "o" / "ranks.json").ranks
     assert results["adapter_params"] == 4 * 32 and sum(ranks.values()) == 4
     assert len(json.loads((tmp_path / "o" / "adapter_config.json").read_text())["rank_pattern"]) == sum(
@@ -113,7 +113,7 @@ def test_retrain_settings_have_an_effect(place, finished, tmp_path, setting):
     assert results["eval_loss"] != finished[1]["eval_loss"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "svd", "rank_budget": "lora:2"}, {"retrain_cut": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"method": "svd", "size": "lora:2"}, {"retrain_cut": 0.5}])
 def test_score_of_a_bf16_run_is_that_of_the_adapter_as_it_loads(place, tmp_path, changes):
     results = run_glue.main(command(place, tmp_path / "o", bf16=True, **changes))
     base = AutoModelForSequenceClassification.from_pretrained(place / "tiny-roberta")

@@ -16,7 +16,7 @@ from autolora_trainer.errors import run_guarded
 from autolora_trainer.training.callbacks import TerminationCallback
 from tests.helpers.commands import ROOT, command
 
-TWO_PHASES = {"search_epochs": 2, "num_train_epochs": 4, "search_patience": 0}
+TWO_PHASES = {"search_epochs": 2, "num_train_epochs": 4}
 
 
 @pytest.fixture(scope="module")

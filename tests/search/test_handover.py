@@ -12,8 +12,8 @@ from autolora_trainer import AutoLoraTrainer, LearnedRanks
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.adapter import build_adapter
 from autolora_trainer.ranks.learned import ModuleRank
-from autolora_trainer.search.handover import handover_tensors, load_handover, strongest
-from autolora_trainer.search.rules import RANK_RULES, SearchState
+from autolora_trainer.search.handover import handover_tensors, kept_factors, load_handover
+from autolora_trainer.search.rules import RANK_RULES
 from autolora_trainer.search.selection import attach_gates
 from tests.helpers.models import lora, tiny_gpt2, tiny_roberta
 from tests.helpers.ranks import learned
@@ -98,8 +98,8 @@ def test_kept_components_start_the_retrain_where_the_search_ended(tmp_path, rule
     gates.refresh()
     ids = torch.arange(3, 15).view(1, 12)
     expected = searched(ids).logits
-    found = SearchState.of(gates, torch.zeros_like(gates.selection))
-    save_file(handover_tensors(gates, found, [4] * len(gates.names), rule, searched), tmp_path / "kept.safetensors")
+    whole = {name: [0, 1, 2, 3] for name in gates.names}
+    save_file(handover_tensors(gates, whole, rule != "threshold", searched), tmp_path / "kept.safetensors")
     gates.remove()
     fresh = build_adapter(
         searched.unload(),
@@ -113,12 +113,15 @@ def test_kept_components_start_the_retrain_where_the_search_ended(tmp_path, rule
 
 def test_kept_components_are_the_chosen_ones():
     gates = attach_gates(lora(tiny_roberta(), rank=4))
-    found = SearchState.of(gates, torch.zeros_like(gates.selection))
-    ranks = [2, 0, 1, 4]
-    kept = strongest(gates, found, ranks, "strength")
-    assert list(kept) == [name for name, rank in zip(gates.names, ranks) if rank]
-    row = 0
-    best = found.strength()[row].argsort(descending=True)[:2].sort().values
-    a, b = kept[gates.names[row]]
-    torch.testing.assert_close(a, found.lora_A[row][best])
-    torch.testing.assert_close(b, found.lora_B[row][:, best] * found.selection[row][best])
+    gates.selection.copy_(torch.rand(gates.selection.shape))
+    chosen = dict(zip(gates.names, ([1, 3], [], [2], [0, 1, 2, 3])))
+    name = gates.names[0]
+    part, alpha = gates.parts[name], gates.selection[0]
+    a, b = kept_factors(gates, chosen, directions=False)[name]
+    torch.testing.assert_close(a, part.lora_A[[1, 3]].detach())
+    torch.testing.assert_close(b, (part.lora_B[:, [1, 3]] * alpha[[1, 3]]).detach())
+    kept = kept_factors(gates, chosen, directions=True)
+    assert list(kept) == [name for name, own in chosen.items() if own]
+    a, b = kept[name]
+    u, s, vh = torch.linalg.svd(((part.lora_B * alpha) @ part.lora_A).detach())
+    torch.testing.assert_close(b @ a, (u[:, [1, 3]] * s[[1, 3]]) @ vh[[1, 3]], rtol=1e-4, atol=1e-6)

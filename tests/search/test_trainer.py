@@ -9,41 +9,17 @@ import transformers.trainer
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
-from torch import nn
 from transformers import TrainingArguments
 
 from autolora_trainer import AutoLoraTrainer, LearnedRanks
 from autolora_trainer.ranks.adapter import build_adapter
 from autolora_trainer.ranks.learned import ModuleRank
 from tests.helpers.models import tiny_gpt2, tiny_roberta
+from tests.helpers.planted import Planted, planted_data, planted_search
 from tests.helpers.rows import rows
 from tests.helpers.trainings import LORA, Watch, arguments, searcher, trained_state
 
 # ---- what a search does
-
-
-class Planted(nn.Module):
-    """Four frozen layers side by side, whose teacher differs from them by updates of rank 0, 1, 2 and 6."""
-
-    ranks = (0, 1, 2, 6)
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(12, 12, bias=False) for _ in self.ranks)
-
-    def forward(self, x, labels=None):
-        output = torch.stack([layer(x[:, i]) for i, layer in enumerate(self.layers)], dim=1)  # (batch, 4, 12)
-        return {"loss": ((output - labels) ** 2).mean(), "logits": output}
-
-
-def planted_data(model, count=512):
-    x = torch.randn(count, 4, 12)
-    updates = [torch.randn(12, r) @ torch.randn(r, 12) / max(1, r) ** 0.5 / 3 for r in model.ranks]
-    with torch.no_grad():
-        y = torch.stack(
-            [x[:, i] @ (layer.weight + u).T for i, (layer, u) in enumerate(zip(model.layers, updates))], dim=1
-        )
-    return Dataset.from_dict({"x": x.tolist(), "labels": y.tolist()}).with_format("torch")
 
 
 @pytest.mark.parametrize("hypergradient", ["finite_difference", "first_order", "exact"])
@@ -56,8 +32,7 @@ def test_search_finds_planted_ranks(tmp_path, hypergradient):
         initial_rank=8,
         per_device_train_batch_size=32,
         hypergradient=hypergradient,
-        rank_rule="singular",
-        min_rank=0,
+        tolerance=0.001,
         hypergradient_interval=1 if hypergradient == "finite_difference" else 4,
         selection_learning_rate=0.05,
         learning_rate=2e-2,
@@ -165,22 +140,92 @@ def test_interval_sets_how_often_a_selection_step_is_taken(tmp_path):
     for interval, steps in ((1, 12), (5, 3)):
         trainer = searcher(tmp_path, hypergradient_interval=interval)
         trainer.train()
-        assert trainer.evidence.steps == steps and trainer.selection_passes == 3 * steps
+        assert trainer.selection_passes == 3 * steps
 
 
-def test_search_stops_when_the_ranks_have_settled(tmp_path):
-    trainer = searcher(
-        tmp_path, max_steps=400, search_patience=4, rank_rule="threshold", threshold=0.0
-    )  # all ranks are k at once
+def test_search_stops_when_its_order_has_settled(tmp_path):
+    trainer = planted_search(tmp_path, max_steps=400, search_look_steps=20)
     trainer.train()
-    assert trainer.state.global_step == 9  # selection steps at 1, 3, 5, 7, 9: the last differs from none of the four
+    assert trainer.rank_selection.settled and trainer.state.global_step in (40, 60, 80)
+    trainer.train()  # a second training searches again
+    assert trainer.rank_selection.settled and trainer.learned_ranks
 
 
-def test_a_second_training_of_a_settled_search_searches_again(tmp_path):
-    trainer = searcher(tmp_path, max_steps=400, search_patience=4, rank_rule="threshold", threshold=0.0)
-    for steps in (5, 10):
+def test_search_that_learns_nothing_goes_on_to_its_limit_and_is_undecided(tmp_path, caplog):
+    data = rows(64)
+    data = data.map(lambda row, i: {"labels": (i * 7919) % 2}, with_indices=True)  # chance
+    trainer = searcher(tmp_path, data=data, max_steps=24, search_look_steps=4, learning_rate=1e-5)
+    trainer.train()
+    assert trainer.state.global_step == 24 and not trainer.rank_selection.settled
+    ranks = trainer.learned_ranks
+    assert set(ranks.ranks.values()) == {4} and ranks.curve.decided is False
+    assert "undecided:" in caplog.text and "after 24 steps are no more than chance" in caplog.text
+
+
+def test_what_alpha_alone_says_gives_other_ranks(tmp_path):
+    """The same weights: contributions are those of the update with α folded in."""
+    trainer = planted_search(tmp_path, size=5 * 24)
+    trainer.train()
+    learned = trainer.learned_ranks.ranks
+    trainer.gates.selection[-1] *= 1e-3  # the module of rank 6
+    assert trainer.find().ranks != learned
+    assert trainer.find().ranks["layers.3"] < learned["layers.3"]
+
+
+def test_alpha_has_moved_in_every_module_that_learned(tmp_path):
+    trainer = planted_search(tmp_path, size="lora:2")
+    trainer.train()
+    assert ((trainer.gates.selection[1:] - 1 / 8).abs() > 1e-4).all()  # the first has nothing to learn
+
+
+@pytest.mark.parametrize("rule", ["contributions", "threshold"])
+def test_callback_alone_yields_the_rank_pattern(tmp_path, rule):
+    trainer = planted_search(tmp_path, rank_rule=rule)
+    trainer.train()
+    ranks = trainer.rank_selection.learned_ranks
+    pattern = ranks.to_lora_config(LoraConfig(lora_alpha=8)).rank_pattern
+    assert pattern == {f"^layers\\.{i}": ranks.ranks[f"layers.{i}"] for i in range(4) if ranks.ranks[f"layers.{i}"]}
+    assert (list(ranks.ranks.values()) == list(Planted.ranks)) == (rule == "contributions")
+    kinds = {len(module.contributions) for module in ranks.modules.values()}
+    assert kinds == ({8} if rule == "contributions" else {0})
+
+
+def test_no_module_may_exceed_the_cap_of_a_server(tmp_path):
+    trainer = planted_search(tmp_path, max_lora_rank=3)
+    trainer.train()
+    assert list(trainer.learned_ranks.ranks.values()) == [0, 1, 2, 3]
+
+
+def test_rows_that_judge_the_size_move_nothing(tmp_path):
+    """Other rows to judge by, and the weights, α and contributions stay the same to the bit."""
+    found = []
+    for start in (0, 8):
+        held_out = rows(32, seed=5)
+        torch.manual_seed(0)
+        trainer = AutoLoraTrainer(
+            tiny_roberta(),
+            arguments(tmp_path),
+            train_dataset=rows(),
+            val_dataset=held_out.select(range(16)),
+            size_dataset=held_out.select(range(16 + start, 24 + start)),
+            peft_config=LORA,
+        )
         trainer.train()
-        assert trainer.state.global_step == 9 and trainer.evidence.steps == steps and trainer.learned_ranks
+        found.append((trained_state(trainer), trainer.learned_ranks))
+    (state, ranks), (other, others) = found
+    assert all(torch.equal(value, other[name]) for name, value in state.items())
+    assert [m.contributions for m in ranks.modules.values()] == [m.contributions for m in others.modules.values()]
+    assert ranks.curve.points[0].loss != others.curve.points[0].loss
+
+
+def test_measuring_leaves_heads_and_weights_as_they_were(tmp_path):
+    trainer = searcher(tmp_path, max_steps=6)
+    trainer.train()
+    before, passes = trained_state(trainer), trainer.measured_passes
+    trainer.find()
+    assert all(torch.equal(value, before[name]) for name, value in trained_state(trainer).items())
+    assert trainer.measured_passes > passes
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
 def test_a_stream_with_rows_held_out_can_be_searched(tmp_path):

@@ -42,7 +42,7 @@ def pairs():
 
 
 def searcher(folder, **changes):
-    settings = dict(max_steps=6, initial_rank=4, hypergradient_interval=1, search_patience=0, **changes)
+    settings = dict(max_steps=6, initial_rank=4, hypergradient_interval=1, **changes)
     tokenizer, model = padded(byte_tokenizer(llama=True)), tiny_t5()
     return seq2seq.AutoLoraSeq2SeqTrainer(
         model,

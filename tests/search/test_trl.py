@@ -22,7 +22,7 @@ PAIRS = [{"prompt": f"name : {n} |", "completion": f" {n} is a pub ."} for n in 
 
 
 def searcher(folder, data=None, trainer=sft.AutoLoraSFTTrainer, config=sft.AutoLoraSFTConfig, **changes):
-    own = dict(initial_rank=4, hypergradient_interval=1, search_patience=0) if config is sft.AutoLoraSFTConfig else {}
+    own = dict(initial_rank=4, hypergradient_interval=1) if config is sft.AutoLoraSFTConfig else {}
     settings = dict(
         max_steps=4, per_device_train_batch_size=2, logging_steps=1, bf16=False, lr_scheduler_type="constant"
     )
@@ -64,7 +64,7 @@ def test_search_on_completions_alone(tmp_path):
     assert {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])} == {
         n for n in before if "lora_" in n
     }
-    assert len(logged(trainer, "search_total_rank")) == len(logged(trainer, "search_val_loss")) == 4
+    assert len(logged(trainer, "search_selection_entropy")) == len(logged(trainer, "search_val_loss")) == 4
 
 
 def test_packed_rows_are_split_and_searched(tmp_path):

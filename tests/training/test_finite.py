@@ -67,7 +67,7 @@ def test_stop_names_the_step_and_keeps_what_was_saved(tmp_path, what):
 
 @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
 def test_a_bad_hypergradient_costs_its_selection_step_alone(tmp_path, caplog, value):
-    """α, its moments and the evidence stand still at that step; the weights go on."""
+    """α and its moments stand still at that step; the weights go on."""
     seen = []
     trainer = searcher(tmp_path, max_steps=8)
     spoil(trainer, "hypergradient", {5}, value)
@@ -76,7 +76,7 @@ def test_a_bad_hypergradient_costs_its_selection_step_alone(tmp_path, caplog, va
     def watch(result):
         select(result)
         moments = trainer.selection_optimizer.state[trainer.gates.logits]
-        state = (trainer.gates.logits, moments["exp_avg"], moments["exp_avg_sq"], trainer.sensitivity)
+        state = (trainer.gates.logits, moments["exp_avg"], moments["exp_avg_sq"])
         weight = next(p for n, p in trainer.model.named_parameters() if "lora_A" in n)
         seen.append(([tensor.detach().clone() for tensor in state], weight.detach().clone()))
 
@@ -103,12 +103,12 @@ def test_bad_steps_without_end_stop_the_run(tmp_path, caplog):
 
 def test_bad_selection_steps_without_end_stop_the_search(tmp_path, caplog):
     """With good weight steps between them."""
-    trainer = searcher(tmp_path, max_steps=4 * STEPS_IN_A_ROW, search_patience=2)
+    trainer = searcher(tmp_path, max_steps=4 * STEPS_IN_A_ROW)
     spoil(trainer, "hypergradient", {*range(1, 18), *range(21, 100)})  # the selection step at 19 is good
     sentence = f"^step 39 of 40: the hypergradient was not finite for {STEPS_IN_A_ROW} selection steps in a row"
     with pytest.raises(NonFiniteError, match=sentence):
         trainer.train()
-    assert len(trainer.rank_selection._recent) == 1 and trainer._dropped_in_a_row == 0
+    assert trainer._dropped_in_a_row == 0
 
 
 def test_a_bad_hypergradient_ends_a_row_of_dropped_steps(tmp_path):

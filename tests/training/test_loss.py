@@ -90,6 +90,7 @@ def test_the_search_descends_the_same_loss_on_both_splits(tmp_path, smoothing):
         label_smoothing_factor=smoothing,
         initial_rank=2,
         hypergradient_interval=1,
+        size="lora:1",  # all of D_val orders
         use_cpu=True,
         report_to=[],
         save_strategy="no",

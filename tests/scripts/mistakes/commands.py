@@ -45,7 +45,7 @@ CLI = [
     Bad("export: a scale below zero", "cli", ["export", Finished(), "--lora_alpha", "-16"],
         "lora_alpha must be at least 1, got -16. LoRA's usual is 16."),
     Bad("export: ranks that are all zero", "cli", ["export", Ranks(modules={MODULES[0]: {"rank": 0}})],
-        "Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a rank_budget."),
+        "Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a size."),
     Bad("export: parts of fused modules", "cli", ["export", Ranks(modules={"h.0.attn.c_attn#q": {"rank": 1}})],
         "'h.0.attn.c_attn#q' is a part of a fused module, and peft … itself, or --ranks of this package's scripts."),
     Bad("export: an argument that there is not", "cli", ["export", Finished(), "--fromat", "peft"],

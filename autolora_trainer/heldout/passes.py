@@ -1,0 +1,127 @@
+"""Passes over held-out rows: their loss as a sum and a count, without dropout, and leaving the model as it was."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from autolora_trainer.lora.parts import base_model_of
+from autolora_trainer.training.passes import shifts_labels
+
+IGNORED = -100  # a label that is no target
+
+
+@contextmanager
+def undisturbed(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, `model` computes without dropout, no parameter asks for a gradient, and activations are kept or computed
+    anew as in training; afterwards modes, `requires_grad` and pending gradients are what they were.
+
+    transformers checkpoints activations in training mode only, where dropout drops; here its layers do in
+    evaluation mode (without reentrance: there the factors of components would get no gradient).
+    """
+    modes = {module: module.training for module in model.modules()}
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    layers = [m for m in modes if isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing]
+    config = getattr(base_model_of(model), "config", None)
+    caches = [part for part in _configs(config) if getattr(part, "use_cache", None)]
+    model.eval()
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    for part in caches:
+        part.use_cache = False  # as in training; a checkpointed layer would fill it twice
+    own = {layer: vars(layer).get("forward") for layer in layers}  # accelerate's hooks set one
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer, forward in own.items():
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
+        for part in caches:
+            part.use_cache = True
+        for parameter in asked:
+            parameter.requires_grad_(True)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _configs(config) -> list:
+    """A model's config and those of its parts (vision and text)."""
+    names = getattr(config, "sub_configs", None) or ()
+    return [config, *filter(None, (getattr(config, name, None) for name in names))] if config is not None else []
+
+
+def count_targets(model: torch.nn.Module, inputs: Mapping) -> int:
+    """How many targets the mean loss of a transformers model is taken over: tokens with a label, or rows."""
+    labels = inputs.get("labels")
+    if not torch.is_tensor(labels) or labels.dim() < 2 or labels.is_floating_point():
+        rows = next(value for value in inputs.values() if torch.is_tensor(value) and value.dim() > 0)
+        return len(rows)
+    if "shift_labels" in inputs:
+        labels = inputs["shift_labels"]
+    elif shifts_labels(base_model_of(model)):
+        labels = labels[..., 1:]
+    return int((labels != IGNORED).sum())
+
+
+def target_loss(model: torch.nn.Module, inputs: Mapping, forward: Callable | None = None):
+    """The summed loss and the number of the targets of one batch, for a transformers model.
+
+    Args:
+        inputs: keyword arguments of the model, labels among them.
+        forward: inputs -> (mean loss, outputs). Default: the model's own loss.
+    Returns:
+        (sum, count), scalars. Where no gradient is asked for, and the model's logits explain its loss, one of each for
+        every row, (b,): differences between rows then say how sure a mean is.
+    """
+    if forward is None:
+        outputs = model(**inputs)
+        loss = outputs.loss
+    else:
+        loss, outputs = forward(inputs)
+    count = count_targets(model, inputs)
+    if not torch.is_grad_enabled():
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+        rows = _rows(model, logits, inputs.get("labels")) if torch.is_tensor(logits) else None
+        if rows is not None and torch.isclose(rows[0].sum() / rows[1].sum(), loss.float(), rtol=1e-3, atol=1e-6):
+            return rows
+    return loss * count, count
+
+
+def _rows(model: torch.nn.Module, logits: torch.Tensor, labels) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(sum, count) of every row by the usual losses; None for labels of another kind."""
+    if not torch.is_tensor(labels):
+        return None
+    logits, ones = logits.float(), torch.ones(len(labels), device=labels.device)
+    if labels.is_floating_point():
+        squared = logits.shape[-1] == 1 or labels.dim() == 1
+        loss = mse_loss if squared else binary_cross_entropy_with_logits
+        if logits.numel() != labels.numel():
+            return None
+        return loss(logits.view(labels.shape), labels, reduction="none").reshape(len(labels), -1).mean(1), ones
+    if labels.dim() == 1 and logits.dim() == 2:
+        return cross_entropy(logits, labels, reduction="none"), ones
+    if labels.dim() != 2 or logits.shape[:-1] != labels.shape:
+        return None
+    if shifts_labels(base_model_of(model)):
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
+    return losses.sum(1), (labels != IGNORED).sum(1).float()
+
+
+def ordered_batches(rows, batch_size: int, collate: Callable, process_index: int = 0, num_processes: int = 1) -> list:
+    """Rows as batches, those of like length together, of which this process takes its share; every row is in one."""
+    order = sorted(range(len(rows)), key=lambda row: _length(rows[row]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [collate([rows[row] for row in batch]) for batch in batches[process_index::num_processes]]
+
+
+def _length(row) -> int:
+    ids = row.get("input_ids") if isinstance(row, Mapping) else None
+    return len(ids) if ids is not None else 0

@@ -1,0 +1,166 @@
+"""How large does an adapter have to be? The held-out loss of growing prefixes of an order of its components.
+
+Components are ordered by what they take off the loss of some held-out rows, per parameter; the loss of prefixes is
+taken on other held-out rows, which did not order them. The size found is the smallest that keeps the gain.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from autolora_trainer.heldout.passes import target_loss, undisturbed
+from autolora_trainer.lora.gates import gated
+from autolora_trainer.lora.parts import lora_parts, module_of
+from autolora_trainer.lora.svd import in_svd_basis
+from autolora_trainer.ranks.curve import Curve, CurvePoint
+
+Component = tuple[str, int]  # (module or part, j): a singular direction of its update, by falling singular value
+NOISE = 3.0  # standard errors beyond which a gain on held-out rows is no chance; the best of some ten sizes is asked
+SIZES = 10  # at most, of a curve
+
+
+def in_order(
+    contributions: dict[str, torch.Tensor], costs: dict[str, int], min_rank: int = 0, max_rank: int | None = None
+) -> list[Component]:
+    """Components by falling contribution per parameter, φ_j / (m + n).
+
+    Args:
+        contributions: {module: (r,)}; see `contributions`.
+        costs: {module: m + n}.
+        min_rank: 1 puts the best component of every module first.
+        max_rank: of any module, parts of a fused projection together; what is beyond it is left out.
+    """
+    value = {(name, j): phi / costs[name] for name, own in contributions.items() for j, phi in enumerate(own.tolist())}
+    ranked = sorted(value, key=lambda component: (-value[component], component[1]))
+    if min_rank:
+        seen: set[str] = set()
+        first = [c for c in ranked if not (c[0] in seen or seen.add(c[0]))]
+        ranked = first + [c for c in ranked if c not in set(first)]
+    if max_rank is None:
+        return ranked
+    left = {module_of(name): max_rank for name in contributions}
+    kept = []
+    for name, j in ranked:
+        if left[module_of(name)]:
+            left[module_of(name)] -= 1
+            kept.append((name, j))
+    return kept
+
+
+def chosen_of(components: Iterable[Component]) -> dict[str, list[int]]:
+    """{module: its components}, of those that have any."""
+    chosen: dict[str, list[int]] = {}
+    for name, j in components:
+        chosen.setdefault(name, []).append(j)
+    return chosen
+
+
+@contextmanager
+def measured_prefixes(
+    model: torch.nn.Module,
+    batches: Sequence,
+    loss: Callable = target_loss,
+    *,
+    adapter_name: str = "default",
+    collect: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Iterator[Callable[[Iterable[Component]], torch.Tensor]]:
+    """Inside, a function that gives the held-out losses of the adapter with some of its components alone.
+
+    Args:
+        model, loss: as for `contributions`; the loss should give a value for every row, or rows are batches here.
+        batches: held-out batches of this process.
+        collect: puts the tensors of all processes one after another.
+    Yields:
+        components -> (rows, 2) of sum and number of targets, in float64 on the CPU.
+    """
+    parts = lora_parts(model, adapter_name)
+    with undisturbed(model), in_svd_basis(parts), gated(parts) as factors:
+
+        @torch.no_grad()
+        def losses(components: Iterable[Component]) -> torch.Tensor:
+            factors.keep(chosen_of(components))
+            rows = []
+            for batch in batches:
+                sums, counts = (torch.as_tensor(value).cpu().double().reshape(-1) for value in loss(model, batch))
+                rows.append(torch.stack([sums, counts], dim=1))
+            found = torch.cat(rows) if rows else torch.zeros(0, 2, dtype=torch.double)
+            return found if collect is None else collect(found)
+
+        yield losses
+
+
+def mean_loss(rows: torch.Tensor) -> float:
+    """Σ sums / Σ numbers of (rows, 2)."""
+    sums, counts = rows.sum(0).tolist()
+    return sums / counts if counts else math.nan
+
+
+def paired_error(rows: torch.Tensor, other: torch.Tensor) -> float:
+    """Standard error of the difference between the mean losses of two adapters on the same rows (ratio estimator):
+    rows are drawn, targets come with them."""
+    counts = rows[:, 1]
+    if len(rows) < 2 or not counts.sum():
+        return math.inf
+    difference = rows[:, 0] - other[:, 0]
+    rest = difference - counts * difference.sum() / counts.sum()
+    return float((rest.square().sum() * len(rows) / (len(rows) - 1)).sqrt() / counts.sum())
+
+
+def find_size(
+    losses: Callable[[Sequence[Component]], torch.Tensor],
+    order: Sequence[Component],
+    costs: dict[str, int],
+    tolerance: float = 0.01,
+    none: torch.Tensor | None = None,
+) -> Curve:
+    """The smallest prefix of an order that keeps the held-out gain: its loss, and a standard error of the difference,
+    lie within `tolerance` times the gain of the best prefix.
+
+    About ten prefixes are measured: halves of the order while they keep the gain or are better, then bisection.
+
+    Args:
+        losses: of some components; see `measured_prefixes`.
+        order: components that may be taken, those that help; see `in_order`.
+        costs: {module: parameters of one component}.
+        none: (rows, 2) of no adapter, where that is not the adapter without components: with a head trained alone.
+    """
+    measured = {0: losses([]) if none is None else none}
+
+    def best() -> int:
+        return min(measured, key=lambda size: mean_loss(measured[size]))
+
+    def keeps(size: int) -> bool:
+        """Whether a prefix keeps the gain, as far as has been measured."""
+        if size not in measured:
+            measured[size] = losses(order[:size])
+        top = best()
+        gain = mean_loss(measured[0]) - mean_loss(measured[top])
+        lost = mean_loss(measured[size]) - mean_loss(measured[top])
+        return size == top or lost + paired_error(measured[size], measured[top]) <= tolerance * gain
+
+    high = len(order)
+    keeps(high)
+    while high > 1 and len(measured) < SIZES and (keeps(high // 2) or _falls(measured, high)):
+        high //= 2
+    low = high // 2
+    while high - low > 1 and len(measured) < SIZES:
+        middle = min(max(round(math.sqrt(low * high)), low + 1), high - 1)
+        low, high = (low, middle) if keeps(middle) else (middle, high)
+    top = best()
+    gain = mean_loss(measured[0]) - mean_loss(measured[top])
+    decided = top > 0 and gain > NOISE * paired_error(measured[0], measured[top])
+    kept = min((size for size in measured if size and keeps(size)), default=0) if decided else 0
+    points = [_point(size, order, costs, rows, measured[top]) for size, rows in sorted(measured.items())]
+    return Curve(tuple(points), kept, decided, tolerance)
+
+
+def _falls(measured: dict[int, torch.Tensor], size: int) -> bool:
+    """Whether half of a size has a smaller loss: the larger has learned noise."""
+    return mean_loss(measured[size // 2]) < mean_loss(measured[size])
+
+
+def _point(size: int, order, costs, rows: torch.Tensor, best: torch.Tensor) -> CurvePoint:
+    parameters = sum(costs[name] for name, _ in order[:size])
+    return CurvePoint(size, parameters, mean_loss(rows), paired_error(rows, best))

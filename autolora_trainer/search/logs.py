@@ -1,0 +1,52 @@
+"""What selection steps leave in the logs."""
+
+import torch
+
+
+def with_phase(logs: dict) -> dict:
+    """Trainer's logs with the phase in the keys; those of evaluations keep their names.
+
+    Example:
+        >>> with_phase({"loss": 0.7, "learning_rate": 1e-4, "epoch": 1.0})
+        {'search_train_loss': 0.7, 'search_learning_rate': 0.0001, 'epoch': 1.0}
+    """
+    named = {}
+    for key, value in logs.items():
+        if not key.startswith(("eval_", "epoch")):
+            key = "search_train_loss" if key in ("loss", "train_loss") else f"search_{key.removeprefix('train_')}"
+        named[key] = value
+    return named
+
+
+class SelectionMeans:
+    """Means over the selection steps since the last log, kept on the device until then.
+
+    Attributes:
+        sums: held-out loss, norm of the hypergradient, implicit over direct term, unusable steps, usable steps; (5,).
+    """
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(5, device=device)
+
+    @torch.no_grad()
+    def add(self, val_loss, gradient, direct) -> None:
+        """A usable step; the gradients are by β, (M, k)."""
+        ratio = (gradient - direct).norm() / direct.norm().clamp_min(1e-30)
+        one = torch.ones_like(ratio)
+        self.sums += torch.stack([val_loss.to(ratio), gradient.norm(), ratio, 0 * one, one])
+
+    def take(self) -> dict[str, float]:
+        """The means, as logs; then all sums begin anew."""
+        val_loss, norm, ratio, unusable, steps = self.sums.tolist()
+        self.sums = torch.zeros_like(self.sums)
+        sums = {"search_val_loss": val_loss, "search_hypergradient_norm": norm, "search_implicit_ratio": ratio}
+        logs = {name: value / steps for name, value in sums.items() if steps}
+        if unusable:
+            logs["search_skipped_selection_steps"] = int(unusable)
+        return logs
+
+
+def selection_entropy(selection: torch.Tensor) -> float:
+    """Mean over modules of the entropy of the shares |α_j| / Σ |α|, in nats; `selection` is (M, k)."""
+    share = selection.abs() / selection.abs().sum(dim=-1, keepdim=True)
+    return -(share * share.clamp_min(1e-30).log()).sum(dim=-1).mean().item()

@@ -1,0 +1,197 @@
+"""Contributions and sizes measured on a Trainer: its own loss, its held-out rows, α folded into the update."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from autolora_trainer.heldout.contributions import contributions
+from autolora_trainer.heldout.passes import ordered_batches, target_loss, undisturbed
+from autolora_trainer.heldout.prefixes import NOISE, find_size, mean_loss, measured_prefixes, paired_error
+from autolora_trainer.heldout.split import EndlessBatches
+from autolora_trainer.lora.gates import gated
+from autolora_trainer.search.rules import Found, by_threshold, kept, ordered, prefix_within, undecided
+from autolora_trainer.training.passes import unrecorded
+
+ORDER_ROWS, SIZE_ROWS, LOOK_ROWS = 128, 128, 48  # held-out rows, at most, that order, that size, and of a look
+SAME = 0.8  # what two looks share, and the order has settled
+
+
+@dataclass(frozen=True)
+class Look:
+    """A quick look at a running search.
+
+    Attributes:
+        ranks: of the best quarter of all components.
+        has_learned: the whole adapter takes at least a hundredth off the held-out loss, and more than chance.
+    """
+
+    ranks: dict[str, int]
+    has_learned: bool
+
+
+def shared_ranks(ranks: dict[str, int], earlier: dict[str, int]) -> float:
+    """The share of the components that two choices have in common, counted by module:  Σ_l min(r_l, r'_l) / Σ_l r_l.
+
+    Example:
+        >>> shared_ranks({"q": 2, "v": 2}, {"q": 1, "v": 3})
+        0.75
+    """
+    total = sum(ranks.values())
+    return sum(min(rank, earlier.get(name, 0)) for name, rank in ranks.items()) / total if total else 0.0
+
+
+class MeasurementMixin:
+    """Over a Trainer with `gates`, and with D_val as `order_dataset` and `size_dataset`.
+
+    Attributes:
+        measured_passes: forward-backward passes of a batch that measuring took, on this process; a forward alone is a
+            third of one.
+    """
+
+    measured_passes = 0.0
+
+    def find(self) -> Found:
+        """What the search has found by now, by `args.rank_rule`."""
+        args, parts = self.args, self.gates.parts
+        if args.rank_rule == "threshold":
+            return by_threshold(self.gates, args.threshold, args.size, args.least_rank)
+        found = self.contributions()
+        order = ordered(found, parts, args.least_rank, args.max_lora_rank)
+        costs = {name: part.cost for name, part in parts.items()}
+        if not args.finds_size:
+            return kept(found, parts, order[: prefix_within(order, costs, args.size, args.least_rank)])
+        curve = self._curve([(name, j) for name, j in order if found[name][j] > 0], costs)
+        if not curve.decided:
+            return undecided(found, parts, curve, args.max_lora_rank)
+        return kept(found, parts, order[: max(curve.kept, len(parts) * args.least_rank)], curve)
+
+    def contributions(self, points: int = 3, rows: int = ORDER_ROWS) -> dict[str, torch.Tensor]:
+        """See `heldout.contributions.contributions`; on rows that do not judge the size."""
+        batches = self._held_out_batches(self.order_dataset, rows)
+        self.measured_passes += points * len(batches)
+        with self.gates.folded(), self._plain_loss():
+            return contributions(self.model, batches, self._held_out_loss, points=points, reduce=self._add_up)
+
+    def look(self) -> Look:
+        """On few rows and one point of the path."""
+        found, parts = self.contributions(points=1, rows=LOOK_ROWS), self.gates.parts
+        order = ordered(found, parts, 0, None)
+        batches = self._held_out_batches(self.order_dataset, LOOK_ROWS)
+        with self.gates.folded(), self._plain_loss(), self._measured(batches) as losses:
+            without, whole = losses([]), losses(order)
+        gain = mean_loss(without) - mean_loss(whole)
+        has_learned = gain > max(NOISE * paired_error(without, whole), 0.01 * mean_loss(without))
+        return Look(kept(found, parts, order[: max(1, len(order) // 4)]).ranks, has_learned)
+
+    def _curve(self, order, costs: dict[str, int]):
+        """The size found on `size_dataset`; see `find_size`."""
+        batches = self._held_out_batches(self.size_dataset, SIZE_ROWS)
+        with self.gates.folded(), self._plain_loss():
+            none = self._no_adapter(batches)
+            with self._measured(batches) as losses:
+                return find_size(losses, order, costs, self.args.tolerance, none)
+
+    @contextmanager
+    def _measured(self, batches):
+        """`measured_prefixes`, with its passes counted."""
+        with measured_prefixes(self.model, batches, self._held_out_loss, collect=self._collect) as losses:
+
+            def counted(components):
+                self.measured_passes += len(batches) / 3
+                return losses(components)
+
+            yield counted
+
+    def _no_adapter(self, batches) -> torch.Tensor | None:
+        """The held-out losses of the base model with a head that is trained alone, for as many steps as the search's:
+        that of the search has come to rely on the adapter. None: there is no head."""
+        if not self.fresh_heads:
+            return None
+        trained = {parameter: parameter.detach().clone() for parameter in self.fresh_heads}
+        try:
+            self._train_heads()
+            with self._measured(batches) as losses:
+                return losses([])
+        finally:
+            with torch.no_grad():
+                for parameter, value in trained.items():
+                    parameter.copy_(value)
+
+    def _train_heads(self) -> None:
+        """Train the heads as they were before the search, under an adapter that is switched off."""
+        args, steps, heads = self.args, self.state.global_step, list(self.fresh_heads)
+        rows = self.train_dataset if hasattr(self.train_dataset, "__len__") else self.order_dataset
+        batches = self._endless_batches(rows)
+        optimizer = torch.optim.AdamW(heads, lr=args.learning_rate, weight_decay=0.0)
+        self.measured_passes += steps / 3
+        with torch.no_grad():
+            for parameter, value in self.fresh_heads.items():
+                parameter.copy_(value)
+        with undisturbed(self.model), gated(self.gates.parts) as factors, torch.enable_grad():
+            factors.fill(0)
+            for parameter in heads:
+                parameter.requires_grad_(True)
+            for step in range(steps):
+                optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - step / steps)
+                loss, _ = self._mean_loss(self._prepare_inputs(next(batches)))
+                gradients = list(torch.autograd.grad(loss, heads, allow_unused=True))
+                for parameter, gradient in zip(heads, gradients):
+                    parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+                self._reduce([parameter.grad for parameter in heads])
+                optimizer.step()
+            optimizer.zero_grad()
+
+    def _held_out_batches(self, rows, most: int) -> list:
+        """A sample of held-out rows, this process's share, in batches of the training's size."""
+        args, generator = self.args, torch.Generator().manual_seed(self.args.seed)
+        rows, collate = self._as_the_model_takes(rows)
+        sample = [rows[index] for index in sorted(torch.randperm(len(rows), generator=generator)[:most].tolist())]
+        size = args.per_device_train_batch_size
+        batches = ordered_batches(sample, size, collate, args.process_index, args.world_size)
+        return [self._prepare_inputs(batch) for batch in batches]
+
+    def _endless_batches(self, rows) -> EndlessBatches:
+        args = self.args
+        rows, collate = self._as_the_model_takes(rows)
+        size = args.per_device_train_batch_size
+        return EndlessBatches(rows, size, collate, args.seed, args.process_index, args.world_size)
+
+    def _as_the_model_takes(self, rows):
+        """(rows, collator) without the columns that the model does not take."""
+        if hasattr(rows, "column_names"):
+            return self._remove_unused_columns(rows, "held-out"), self.data_collator
+        return rows, self._get_collator_with_removed_columns(self.data_collator, "held-out")
+
+    def _held_out_loss(self, model, inputs):
+        return target_loss(model, inputs, self._mean_loss)
+
+    def _mean_loss(self, inputs):
+        """(mean loss, outputs) by Trainer's own `compute_loss`, which leaves no records."""
+        with self.compute_loss_context_manager(), unrecorded(self):
+            return self.compute_loss(self.model, dict(inputs), return_outputs=True)
+
+    @contextmanager
+    def _plain_loss(self):
+        """Inside, without label smoothing, as in evaluation."""
+        smoother, self.label_smoother = self.label_smoother, None
+        try:
+            yield
+        finally:
+            self.label_smoother = smoother
+
+    def _add_up(self, tensors: list[torch.Tensor]) -> None:
+        """Sums over processes, in place."""
+        if self.args.world_size > 1:
+            for tensor in tensors:
+                moved = tensor.to(self.args.device)
+                torch.distributed.all_reduce(moved)
+                tensor.copy_(moved)
+
+    def _collect(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of all processes, one after another."""
+        if self.args.world_size == 1:
+            return rows
+        found = [None] * self.args.world_size
+        torch.distributed.all_gather_object(found, rows)
+        return torch.cat(found)
