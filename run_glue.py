@@ -108,8 +108,6 @@ SAMPLE_DEFAULTS = {
     "num_train_epochs": 4,
     "lora_alpha": 32,
     "lora_dropout": 0.0,
-    "search_max_steps": 300,  # after 80 steps this encoder has learned nothing yet, and ranks would be uniform
-    "search_patience": 0,
 }
 
 

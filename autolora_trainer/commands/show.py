@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 from autolora_trainer.ranks.adapter import lora_rank_for_servers
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.report.curve import format_curve
 from autolora_trainer.report.tables import bare_name, format_cost, format_table, is_score
 
 
@@ -18,9 +19,11 @@ def show(source: str) -> str:
     lines = [f"ranks of {ranks.base_model or 'a model without a name'}", format_rank_table(ranks.ranks)]
     origin = f"rule {ranks.rank_rule}" if ranks.rank_rule else "no rule recorded"
     lines.append(f"{origin}, {ranks.initial_rank} components per module at the start")
+    results = neighbour(source, "all_results.json")
+    if ranks.curve is not None:
+        lines += ["", format_curve(ranks.curve, (results or {}).get("adapter_params", -1))]
     with suppress(ValueError):  # a rank that vLLM cannot serve
         lines.append(f"a server needs --max-lora-rank {lora_rank_for_servers(ranks.ranks)}")
-    results = neighbour(source, "all_results.json")
     if results:
         scores = {k: v for k, v in results.items() if k.startswith(("eval_", "predict_")) and isinstance(v, float)}
         scores = {k: v for k, v in scores.items() if is_score(k) or bare_name(k) == "loss"}

@@ -20,6 +20,7 @@ from autolora_trainer.lora.parts import SEPARATOR, lora_parts, module_of
 from autolora_trainer.methods.adalora_trainer import AdaLoraTrainer, kept_parameters
 from autolora_trainer.methods.base import PEFT_ADAPTER, Built, Job, Method, Plan, peft_type_in
 from autolora_trainer.ranks.budget import parse_budget
+from autolora_trainer.training.trainer import optimizer_steps
 from autolora_trainer.training.processes import refuse_sharding
 
 MIN_STEPS = 3  # one that scores, one that allocates, one that trains what is left
@@ -51,15 +52,6 @@ def schedule(total_steps: int) -> dict[str, int]:
         "deltaT": max(1, total_steps // 600),
         "total_step": total_steps,
     }
-
-
-def optimizer_steps(arguments, rows: int) -> int:
-    """How many steps a Trainer with these arguments will take on `rows` rows, before there is a Trainer."""
-    if arguments.max_steps > 0:
-        return arguments.max_steps
-    whole = math.floor if arguments.dataloader_drop_last else math.ceil
-    batches = whole(whole(rows / arguments.train_batch_size) / arguments.world_size)
-    return math.ceil(arguments.num_train_epochs * max(1, math.ceil(batches / arguments.gradient_accumulation_steps)))
 
 
 def target_rank(method, costs: list[int]) -> int:

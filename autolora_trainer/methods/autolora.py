@@ -1,5 +1,7 @@
 """AutoLoRA: search (§4.2-4.3), ranks (§4.4), and the adapter that the final training retrains (§4.5)."""
 
+import copy
+import math
 import os
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from autolora_trainer.methods.patterns import SizedMethod, check_first_component
 from autolora_trainer.ranks.adapter import build_adapter, is_other_model
 from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
+from autolora_trainer.report.curve import format_curve
 from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, SEARCH_FOLDER
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import (
@@ -33,6 +36,7 @@ from autolora_trainer.training.callbacks import CutCallback, TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest, read_manifest
 from autolora_trainer.training.cost import CostMeter
 from autolora_trainer.training.processes import refuse_sharding, wait_for_everyone
+from autolora_trainer.training.trainer import optimizer_steps
 from autolora_trainer.values import setting
 
 # Arguments of the final training that the search takes over: rate, batch size, accumulation and schedule, and
@@ -59,6 +63,10 @@ class RetrainArguments:
         0.0,
         "Share of the retrain that trains all initial_rank components; then every update is cut to its "
         "learned rank (truncated SVD) and trained on. 0: the learned ranks from the start (§4.5).",
+    )
+
+    count_search: bool = setting(
+        False, "Take the passes of the search off those of the retrain, so that both cost what training alone would."
     )
 
     @property
@@ -165,13 +173,14 @@ class AutoLora(SizedMethod):
             phases["search"] = read_json(os.path.join(search_folder, COST_FILE))
         else:
             ranks, phases["search"] = search(job, search_folder)
+            if ranks.curve is not None:
+                job.say(format_curve(ranks.curve, sum(job.source.costs[n] * r for n, r in ranks.ranks.items())))
             release_memory()  # the search's model hangs in cycles, and on a GPU there may be no room for two
         base = job.source.base_model()
         ranks.check_names(name for name, _ in base.named_modules())
         if is_other_model(ranks, base):
             job.warn(f"the ranks were learned on {ranks.base_model}, and this base model has other weights")
-        epochs = settings.retrain_epochs
-        built = Built(base, ranks, phases, arguments={} if epochs is None else {"num_train_epochs": epochs})
+        built = Built(base, ranks, phases, arguments=retrain_length(job, phases))
         if settings.retrain_cut:
             built.model = add_lora(base, job.source.lora_config(r=ranks.initial_rank))
             built.callbacks = [CutCallback(ranks, settings.retrain_cut)]
@@ -186,6 +195,25 @@ class AutoLora(SizedMethod):
         how = f"with one rank for every module, learned by [AutoLoRA]({PAPER_URL})"
         sentence = "A LoRA adapter{of_base}, trained on {data}, " + how + "."
         return Card(self.name, sentence, ("lora", "autolora"), cites=True)
+
+
+def retrain_length(job: Job, phases: dict) -> dict:
+    """The arguments that say how long the retrain is, where it differs from the user's."""
+    settings, training = job.request.settings, job.request.training
+    changes = {} if settings.retrain_epochs is None else {"num_train_epochs": settings.retrain_epochs}
+    if not settings.count_search or "search" not in phases:
+        return changes
+    planned = copy.copy(training)
+    planned.num_train_epochs = changes.get("num_train_epochs", training.num_train_epochs)
+    steps = optimizer_steps(planned, len(job.rows.datasets["train"]))
+    taken = math.ceil(phases["search"]["passes"] / training.gradient_accumulation_steps)
+    if taken >= steps:
+        raise ValueError(
+            f"The search took {taken} steps, and the retrain has {steps}: --count_search leaves none. Drop it, or train "
+            "longer."
+        )
+    job.say(f"--count_search: the search took {taken} of {steps} steps, {steps - taken} are left")
+    return {**changes, "max_steps": steps - taken}
 
 
 def search_arguments(request) -> AutoLoraTrainingArguments:

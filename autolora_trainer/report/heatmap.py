@@ -61,7 +61,8 @@ HEATMAP_COLUMNS = 24  # blocks side by side; a model with more gets further band
 
 
 def save_rank_heatmap(ranks: LearnedRanks, folder: str | os.PathLike, title: str | None = None) -> tuple[str, str]:
-    """Write `rank_heatmap.png` and `rank_heatmap.svg`: Figure 3, with the rank written in each cell.
+    """Write `rank_heatmap.png` and `rank_heatmap.svg`: Figure 3, with the rank written in each cell; the shade is the
+    module's contribution where contributions were learned, else the rank.
 
     The same ranks give the same bytes. Blocks beyond 24 continue in further bands.
 
@@ -85,8 +86,18 @@ def rank_heatmap_pixels(ranks: LearnedRanks) -> np.ndarray:
         return pixels(_heatmap_figure(ranks))
 
 
+def shares(ranks: LearnedRanks) -> dict[str, float]:
+    """How dark the cell of every module is, 0 to 1: what it takes off the held-out loss, over the largest; its rank
+    over the largest where that was not measured."""
+    gains = {name: max(0.0, sum(module.contributions)) for name, module in ranks.modules.items()}
+    values = gains if any(gains.values()) else ranks.ranks
+    largest = max(values.values(), default=0) or 1
+    return {name: value / largest for name, value in values.items()}
+
+
 def _heatmap_figure(ranks: LearnedRanks, title: str | None = None):
     rows, columns, grid = rank_grid(ranks.ranks)
+    _, _, shades = rank_grid(shares(ranks))
     subtitle = rank_summary(ranks.ranks)
     if title is None:
         model = (ranks.base_model or "").rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
@@ -107,7 +118,7 @@ def _heatmap_figure(ranks: LearnedRanks, title: str | None = None):
     height = top + sum(head + cell_height * len(used) for _, used in shown) + between * (len(shown) - 1) + edge
     text_size = min(12.5, 30 * cell_width, 32 * cell_height)
     figure, axes, write = canvas(width, height)
-    draw_cell = _cells(axes, write, cell_width, cell_height, text_size, grid)
+    draw_cell = _cells(axes, write, cell_width, cell_height, text_size)
 
     write(edge, 0.17, title, 12.5, INK, ha="left", fontweight="bold")
     write(edge, 0.395, subtitle, 9, FAINT, ha="left")
@@ -121,25 +132,24 @@ def _heatmap_figure(ranks: LearnedRanks, title: str | None = None):
             write(left - 0.1, y + cell_height / 2, rows[row], 10.5, INK, ha="right")
             for place, column in enumerate(part):
                 if grid[row][column] is not None:
-                    draw_cell(left + place * cell_width, y, grid[row][column])
+                    draw_cell(left + place * cell_width, y, grid[row][column], shades[row][column])
             y += cell_height
         y += between
     return figure
 
 
-def _cells(axes, write, width, height, text_size, grid):
-    """draw(x, y, rank), for the cells of a grid."""
+def _cells(axes, write, width, height, text_size):
+    """draw(x, y, rank, shade from 0 to 1), for the cells of a grid."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Rectangle
 
-    largest = max([rank for row in grid for rank in row if rank is not None], default=0)
     # YlGnBu (ColorBrewer, safe for colour-blind readers): luminance falls all the way, so it also reads in grey. Its
     # palest end is cut off; rank 0 gets a neutral grey instead, as such a module is left out of the adapter.
     colours = ListedColormap(colormaps["YlGnBu"]([0.14 + 0.83 * i / 255 for i in range(256)]))
 
-    def draw(x, y, rank):
-        fill = (0.925, 0.935, 0.945, 1.0) if rank == 0 else colours(rank / max(largest, 1))
+    def draw(x, y, rank, shade):
+        fill = (0.925, 0.935, 0.945, 1.0) if rank == 0 else colours(shade)
         axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, edgecolor="white", linewidth=1.6))
         ink = FAINT if rank == 0 else ("white" if luminance(fill) < 0.21 else INK)
         write(x + width / 2, y + height / 2, str(rank), min(text_size, 74 * width / max(2, len(str(rank)))), ink)

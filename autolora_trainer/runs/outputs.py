@@ -2,7 +2,9 @@
 
 import re
 
+from autolora_trainer.ranks.curve import CURVE_FILE
 from autolora_trainer.ranks.learned import RANKS_FILE
+from autolora_trainer.report.curve import CURVE_FILES
 from autolora_trainer.report.heatmap import HEATMAP_FILES
 from autolora_trainer.tasks.glue import GLUE_TASKS
 from autolora_trainer.tasks.ner import LABELS_FILE
@@ -21,7 +23,7 @@ TASK_NAMES = (*GLUE_TASKS, "mnli-mm", *NER_TASKS, *NLG_TASKS)
 RESULT_FILES = f"""
     adapter_config.json adapter_model.safetensors bottleneck_adapter.json bottleneck_adapter.safetensors
     config.json generation_config.json model.safetensors model.safetensors.index.json
-    {RANKS_FILE} {LABELS_FILE} {" ".join(HEATMAP_FILES)} README.md {RESULTS_FILE} {COST_FILE}
+    {RANKS_FILE} {LABELS_FILE} {" ".join(HEATMAP_FILES)} {CURVE_FILE} {" ".join(CURVE_FILES)} README.md {RESULTS_FILE} {COST_FILE}
 """.split()
 # cleared, and of use on this machine alone
 LOCAL_FILES = f"""

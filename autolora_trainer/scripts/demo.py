@@ -1,5 +1,5 @@
-"""What the built-in sample shows after its run: the score beside uniform LoRA of the same size and beside the majority
-class, the cost of the search, and, where AutoLoRA does not win, that it does not."""
+"""What the built-in sample shows after its run: the score beside uniform LoRA of the same size, uniform rank 8 and the
+majority class, the cost of the search, and, where AutoLoRA does not win, that it does not."""
 
 import dataclasses
 import os
@@ -7,7 +7,6 @@ import time
 from collections import Counter
 
 from autolora_trainer.files import read_json
-from autolora_trainer.methods.grid import TRIALS
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.report.tables import format_comparison
 from autolora_trainer.runs.outputs import COST_FILE
@@ -16,8 +15,8 @@ from autolora_trainer.scripts.request import settle
 
 
 def compare_with_uniform(task, results: dict, model, data, settings, training, started: float) -> None:
-    """After a search on the sample, train uniform LoRA at the size of the learned ranks, same seed and settings, and
-    print both scores; after any other run nothing.
+    """After a search on the sample, train uniform LoRA at the size of the learned ranks and at rank 8, same seed and
+    settings, and print all scores; after any other run nothing.
 
     Args:
         task: a fresh `TaskKind` of the script.
@@ -29,40 +28,47 @@ def compare_with_uniform(task, results: dict, model, data, settings, training, s
     searched = first.training.do_train and first.method.searches(first)
     if first.data.task_name != "sample" or not searched or "eval_accuracy" not in results:
         return
-    output_dir = first.output_dir
-    uniform_settings = dataclasses.replace(
-        settings,
-        method="uniform",
-        ranks=os.path.join(output_dir, RANKS_FILE),
-        retrain_init=None,
-        retrain_cut=0.0,
-        retrain_epochs=None,
-        overwrite=True,
-    )
-    uniform_training = dataclasses.replace(
+    folder = first.output_dir
+    rivals = {
+        "same size": {"ranks": os.path.join(folder, RANKS_FILE), "size": None},
+        "rank 8": {"ranks": None, "size": "lora:8"},
+    }
+    found = {}
+    for name, changes in rivals.items():
+        first.say(f"\nfor comparison: uniform LoRA of {'the same size' if name == 'same size' else name}, same seed")
+        found[name] = execute(task, model, data, *_uniform(first, settings, training, name, changes))
+    if not first.is_main_process:
+        return
+    rows = [{"method": "majority class", "metric": "accuracy", "score": majority_share(task.rows.datasets)}]
+    rows += [_row(f"uniform LoRA, {name}", own, _place(folder, name)) for name, own in found.items()]
+    rows.append(_row("AutoLoRA", results, folder))
+    print("\n" + format_comparison(rows), flush=True)
+    cost = read_json(os.path.join(folder, COST_FILE))
+    print(verdict(results, found["same size"], found["rank 8"], cost, settings), flush=True)
+    print(f"adapter, rank_heatmap.png and rank_curve.png in {folder}", flush=True)
+    print(f"the whole run took {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def _place(folder: str, name: str) -> str:
+    return os.path.join(folder, "uniform", name.replace(" ", "-"))
+
+
+def _uniform(first, settings, training, name: str, changes: dict):
+    """The settings and the training of a rival."""
+    retrain_alone = {"retrain_init": None, "retrain_cut": 0.0, "retrain_epochs": None, "count_search": False}
+    settings_of = dataclasses.replace(settings, method="uniform", overwrite=True, **retrain_alone, **changes)
+    return settings_of, dataclasses.replace(
         first.training,
-        output_dir=os.path.join(output_dir, "uniform"),
+        output_dir=_place(first.output_dir, name),
         num_train_epochs=settings.retrain_epochs or training.num_train_epochs,
         resume_from_checkpoint=None,
     )
-    first.say(f"\nfor comparison: uniform LoRA with {results['adapter_params']:,} adapter parameters, same seed")
-    uniform = execute(task, model, data, uniform_settings, uniform_training)
-    if not first.is_main_process:
-        return
-    majority = majority_share(task.rows.datasets)
-    rows = [
-        {"method": "majority class", "metric": "accuracy", "score": majority},
-        {"method": "uniform LoRA, same size", "metric": "accuracy", "score": uniform["eval_accuracy"]},
-        {"method": "AutoLoRA", "metric": "accuracy", "score": results["eval_accuracy"]},
-    ]
-    for row, source in zip(rows[1:], (uniform, results)):
-        folder = output_dir if source is results else uniform_training.output_dir
-        cost = read_json(os.path.join(folder, COST_FILE))
-        row["adapter_params"], row["wall_seconds"] = source["adapter_params"], cost["total"]["wall_seconds"]
-    print("\n" + format_comparison(rows), flush=True)
-    print(verdict(results, uniform, cost, settings), flush=True)
-    print(f"adapter and rank_heatmap.png in {output_dir}", flush=True)
-    print(f"the whole run took {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def _row(method: str, results: dict, folder: str) -> dict:
+    seconds = read_json(os.path.join(folder, COST_FILE))["total"]["wall_seconds"]
+    size, score = results["adapter_params"], results["eval_accuracy"]
+    return {"method": method, "metric": "accuracy", "score": score, "adapter_params": size, "wall_seconds": seconds}
 
 
 def majority_share(datasets: dict) -> float:
@@ -72,20 +78,19 @@ def majority_share(datasets: dict) -> float:
     return sum(value == label for value in validation) / len(validation)
 
 
-def verdict(results: dict, uniform: dict, cost: dict, settings) -> str:
-    """Two sentences: who is ahead, and what the search took and spares, from all_results.json of the two runs, and
-    cost.json and `MethodArguments` of the first."""
-    points = 100 * (results["eval_accuracy"] - uniform["eval_accuracy"])
+def verdict(results: dict, same: dict, eight: dict, cost: dict, settings) -> str:
+    """Three sentences: who is ahead at the same size, what is left of uniform rank 8, and what the search took; from
+    all_results.json of the three runs, and cost.json and `MethodArguments` of the first."""
+    points = 100 * (results["eval_accuracy"] - same["eval_accuracy"])
     if points > 0:
         first = f"AutoLoRA is {points:.1f} points above uniform LoRA of the same size, on one seed."
     elif points == 0:
         first = "AutoLoRA and uniform LoRA of the same size score the same here."
     else:
         first = f"AutoLoRA does not win here: {-points:.1f} points below uniform LoRA of the same size, on one seed."
+    size = results["adapter_params"] / eight["adapter_params"]
+    points = 100 * (results["eval_accuracy"] - eight["eval_accuracy"])
+    second = f"With {size:.0%} of the parameters of rank 8 it is {abs(points):.1f} points {'below' if points < 0 else 'above'} it."
     share = cost["search"]["wall_seconds"] / cost["retrain"]["wall_seconds"]
     begun = ", and the retrain began with what it had learned" if settings.warm_start else ""
-    rows = 1 - settings.val_fraction  # of a trial; its scoring of the others is not counted
-    return (
-        f"{first} Its search took {share:.0%} of the time of one training{begun}; the {TRIALS} trials of --method "
-        f"grid, each on {rows:.0%} of the rows, would take about {TRIALS * rows:.0%}."
-    )
+    return f"{first} {second} Its search took {share:.0%} of the time of one training{begun}."

@@ -13,7 +13,8 @@ from autolora_trainer.lora.gates import gated
 from autolora_trainer.search.rules import Found, by_threshold, kept, ordered, prefix_within, undecided
 from autolora_trainer.training.passes import unrecorded
 
-ORDER_ROWS, SIZE_ROWS, LOOK_ROWS = 128, 128, 48  # held-out rows, at most, that order, that size, and of a look
+BATCHES, LOOK_BATCHES = 8, 3  # of held-out rows, as large as a weight step's, that order and that size; of a look
+LEAST_ROWS, MOST_ROWS = 32, 128
 SAME = 0.8  # what two looks share, and the order has settled
 
 
@@ -66,18 +67,18 @@ class MeasurementMixin:
             return undecided(found, parts, curve, args.max_lora_rank)
         return kept(found, parts, order[: max(curve.kept, len(parts) * args.least_rank)], curve)
 
-    def contributions(self, points: int = 3, rows: int = ORDER_ROWS) -> dict[str, torch.Tensor]:
+    def contributions(self, points: int = 3, batches: int = BATCHES) -> dict[str, torch.Tensor]:
         """See `heldout.contributions.contributions`; on rows that do not judge the size."""
-        batches = self._held_out_batches(self.order_dataset, rows)
+        batches = self._held_out_batches(self.order_dataset, batches)
         self.measured_passes += points * len(batches)
         with self.gates.folded(), self._plain_loss():
             return contributions(self.model, batches, self._held_out_loss, points=points, reduce=self._add_up)
 
     def look(self) -> Look:
         """On few rows and one point of the path."""
-        found, parts = self.contributions(points=1, rows=LOOK_ROWS), self.gates.parts
+        found, parts = self.contributions(1, LOOK_BATCHES), self.gates.parts
         order = ordered(found, parts, 0, None)
-        batches = self._held_out_batches(self.order_dataset, LOOK_ROWS)
+        batches = self._held_out_batches(self.order_dataset, LOOK_BATCHES)
         with self.gates.folded(), self._plain_loss(), self._measured(batches) as losses:
             without, whole = losses([]), losses(order)
         gain = mean_loss(without) - mean_loss(whole)
@@ -86,7 +87,7 @@ class MeasurementMixin:
 
     def _curve(self, order, costs: dict[str, int]):
         """The size found on `size_dataset`; see `find_size`."""
-        batches = self._held_out_batches(self.size_dataset, SIZE_ROWS)
+        batches = self._held_out_batches(self.size_dataset, BATCHES)
         with self.gates.folded(), self._plain_loss():
             none = self._no_adapter(batches)
             with self._measured(batches) as losses:
@@ -142,9 +143,12 @@ class MeasurementMixin:
                 optimizer.step()
             optimizer.zero_grad()
 
-    def _held_out_batches(self, rows, most: int) -> list:
-        """A sample of held-out rows, this process's share, in batches of the training's size."""
+    def _held_out_batches(self, rows, count: int) -> list:
+        """A sample of held-out rows, as many as `count` weight steps have within bounds: this process's share, in
+        batches of the training's size."""
         args, generator = self.args, torch.Generator().manual_seed(self.args.seed)
+        at_once = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        most = min(max(count * at_once, LEAST_ROWS), MOST_ROWS)
         rows, collate = self._as_the_model_takes(rows)
         sample = [rows[index] for index in sorted(torch.randperm(len(rows), generator=generator)[:most].tolist())]
         size = args.per_device_train_batch_size

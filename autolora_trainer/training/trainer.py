@@ -1,5 +1,6 @@
 """The standard Trainer of a final training, with a resume that trains what was left, on the same rows."""
 
+import math
 import os
 from contextlib import contextmanager
 
@@ -9,6 +10,15 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from autolora_trainer.training.finite import FiniteStepMixin
+
+
+def optimizer_steps(arguments, rows: int) -> int:
+    """How many steps a Trainer with these arguments will take on `rows` rows, before there is a Trainer."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    whole = math.floor if arguments.dataloader_drop_last else math.ceil
+    batches = whole(whole(rows / arguments.train_batch_size) / arguments.world_size)
+    return math.ceil(arguments.num_train_epochs * max(1, math.ceil(batches / arguments.gradient_accumulation_steps)))
 
 
 class ResumeMixin:
