@@ -5,17 +5,17 @@
 A problem is a frozen model W_l, a teacher with weights W_l + U_l, and rows (x, teacher(x) + noise). Rank of U_l: drawn
 for every module and seed. The student is the frozen model under LoRA; its search runs at the package's defaults, and
 only the number of steps, the batch size, the weights' learning rate and the tolerance are the problem's own: a planted
-direction of 0.7 % of the gain is to be found, and the default of 1 % is there to leave such away. The paper's rule then
-reads the same final state. Rows that order and rows that judge the size are apart. The folder receives `planted.jsonl`,
-a row per search, and `planted.md`.
+direction of 0.7 % of the gain is to be found, and the default of 1 % is there to leave such away. The paper's rule
+then reads the same final state. Rows that order and rows that judge the size are apart. The folder receives
+`planted.jsonl`, a row per search, and `planted.md`.
 
 * `linear`: eight linear layers side by side, 16 to 24 wide, each with its own inputs and outputs.
 * `transformer`: a post-norm encoder (RoBERTa from a config) with U_l at query and value. The loss compares the hidden
   states of every layer: the states of layer l are the first that U_l changes, so every update shows where nothing
   later mixes with it. Weights are drawn so large that attention is far from uniform (see `_encoder`).
 * `control-*`: no update anywhere, targets are the frozen model's own plus noise; `shuffled-linear`: every row has what
-  the updates change in another. The answer is then a total of 0. (Shuffled states of the encoder still have a mean that
-  can be learned.)
+  the updates change in another. The answer is then a total of 0. (Shuffled states of the encoder still have a mean
+  that can be learned.)
 
 Suffixes: `-unequal` spreads singular values over a factor of 4 in a module and modules over a factor of 2; `-noise`
 adds to the targets noise of half the root mean square of what the updates change.
@@ -183,8 +183,8 @@ TOLERANCE = 0.001
 
 
 def search(name: str, seed: int) -> dict:
-    """One search at the package's defaults but for what is the problem's own: true ranks, those that contributions find
-    (none where the gain is undecided), and those of the paper's rule."""
+    """One search at the package's defaults but for what is the problem's own: true ranks, those that contributions
+    find (none where the gain is undecided), and those of the paper's rule."""
     problem = PROBLEMS[name](seed)
     settings = {"max_steps": problem.max_steps, "learning_rate": problem.learning_rate, "seed": seed}
     settings |= {"per_device_train_batch_size": 32, "use_cpu": True, "tolerance": TOLERANCE, **trials.QUIET}
@@ -211,7 +211,9 @@ def summarize(rows: list[dict]) -> list[dict]:
         for rule in searches[0]["learned"]:
             pairs = [(row["true"], row["learned"][rule]) for row in searches]
             flat = [(t, r) for true, learned in pairs for t, r in zip(true, learned)]
-            levels = {level: statistics.mean(r for t, r in flat if t == level) for level in sorted({t for t, _ in flat})}
+            levels = {
+                level: statistics.mean(r for t, r in flat if t == level) for level in sorted({t for t, _ in flat})
+            }
             line = {"problem": name, "rule": rule, "searches": len(searches), "levels": levels}
             line["exact"] = sum(t == r for t, r in flat) / len(flat)
             line["totals"] = sum(sum(true) == sum(learned) for true, learned in pairs)
@@ -222,7 +224,15 @@ def summarize(rows: list[dict]) -> list[dict]:
 
 def markdown(lines: list[dict]) -> str:
     """The table of `summarize`."""
-    head = ["problem", "rule", "searches", "modules exact", "totals exact", "Spearman", "mean learned rank at true rank"]
+    head = [
+        "problem",
+        "rule",
+        "searches",
+        "modules exact",
+        "totals exact",
+        "Spearman",
+        "mean learned rank at true rank",
+    ]
     table = [head, ["---", "---", *["---:"] * 4, "---"]]
     for line in lines:
         levels = ", ".join(f"{level}: {mean:.1f}" for level, mean in line["levels"].items())

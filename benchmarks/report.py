@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import statistics
 import sys
 import tempfile
 from functools import partial
@@ -22,7 +21,7 @@ from pathlib import Path
 import matplotlib
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks import llama, pictures, planted, ranks  # noqa: E402
+from benchmarks import llama, pictures, planted  # noqa: E402
 from benchmarks.lib import committed, comparison, cost_tables, differences, measured, patterns, trials  # noqa: E402
 from benchmarks.lib.committed import command_of, join, not_measured, plan_block, provenance, rows_of  # noqa: E402
 from benchmarks.lib.paper_tables import TABLES, at_scale, paper_table, table5  # noqa: E402
@@ -47,7 +46,7 @@ MARKED = re.compile(r"(<!-- report\.py: ([^>]+) -->\n).*?(<!-- end -->)", re.DOT
 
 def searched_ranks() -> dict:
     """Rank patterns of AutoLoRA's default by task, of every file that has them."""
-    return patterns.collect(rows_of(*committed.COMPARED), rows_of("ranks"))
+    return patterns.collect(rows_of(*committed.COMPARED))
 
 
 def ranks_block() -> str:
@@ -67,22 +66,17 @@ def own_block(name: str, table, command: str, output: str = "") -> str:
 
 
 def planted_table(rows: list[dict]) -> str:
+    """By problem: how many modules and totals come out exactly, of the default rule and of the paper's count."""
+    lines = {(line["problem"], line["rule"]): line for line in planted.summarize(rows)}
     body = []
-    for line in sorted(planted.summarize(rows), key=lambda line: list(planted.PROBLEMS).index(line["problem"])):
-        problem, rule, p = line["problem"], line["rule"], line["p"]
-        runs = [row for row in rows if row["problem"] == problem]
-        if rule not in (runs[0]["default_rule"], "threshold"):
-            continue
-        exact = {
-            one: [100 * statistics.mean(a == b for a, b in zip(r["true"], r["learned"][one])) for r in runs]
-            for one in (rule, "threshold")
-        }
-        lead = [a - b for a, b in zip(*exact.values())] if len(exact) > 1 else []
-        found = [spearman(row["true"], row["learned"][rule]) for row in runs]
-        name = f"**{rule}**" if rule != "threshold" else "threshold (paper)"
-        cells = [problem, name, mean_cell(found) if p is None else "-", mean_cell(exact[rule])]
-        body.append([*cells, *difference_cells(lead), "-" if p is None else f"{p:.3f}"])
-    header = ["problem", "rule", "Spearman", "exact, %", "less the paper's", "smallest detectable", "p (control)"]
+    for name in sorted({line["problem"] for line in lines.values()}, key=list(planted.PROBLEMS).index):
+        cells = [name]
+        for rule in ("contributions", "threshold"):
+            line = lines[name, rule]
+            cells += [f"{line['exact']:.1%}", f"{line['totals']} of {line['searches']}"]
+        levels = lines[name, "contributions"]["levels"].items()
+        body.append([*cells, ", ".join(f"{level}: {mean:.2f}" for level, mean in levels)])
+    header = ["problem", "modules exact", "totals exact", "the paper's modules", "totals", "mean rank found at true rank"]
     return markdown(header, body)
 
 
@@ -138,7 +132,6 @@ BLOCKS = {  # by the names in the pages
     "front": partial(plan_block, "front", f"![Score against adapter parameters]({PICTURES}/front.svg)"),
     "all linear layers": partial(plan_block, "all_linear"),
     "planted ranks": partial(own_block, "planted/planted", planted_table, planted.COMMAND, "planted"),
-    "agreement": partial(own_block, "ranks", ranks.report, ranks.COMMAND),
     "llama": partial(own_block, "llama", llama_tables, llama.COMMAND, "llama.jsonl"),
     "cost": cost_block,
     "reliability": partial(own_block, "reliability", reliability_tables, RELIABILITY, "reliability.jsonl"),
@@ -155,7 +148,7 @@ def texts() -> dict[str, str]:
     far as there are pages and rows."""
     pages = {name: written(text) for name in PAGES if (text := _content(name))}
     of_plan = lambda name: lambda rows: comparison.report(rows, committed.plan_of(f"plans/{name}"))
-    made = {"front": of_plan("front"), "methods": of_plan("methods"), "llama": llama.report, "ranks": ranks.report}
+    made = {"front": of_plan("front"), "methods": of_plan("methods"), "llama": llama.report}
     found = {f"benchmarks/results/{name}.md": write(rows) for name, write in made.items() if (rows := rows_of(name))}
     return pages | found
 

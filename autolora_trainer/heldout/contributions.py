@@ -7,9 +7,9 @@ variable α_j. Its contribution is the integrated gradient of α from no adapter
 
     Σ_j φ_j = L_val(0) - L_val(1)
 
-which is the direct term of AutoLoRA's hypergradient (Eq. 5, η = 0), integrated instead of taken at one point. Integrated
-gradients: Sundararajan et al. 2017; they are the Aumann-Shapley values of the game in which components buy held-out
-loss. What does nothing has 0, what has learned noise 0 or less.
+which is the direct term of AutoLoRA's hypergradient (Eq. 5, η = 0), integrated instead of taken at one point
+(integrated gradients, Sundararajan et al. 2017): the Aumann-Shapley values of the game in which components buy
+held-out loss. What does nothing has 0, what has learned noise 0 or less.
 
 Cost: one forward and backward pass of the held-out rows per point, 3 by default, with no gradient but α's.
 """
@@ -65,7 +65,9 @@ def contributions(
         raise ValueError(f"contributions found no LoRA layer of adapter {adapter_name!r}. Give a PeftModel with one.")
     path, count, total = path_points(points), 0, None
     with undisturbed(model), in_svd_basis(parts), gated(parts, requires_grad=True) as factors, torch.enable_grad():
-        sums = {layer: torch.zeros_like(leaf, dtype=torch.float64, device="cpu") for layer, leaf in factors.leaves.items()}
+        sums = {
+            layer: torch.zeros_like(leaf, dtype=torch.float64, device="cpu") for layer, leaf in factors.leaves.items()
+        }
         reached = dict.fromkeys(sums, 0)
         for batch in batches:
             for tau, weight in path:

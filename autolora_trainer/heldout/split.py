@@ -1,4 +1,4 @@
-"""The training set as (D_tr, D_val) for the search (§5.2), and D_val in two; the retrain takes the whole again (§4.5)."""
+"""The training set as (D_tr, D_val) for the search (§5.2), and D_val in two; the retrain takes all of it (§4.5)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,8 +71,8 @@ def split_held_out(val_dataset, seed: int = 0, groups: Sequence | None = None):
         return split_train(val_dataset, 0.5, seed, groups)
     except ValueError as error:
         raise ValueError(
-            "Some rows of D_val order the components and others judge the size, and D_val cannot be divided. Give more "
-            "rows, a larger val_fraction, or a size, e.g. lora:4."
+            "Some rows of D_val order the components and others judge the size, and D_val cannot be divided. Give "
+            "more rows, a larger val_fraction, or a size, e.g. lora:4."
         ) from error
 
 

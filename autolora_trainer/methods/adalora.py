@@ -20,8 +20,8 @@ from autolora_trainer.lora.parts import SEPARATOR, lora_parts, module_of
 from autolora_trainer.methods.adalora_trainer import AdaLoraTrainer, kept_parameters
 from autolora_trainer.methods.base import PEFT_ADAPTER, Built, Job, Method, Plan, peft_type_in
 from autolora_trainer.ranks.budget import parse_budget
-from autolora_trainer.training.trainer import optimizer_steps
 from autolora_trainer.training.processes import refuse_sharding
+from autolora_trainer.training.trainer import optimizer_steps
 
 MIN_STEPS = 3  # one that scores, one that allocates, one that trains what is left
 ORTHOGONAL_WEIGHT = 0.1

@@ -26,10 +26,10 @@ from autolora_trainer.search.arguments import (
     SEARCH_STEPS,
     AutoLoraTrainingArguments,
     SearchArguments,
-    check_devices,
     check_schedule,
 )
 from autolora_trainer.search.callback import RankSelectionCallback
+from autolora_trainer.search.checks import check_devices
 from autolora_trainer.search.handover import handover_tensors, load_handover
 from autolora_trainer.search.trainer import AutoLoraTrainer
 from autolora_trainer.training.callbacks import CutCallback, TerminationCallback
@@ -209,8 +209,8 @@ def retrain_length(job: Job, phases: dict) -> dict:
     taken = math.ceil(phases["search"]["passes"] / training.gradient_accumulation_steps)
     if taken >= steps:
         raise ValueError(
-            f"The search took {taken} steps, and the retrain has {steps}: --count_search leaves none. Drop it, or train "
-            "longer."
+            f"The search took {taken} steps, and the retrain has {steps}: --count_search leaves none. Drop it, or "
+            "train longer."
         )
     job.say(f"--count_search: the search took {taken} of {steps} steps, {steps - taken} are left")
     return {**changes, "max_steps": steps - taken}

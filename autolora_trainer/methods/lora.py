@@ -27,8 +27,8 @@ class LoraArguments:
     lora_dropout: float = setting(0.1, "Dropout before lora_A.")
     lora_target_modules: list[str] | None = setting(
         None,
-        "Modules to adapt, all-linear, or query-value (PEFT's default for the model, the paper's). Default: all-linear "
-        "for LoRA, PEFT's for its other methods.",
+        "Modules to adapt, all-linear, or query-value (PEFT's default for the model, the paper's). Default: "
+        "all-linear for LoRA, PEFT's for its other methods.",
     )
     use_rslora: bool = setting(False, "Scale by lora_alpha / sqrt(r).")
 

@@ -15,7 +15,14 @@ from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.lora.svd import cut_to_ranks, thin_svd
 from autolora_trainer.methods.base import Built, Job, given_pattern
-from autolora_trainer.methods.patterns import Pattern, check_first_component, cut_adapter, equal_scores, least_rank, pattern_size
+from autolora_trainer.methods.patterns import (
+    Pattern,
+    check_first_component,
+    cut_adapter,
+    equal_scores,
+    least_rank,
+    pattern_size,
+)
 from autolora_trainer.ranks.budget import fill_budget
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.training.processes import refuse_sharding

@@ -15,15 +15,11 @@ from autolora_trainer import hub_client
 from autolora_trainer.files import write_atomically
 from autolora_trainer.lora.parts import module_of
 from autolora_trainer.ranks.curve import Curve
+from autolora_trainer.ranks.document import ADVICE, FORMAT_VERSION, NUMBERS, is_number, read_document
 from autolora_trainer.ranks.grid import by_module, format_rank_table
-from autolora_trainer.values import MAX_RANK
 
-FORMAT_VERSION = 2  # 1 had neither contributions nor a curve, and is still read
 RANKS_FILE = "ranks.json"
 MAX_FILE_BYTES = 20_000_000
-MAX_MODULES = 100_000
-NUMBERS = ("selection", "contributions")  # of a module, one a component
-ADVICE = "Correct it, or give the ranks.json of a finished run."
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class LearnedRanks:
             modules[name] = {"rank": module.rank}
             for what in NUMBERS:
                 values = getattr(module, what)
-                if not all(map(_is_number, values)):
+                if not all(map(is_number, values)):
                     raise ValueError(f"The {what} of {name!r} must hold finite numbers, got {values}."[:300])
                 modules[name][what] = [float(f"{value:.9g}") for value in values]
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("modules", "curve")}
@@ -125,12 +121,10 @@ class LearnedRanks:
         with open(path, encoding="utf-8") as file:
             try:
                 text = file.read(MAX_FILE_BYTES + 1)
-                if text.count('"rank"') > MAX_MODULES:  # before a second is spent on reading them
-                    raise ValueError(f"modules must be an object with at most {MAX_MODULES:,} module names")
-                document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path} is not a ranks.json: {str(error).splitlines()[0]}. {ADVICE}") from None
-        return cls(**_checked(document, path))
+            except ValueError as error:  # not UTF-8
+                raise ValueError(f"{path} is not a ranks.json: {error}. {ADVICE}") from None
+        fields = read_document(text, path)
+        return cls(**{**fields, "modules": {name: ModuleRank(*own) for name, own in fields["modules"].items()}})
 
     @classmethod
     def from_pretrained(
@@ -180,8 +174,8 @@ class LearnedRanks:
                 them as keyword arguments.
             scaling: PEFT multiplies an update by `lora_alpha / r`. `constant` gives every module the same scale,
                 `lora_alpha` over the mean rank of the modules that have any, which is plain LoRA's where ranks are
-                equal, through `alpha_pattern`. One learning rate then serves all sizes (`benchmarks/README.md`). As it
-                is also the config's own `lora_alpha / r`, servers that read one scale for all modules compute the same.
+                equal, through `alpha_pattern`. One learning rate then serves all sizes. As it is also the config's own
+                `lora_alpha / r`, servers that read one scale for all modules compute the same.
                 `paper` keeps `lora_alpha` fixed, as the paper's code does, so a module of rank 2 gets four times the
                 scale of rank 8.
         Ranks of parts of a fused projection (`c_attn#q`) add up to the rank of the whole, and an adapter of this
@@ -193,9 +187,7 @@ class LearnedRanks:
             raise ValueError(f"scaling must be constant or paper, got {scaling!r}.")
         kept = {name: rank for name, rank in self.module_ranks.items() if rank > 0}
         if not kept:
-            raise ValueError(
-                "Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a size."
-            )
+            raise ValueError("Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a size.")
         settings = {**_lora_settings(base), **lora_arguments}
         lora_alpha = settings.pop("lora_alpha", 16)
         largest, mean_rank = max(kept.values()), self.mean_rank
@@ -242,63 +234,3 @@ def _lora_settings(base: LoraConfig | None) -> dict:
     decided = {"r", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "peft_type"}
     fields = () if base is None else dataclasses.fields(base)
     return {f.name: getattr(base, f.name) for f in fields if f.init and f.name not in decided}
-
-
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30
-
-
-def _no_constant(name):
-    raise ValueError(f"it holds {name}, which is no number")
-
-
-def _no_duplicates(pairs):
-    if len(mapping := dict(pairs)) < len(pairs):
-        raise ValueError("it names something twice in one object")
-    return mapping
-
-
-def _checked(document, path) -> dict:
-    """The fields of a ranks.json document, each of the right type and within bounds; else `ValueError`."""
-
-    def wrong(what):
-        return ValueError(f"{path} is not a valid ranks.json: {what}. {ADVICE}")
-
-    if not isinstance(document, dict) or document.get("format_version") not in (1, FORMAT_VERSION):
-        given = document.get("format_version") if isinstance(document, dict) else type(document).__name__
-        raise wrong(f"format_version must be 1 or {FORMAT_VERSION}, got {given!r}"[:300])
-    modules = document.get("modules")
-    if not isinstance(modules, dict) or not 0 < len(modules) <= MAX_MODULES:
-        raise wrong("modules must be an object with at least one module name")
-    checked = {}
-    for name, module in modules.items():
-        if not re.fullmatch(r"[A-Za-z0-9_.\-#]{1,500}", name):
-            raise wrong(f"{name[:80]!r} is not a module name")
-        rank = module.get("rank") if isinstance(module, dict) else None
-        if type(rank) is not int or not 0 <= rank <= MAX_RANK:
-            raise wrong(f"the rank of {name!r} must be an integer from 0 to {MAX_RANK}, got {rank!r}"[:300])
-        lists = [module.get(what, []) for what in NUMBERS]
-        for what, values in zip(NUMBERS, lists):
-            if not isinstance(values, list) or len(values) > MAX_RANK:
-                raise wrong(f"the {what} of {name!r} must be a list of numbers")
-            if not all(map(_is_number, values)):
-                raise wrong(f"the {what} of {name!r} must hold finite numbers")
-        checked[name] = ModuleRank(rank, *(tuple(map(float, values)) for values in lists))
-    initial_rank = document.get("initial_rank", 8)
-    if type(initial_rank) is not int or not 1 <= initial_rank <= MAX_RANK:
-        raise wrong(f"initial_rank must be an integer from 1 to {MAX_RANK}, got {initial_rank!r}"[:300])
-    threshold = document.get("threshold")
-    fields = {"modules": checked, "initial_rank": initial_rank, "threshold": threshold}
-    for name in ("base_model", "base_model_fingerprint", "constraint", "rank_rule"):
-        value = document.get(name)
-        if value is not None and not (isinstance(value, str) and len(value) <= 500 and value.isprintable()):
-            raise wrong(f"{name} must be a short text on one line, got {type(value).__name__}")
-        fields[name] = value
-    if threshold is not None and not _is_number(threshold):
-        raise wrong(f"threshold must be a number, got {threshold!r}"[:300])
-    if (curve := document.get("curve")) is not None:
-        try:
-            fields["curve"] = Curve.from_dict(curve)
-        except ValueError as error:
-            raise wrong(str(error)) from None
-    return fields

@@ -11,8 +11,8 @@ CURVE_FILES = ("rank_curve.png", "rank_curve.svg")
 
 
 def save_rank_curve(curve: Curve, folder: str | os.PathLike, size: int) -> tuple[str, str]:
-    """Write `rank_curve.png` and `rank_curve.svg`: held-out loss against adapter parameters, the band that the tolerance
-    leaves above the best, and the size that was chosen. The same curve gives the same bytes.
+    """Write `rank_curve.png` and `rank_curve.svg`: held-out loss against adapter parameters, the band that the
+    tolerance leaves above the best, and the size that was chosen. The same curve gives the same bytes.
 
     Args:
         folder: where to write; it must exist.

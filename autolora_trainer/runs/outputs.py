@@ -23,7 +23,8 @@ TASK_NAMES = (*GLUE_TASKS, "mnli-mm", *NER_TASKS, *NLG_TASKS)
 RESULT_FILES = f"""
     adapter_config.json adapter_model.safetensors bottleneck_adapter.json bottleneck_adapter.safetensors
     config.json generation_config.json model.safetensors model.safetensors.index.json
-    {RANKS_FILE} {LABELS_FILE} {" ".join(HEATMAP_FILES)} {CURVE_FILE} {" ".join(CURVE_FILES)} README.md {RESULTS_FILE} {COST_FILE}
+    {RANKS_FILE} {LABELS_FILE} {" ".join(HEATMAP_FILES)} {CURVE_FILE} {" ".join(CURVE_FILES)} README.md
+    {RESULTS_FILE} {COST_FILE}
 """.split()
 # cleared, and of use on this machine alone
 LOCAL_FILES = f"""

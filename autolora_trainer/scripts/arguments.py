@@ -123,11 +123,9 @@ class ChosenArguments:
     )
     search_epochs: float | None = setting(
         None,
-        f"Epochs of the search over D_tr. Default: until what it has learned has settled, {SEARCH_STEPS} weight steps at most."
+        f"Epochs of the search over D_tr. Default: until it has learned and settled, {SEARCH_STEPS} weight steps at most.",
     )
-    search_max_steps: int = setting(
-        -1, "Weight steps of the search, instead of search_epochs; see search_look_steps."
-    )
+    search_max_steps: int = setting(-1, "Weight steps of the search, instead of search_epochs; see search_look_steps.")
 
 
 @dataclass

@@ -144,7 +144,9 @@ def check_targets(job) -> None:
                 f"--lora_target_modules {' '.join(targets)}: {target} stands for modules by itself. Give it alone, or "
                 "names alone."
             )
-        if target not in (ALL_LINEAR, QUERY_VALUE) and not any(name == module or name.endswith(f".{module}") for name in names):
+        if target not in (ALL_LINEAR, QUERY_VALUE) and not any(
+            name == module or name.endswith(f".{module}") for name in names
+        ):
             ends = ", ".join(sorted({name.rpartition(".")[2] for name in job.source.linear_names()}))
             raise ValueError(
                 f"--lora_target_modules {target or repr(target)} fits no module of {type(base).__name__}. "

@@ -90,7 +90,8 @@ def verdict(results: dict, same: dict, eight: dict, cost: dict, settings) -> str
         first = f"AutoLoRA does not win here: {-points:.1f} points below uniform LoRA of the same size, on one seed."
     size = results["adapter_params"] / eight["adapter_params"]
     points = 100 * (results["eval_accuracy"] - eight["eval_accuracy"])
-    second = f"With {size:.0%} of the parameters of rank 8 it is {abs(points):.1f} points {'below' if points < 0 else 'above'} it."
+    side = "below" if points < 0 else "above"
+    second = f"With {size:.0%} of the parameters of rank 8 it is {abs(points):.1f} points {side} it."
     share = cost["search"]["wall_seconds"] / cost["retrain"]["wall_seconds"]
     begun = ", and the retrain began with what it had learned" if settings.warm_start else ""
     return f"{first} {second} Its search took {share:.0%} of the time of one training{begun}."

@@ -1,9 +1,8 @@
-"""What the search adds to `transformers.TrainingArguments`, and what it cannot do, said before its first step."""
+"""What the search adds to `transformers.TrainingArguments`."""
 
 import math
 from dataclasses import dataclass
 
-from peft import LoraConfig, PeftModel
 from transformers import TrainingArguments
 
 from autolora_trainer.training.finite import NonFiniteArguments
@@ -86,8 +85,8 @@ class SearchArguments:
     # From selection variables to ranks (§4.4)
     rank_rule: str = setting(
         "contributions",
-        "How ranks follow from the search: contributions (what components take off the held-out loss, per parameter) or "
-        "threshold (§4.4).",
+        "How ranks follow from the search: contributions (what components take off the held-out loss, per parameter) "
+        "or threshold (§4.4).",
     )
     threshold: float | None = setting(
         None, "lambda of the rule `threshold`. Default: 1/k for softmax, 0.5 for sigmoid, layer mean for none."
@@ -99,7 +98,9 @@ class SearchArguments:
     )
     rank_budget: str | None = setting(None, "The old name of size.")
     tolerance: float = setting(0.01, "Share of the held-out gain that a size which is found may lose.")
-    max_lora_rank: int | None = setting(None, "The most that the rank of a module may be, for servers that have a cap.")
+    max_lora_rank: int | None = setting(
+        None, "The most that the rank of a module may be, for servers that have a cap."
+    )
     min_rank: int | None = setting(
         None,
         "0 lets a module earn no rank at all and stay out of the adapter; 1 keeps every module. Default: 0 for "
@@ -148,15 +149,7 @@ class SearchArguments:
             raise ValueError(f"inner_lr must be zero or a positive number, got {self.inner_lr}.")
         optional = ("inner_lr", "finite_difference_radius")
         check_effect(self, [name for name in optional if getattr(self, name) is not None])
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise ValueError(
-                f"threshold must be a finite number, got {self.threshold}. The paper uses 1/initial_rank."
-            )
-        if self.threshold is not None and self.rank_rule != "threshold":
-            raise ValueError(
-                f"threshold belongs to rank_rule 'threshold', got rank_rule {self.rank_rule!r}. "
-                "Add --rank_rule threshold or drop --threshold."
-            )
+        self._check_threshold()
         if self.min_rank not in (0, 1, None):
             raise ValueError(f"min_rank must be 0 or 1, got {self.min_rank}.")
         check_numbers(
@@ -167,6 +160,17 @@ class SearchArguments:
                 "at least 1": "max_lora_rank",
             },
         )
+
+    def _check_threshold(self) -> None:
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(
+                f"threshold must be a finite number, got {self.threshold}. The paper uses 1/initial_rank."
+            )
+        if self.threshold is not None and self.rank_rule != "threshold":
+            raise ValueError(
+                f"threshold belongs to rank_rule 'threshold', got rank_rule {self.rank_rule!r}. "
+                "Add --rank_rule threshold or drop --threshold."
+            )
 
     def _settle_size(self) -> None:
         """`rank_budget` as `size`."""
@@ -246,61 +250,3 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
                 f"virtual_step adamw reads the state of PyTorch's AdamW, got optim {self.optim.value}. Use "
                 "--virtual_step sgd, or --optim adamw_torch."
             )
-
-
-def check_construction(model, args, train_dataset, peft_config, trainer_arguments: dict) -> None:
-    """Raise `ValueError` for what `AutoLoraTrainer` was given and cannot search with."""
-    if not isinstance(args, AutoLoraTrainingArguments):
-        raise ValueError(
-            f"args must be AutoLoraTrainingArguments, got {type(args).__name__}. They take every argument of "
-            "TrainingArguments."
-        )
-    given = "none" if trainer_arguments.get("model_init") is None else "model_init"
-    if model is None or given == "model_init":
-        raise ValueError(f"The search needs the model itself, got {given}. Pass model=..., e.g. model_init().")
-    if train_dataset is None:
-        raise ValueError("The search needs train_dataset, got none. D_tr and D_val both come from it.")
-    if peft_config is not None and not isinstance(peft_config, LoraConfig):
-        raise ValueError(f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}.")
-    for name, what in (("rank_pattern", "rank k"), ("alpha_pattern", "scale")):
-        if getattr(peft_config, name, None):
-            raise ValueError(
-                f"The search needs the same {what} in every LoRA layer, got a {name} in peft_config. Drop {name} "
-                "from the LoraConfig."
-            )
-    if peft_config is None and not isinstance(model, PeftModel):
-        raise ValueError(
-            f"The search needs a LoRA adapter, got a plain {type(model).__name__}. Pass "
-            "peft_config=LoraConfig(...) or wrap the model with get_peft_model."
-        )
-
-
-def check_prepared(trainer, given, val_dataset) -> None:
-    """Raise `ValueError` where a Trainer has made columns of its training rows that D_val lacks."""
-    columns = [set(getattr(rows, "column_names", None) or ()) for rows in (trainer.train_dataset, given, val_dataset)]
-    missing = sorted(columns[0] - columns[1] - columns[2])
-    if missing:
-        raise ValueError(
-            f"val_dataset lacks {', '.join(missing)}, which {type(trainer).__name__} has made of train_dataset. Give "
-            "rows that are prepared likewise, or leave val_dataset out: the search then splits train_dataset."
-        )
-
-
-def check_environment(trainer) -> None:
-    """Raise `ValueError` for processes and shards that a search cannot have."""
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        kind = "DeepSpeed" if trainer.is_deepspeed_enabled else "FSDP"
-        raise ValueError(
-            f"The search moves whole LoRA weights and {kind} shards them. Search with plain data parallelism (the "
-            "LoRA weights are small) and use it for the retrain."
-        )
-    check_devices(trainer.args)
-
-
-def check_devices(arguments) -> None:
-    """Raise `ValueError` for one process with several GPUs: Trainer would copy the model onto each at every pass."""
-    if arguments.n_gpu > 1:
-        raise ValueError(
-            f"The search runs one process per GPU, got one process for {arguments.n_gpu} GPUs. Start it with "
-            "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES."
-        )

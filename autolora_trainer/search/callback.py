@@ -89,9 +89,9 @@ class RankSelectionCallback(TrainerCallback):
         curve = self.found.curve
         if curve is not None and not curve.decided and state.is_world_process_zero:
             logger.warning(
-                f"undecided: {curve.gain:.3g} nats of held-out gain after {state.global_step} steps are no more than chance "
-                f"(standard error {curve.points[0].error:.2g}), so ranks are uniform. Search longer (search_max_steps), "
-                "or raise search_learning_rate."
+                f"undecided: {curve.gain:.3g} nats of held-out gain after {state.global_step} steps are no more than "
+                f"chance (standard error {curve.points[0].error:.2g}), so ranks are uniform. Search longer "
+                "(search_max_steps), or raise search_learning_rate."
             )
         found, alphas = self.found, dict(zip(gates.names, map(tuple, gates.selection.tolist())))
         self.learned_ranks = LearnedRanks(

@@ -40,8 +40,8 @@ def kept_factors(
 def handover_tensors(
     gates: SelectionGates, chosen: dict[str, list[int]], directions: bool, model: torch.nn.Module
 ) -> dict[str, torch.Tensor]:
-    """What a retrain of the search `model` starts from: the `kept_factors`, with the search's scales folded into B, and
-    the trained heads.
+    """What a retrain of the search `model` starts from: the `kept_factors`, with the search's scales folded into B,
+    and the trained heads.
 
     Returns:
         `A.<module>` of shape (r, n_l), `B.<module>` of shape (m_l, r), `head.<parameter>`.

@@ -47,8 +47,8 @@ def capacities(parts: dict[str, LoraPart]) -> list[int]:
 def by_threshold(
     gates: SelectionGates, threshold: float | None = None, size: str | int | None = None, min_rank: int = 1
 ) -> Found:
-    """The rule of §4.4: the rank of a module is #{ j : α_j >= λ }; with a size, components enter by falling α until the
-    next would exceed it.
+    """The rule of §4.4: the rank of a module is #{ j : α_j >= λ }; with a size, components enter by falling α until
+    the next would exceed it.
 
     Args:
         threshold: λ. Default: 1/k for softmax, 0.5 for sigmoid, the layer's mean without constraint.

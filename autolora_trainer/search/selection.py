@@ -132,8 +132,8 @@ class SelectionGates:
     @contextmanager
     @torch.no_grad()
     def folded(self):
-        """Inside, `lora_B` holds the gates as after `bake`, and the model computes the same; afterwards it has its bits
-        again. Nothing to do where the gates are gone, or folded already."""
+        """Inside, `lora_B` holds the gates as after `bake`, and the model computes the same; afterwards it has its
+        bits again. Nothing to do where the gates are gone, or folded already."""
         if not self._handles or self._is_folded:
             yield
             return

@@ -19,8 +19,8 @@ from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.search import hypergradient
-from autolora_trainer.search.arguments import check_construction, check_environment, check_prepared
 from autolora_trainer.search.callback import RankSelectionCallback, SearchTracking
+from autolora_trainer.search.checks import check_construction, check_environment, check_prepared
 from autolora_trainer.search.handover import handover_tensors, start_from
 from autolora_trainer.search.logs import SelectionMeans, selection_entropy, with_phase
 from autolora_trainer.search.measure import MeasurementMixin
@@ -45,8 +45,8 @@ class AutoLoraMixin(MeasurementMixin, HypergradientPassesMixin, SearchStateMixin
             is given, which then is D_val whole.
         val_dataset: D_val, if you split yourself, as the collator takes it. `eval_dataset` stays the benchmark's: it
             takes no part in the search.
-        size_dataset: rows that judge the size where it is found; others of D_val order the components. Default: half of
-            D_val.
+        size_dataset: rows that judge the size where it is found; others of D_val order the components. Default: half
+            of D_val.
         peft_config: the `LoraConfig` to wrap `model` with; its `r` is replaced by `args.initial_rank`.
         callbacks, **trainer_arguments: as in `Trainer`.
     Attributes:
@@ -161,8 +161,8 @@ class AutoLoraMixin(MeasurementMixin, HypergradientPassesMixin, SearchStateMixin
         return self.rank_selection.learned_ranks
 
     def start_retrain(self, model: PeftModel) -> None:
-        """Let `model` begin where the search ended: with its kept components and its trained heads. Without it a retrain
-        starts from the pre-trained model, as in the paper (§4.5).
+        """Let `model` begin where the search ended: with its kept components and its trained heads. Without it a
+        retrain starts from the pre-trained model, as in the paper (§4.5).
 
         Args:
             model: an adapter on the same base model, of the learned ranks. Of others up to `initial_rank` a module

@@ -1,7 +1,7 @@
 """Which trainings `allocation.py` runs, in which order: every prefix is a usable table.
 
-Rows are dicts with `kind`: `information` (uniform rank 32 and no adapter: the sizes follow), `one_kind` (rank 1 on each
-kind of module, where the smallest size is below rank 1 everywhere), `tuning` (the grid of rates), `search`, `train`.
+Rows are dicts with `kind`: `information` (uniform rank 32 and no adapter: the sizes follow), `one_kind` (rank 1 on
+each kind of module, where the smallest size is below rank 1 everywhere), `tuning` (the grid of rates), `search`, `train`.
 What a row needs of others is read from the rows that are there; until they are there it is not due.
 """
 
@@ -49,7 +49,9 @@ def nearest(costs: dict[str, int], wanted: float) -> list[str]:
     best = min(distance, key=distance.get)
     if not best.startswith("1 on"):
         return [best]
-    close = [label for label in sizes if label.startswith("1 on") and abs(math.log2(sizes[label] / sizes[best])) <= 0.5]
+    close = [
+        label for label in sizes if label.startswith("1 on") and abs(math.log2(sizes[label] / sizes[best])) <= 0.5
+    ]
     return close
 
 
@@ -106,13 +108,23 @@ def trials(plan: dict, rows: list[dict]) -> Iterator[dict]:
     for index in range(plan["seeds"]):
         for task in tasks:
             yield {"kind": "search", "task": task, "seed": first + index}
-    for methods in (("contributions", "uniform"), ("shuffled", "random", "mlp", "svd"), ("adalora", "adaptive", "count")):
+    for methods in (
+        ("contributions", "uniform"),
+        ("shuffled", "random", "mlp", "svd"),
+        ("adalora", "adaptive", "count"),
+    ):
         for index in range(plan["seeds"]):
             for size in SIZES:
                 for task in tasks:
                     for method in methods:
                         if index < seeds_of(plan, method, task, size):
-                            trial = {"kind": "train", "task": task, "seed": first + index, "size": size, "method": method}
+                            trial = {
+                                "kind": "train",
+                                "task": task,
+                                "seed": first + index,
+                                "size": size,
+                                "method": method,
+                            }
                             yield {**trial, "account": "a"}
                             if size in SMALL and method in ("uniform", "mlp", "adalora") and task in plan["capacity"]:
                                 yield {**trial, "account": "b"}
@@ -127,8 +139,8 @@ def sizes_of(task: str, rows: list[dict]) -> dict[str, list[str]] | None:
 
 
 def step_of(task: str, size: str, rows: list[dict]) -> str | None:
-    """The step of the ladder that a size is: of several kinds that with the smallest loss on rows of the training file;
-    None as long as that is not known."""
+    """The step of the ladder that a size is: of several kinds that with the smallest loss on rows of the training
+    file; None as long as that is not known."""
     if (sizes := sizes_of(task, rows)) is None:
         return None
     if len(sizes[size]) == 1:

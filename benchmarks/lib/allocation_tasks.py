@@ -97,7 +97,9 @@ def prepared(task: Task, seed: int, options, stage: str, folder: str, **changes)
         job.rows.datasets["train"], job.rows.datasets["validation"] = job.split(HELD_OUT)
     else:
         rows = job.rows.datasets["validation"]
-        job.rows.datasets["validation"] = rows.select(sorted(random.Random(7).sample(range(len(rows)), min(task.tests, len(rows)))))
+        job.rows.datasets["validation"] = rows.select(
+            sorted(random.Random(7).sample(range(len(rows)), min(task.tests, len(rows))))
+        )
     return job
 
 
@@ -182,7 +184,9 @@ def held_out_loss(job: Job, model: torch.nn.Module, rows=None, batch_size: int =
             found = []
             for batch in ordered_batches(list(rows.select_columns(keep)), batch_size, job.rows.collator):
                 sums, counts = row_losses(model, {name: value.to(device) for name, value in batch.items()})
-                found.append(torch.stack([torch.as_tensor(sums).double().sum(), torch.as_tensor(counts).double().sum()]))
+                found.append(
+                    torch.stack([torch.as_tensor(sums).double().sum(), torch.as_tensor(counts).double().sum()])
+                )
     finally:
         model.forward = wrapped
     return mean_loss(torch.stack(found).cpu())

@@ -9,11 +9,9 @@ import statistics
 
 import numpy as np
 
-from autolora_trainer import AutoLoraTrainingArguments
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from benchmarks.lib.significance import cross_agreement, markdown, rank_agreement
 
-DEFAULT_RULE = AutoLoraTrainingArguments.__dataclass_fields__["rank_rule"].default
 GPT2 = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 LAYERS = {"e2e": GPT2, "webnlg": GPT2}  # of a block; query and value elsewhere
 
@@ -23,15 +21,13 @@ def layers_of(task: str) -> tuple[str, ...]:
     return LAYERS.get(task, ("query", "value"))
 
 
-def collect(trials: list[dict], searches: list[dict]) -> dict[str, dict[int, list[int]]]:
-    """{task: {seed: ranks}}: of the runs of AutoLoRA's default, else of the searches of ranks.py."""
-    runs = [(row, row["ranks"]) for row in trials if row["method"] == "autolora" and row.get("kind") is None]
-    alone = [(row, row["ranks"][DEFAULT_RULE]) for row in searches if not row["shuffled"]]
-    found: list[dict] = [{}, {}]
-    for place, rows in zip(found, (alone, runs)):
-        for row, ranks in sorted(rows, key=lambda pair: pair[0]["seed"]):
-            place.setdefault(row["task"], {})[row["seed"]] = ranks
-    return found[0] | found[1]
+def collect(trials: list[dict]) -> dict[str, dict[int, list[int]]]:
+    """{task: {seed: ranks}} of the runs of AutoLoRA's default."""
+    found: dict = {}
+    rows = [row for row in trials if row["method"] == "autolora" and row.get("kind") is None]
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        found.setdefault(row["task"], {})[row["seed"]] = row["ranks"]
+    return found
 
 
 def first_runs(found: dict[str, dict[int, list[int]]]) -> dict[str, LearnedRanks]:

@@ -4,15 +4,15 @@
 import pytest
 
 from benchmarks.lib.significance import spearman
-from benchmarks.planted import PROBLEMS, preference_p, search, summarize
+from benchmarks.planted import PROBLEMS, search, summarize
 
 
 @pytest.mark.parametrize("name, seed", [("linear", 0), ("transformer", 0)])
 def test_default_rule_recovers_planted_ranks(name, seed):
     row = search(name, seed)
-    true, learned = row["true"], row["learned"]["default"]
+    true, learned = row["true"], row["learned"]["contributions"]
     exact = sum(t == r for t, r in zip(true, learned)) / len(true)
-    assert spearman(true, learned) >= 0.95 and exact >= 0.8, f"{row['default_rule']}: {true} read as {learned}"
+    assert exact == 1, f"{true} read as {learned}"
 
 
 def test_no_update_is_planted_in_a_control():
@@ -27,17 +27,11 @@ def test_spearman():
     assert spearman([0, 1, 2, 6], [3, 3, 3, 3]) == 0
 
 
-def test_a_preferred_module_is_told_from_chance():
-    same = [[0, 1, 2, 3]] * 6
-    turned = [[(i + seed) % 4 for i in range(4)] for seed in range(8)]
-    assert preference_p(same) < 0.01 and preference_p(turned) > 0.9 and preference_p([[0, 0, 0, 0]] * 6) == 1
-
-
 def test_summary_of_two_searches():
     rows = [
-        {"problem": "p", "seed": seed, "seconds": 1.0, "true": [0, 2, 6], "learned": {"default": learned}}
+        {"problem": "p", "seed": seed, "seconds": 1.0, "true": [0, 2, 6], "learned": {"contributions": learned}}
         for seed, learned in enumerate([[0, 2, 6], [0, 3, 5]])
     ]
     (line,) = summarize(rows)
     assert line["spearman"] == pytest.approx(1) and line["exact"] == pytest.approx(4 / 6)
-    assert line["levels"] == {0: 0.0, 2: 2.5, 6: 5.5} and line["p"] is None
+    assert line["levels"] == {0: 0.0, 2: 2.5, 6: 5.5} and line["totals"] == 2

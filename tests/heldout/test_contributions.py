@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from torch import nn
 
 from autolora_trainer.heldout.contributions import contributions, path_points
@@ -71,7 +71,7 @@ def test_sum_of_contributions_is_the_held_out_gain_of_a_quadratic_loss():
 
 
 def test_contributions_of_a_linear_teacher_equal_their_closed_form():
-    # L(τ) of one module: E ‖(W + τ Δ) x - y‖², so φ_j = -2 s E <y', d_j> + E <Δx, d_j> ... by hand, for every component
+    # of one module L(τ) = E ‖τ Δ x - rest‖², so φ_j = 2 E <rest, Δ_j x> - E <Δ x, Δ_j x>
     model, batches = linear_teacher(rank=2, modules=2)
     found = contributions(model, batches, squares)
     x = torch.cat([b[0] for b in batches])

@@ -32,6 +32,8 @@ def sst2_command(folder, output, **settings):
         "save_strategy": "no",
         "use_cpu": True,
     }
+    if settings.get("method") not in ("full", "adapter"):  # which take no modules; these are fewer than all-linear
+        common["lora_target_modules"] = "query-value"
     return as_argv({**common, **settings})
 
 

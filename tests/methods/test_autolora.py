@@ -11,16 +11,18 @@ from autolora_trainer.scripts.request import settle
 from tests.helpers.commands import command
 
 
-def test_search_has_80_steps_unless_told_otherwise(place):
+def test_search_ends_when_it_has_settled_unless_told_otherwise(place):
     for changes, steps, epochs in (
-        ({"search_epochs": None}, 80, 1),
+        ({"search_epochs": None}, 140, 1),
         ({"search_epochs": 3}, -1, 3),
         ({"search_epochs": None, "search_max_steps": 7}, 7, 1),
+        ({"search_epochs": None, "rank_rule": "threshold"}, 140, 1),
     ):
         parsed = parse_arguments(command(place, place / "never", **changes))
         arguments = autolora.search_arguments(settle(run_glue.Glue(), *parsed))
         assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
-    for typed, steps in (([], 300), (["--search_epochs", "2"], -1), (["--preset", "paper"], -1)):
+        assert arguments.search_look_steps == (28 if changes == {"search_epochs": None} else 0)
+    for typed, steps in (([], 140), (["--search_epochs", "2"], -1), (["--preset", "paper"], -1)):
         argv = ["--task_name", "sample", "--output_dir", str(place / "never"), "--use_cpu", *typed]
         parsed = parse_arguments(argv, {"sample": run_glue.SAMPLE_DEFAULTS})
         assert autolora.search_arguments(settle(run_glue.Glue(), *parsed)).max_steps == steps

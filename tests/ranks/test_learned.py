@@ -55,9 +55,15 @@ def test_format_1_is_still_read(tmp_path):
         ('{"format_version": 1, "modules": {"q": {"rank": 1, "selection": [NaN]}}}', "NaN, which is no number"),
         ('{"format_version": 1, "modules": {"q": {"rank": 1, "selection": [1e999]}}}', "must hold finite numbers"),
         ('{"format_version": 1, "modules": {"q": {"rank": 1}}, "initial_rank": 0}', "initial_rank must be an integer"),
-        ('{"format_version": 2, "modules": {"q": {"rank": 1, "contributions": 1}}}', "contributions of 'q' must be a list"),
+        (
+            '{"format_version": 2, "modules": {"q": {"rank": 1, "contributions": 1}}}',
+            "contributions of 'q' must be a list",
+        ),
         ('{"format_version": 2, "modules": {"q": {"rank": 1}}, "curve": []}', "curve must be an object with points"),
-        ('{"format_version": 2, "modules": {"q": {"rank": 1}}, "curve": {"points": [1]}}', "a point of the curve must"),
+        (
+            '{"format_version": 2, "modules": {"q": {"rank": 1}}, "curve": {"points": [1]}}',
+            "a point of the curve must",
+        ),
         ("[" * 100_000, "is not a ranks.json"),
     ],
 )

@@ -225,9 +225,7 @@ def test_experiment_of_pefts_benchmark(tmp_path, capsys):
         name: rank for name, rank in llama_ranks().ranks.items() if rank
     }
     scales = {layer.scaling["default"] for layer in lora_layers(adapted).values()}
-    assert max(scales) == pytest.approx(24 / llama_ranks().mean_rank) and max(scales) == pytest.approx(
-        min(scales)
-    )
+    assert max(scales) == pytest.approx(24 / llama_ranks().mean_rank) and max(scales) == pytest.approx(min(scales))
     with open(output / "training_params.json", encoding="utf-8") as file:
         assert json.load(file) == {"model_id": "org/llama"}
     with pytest.raises(UsageError, match="is not empty. Give a new folder."):

@@ -44,6 +44,7 @@ def output(tmp_path_factory):
         "max_steps": 4,
         "per_device_train_batch_size": 4,
         "initial_rank": 4,
+        "lora_target_modules": "query-value",
         "use_cpu": True,
         "hub_token": SECRET,
         "token": SECRET,

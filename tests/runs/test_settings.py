@@ -19,7 +19,7 @@ from tests.helpers.faults import interrupt
 OTHER_SETTINGS = [
     {"initial_rank": 6},
     {"method": "lora"},
-    {"rank_rule": "strength"},
+    {"rank_rule": "threshold"},
     {"seed": 1},
     {"sample_seed": 1, "max_train_samples": 20},
     {"max_train_samples": 20},

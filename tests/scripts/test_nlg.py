@@ -63,6 +63,7 @@ def command(place, output, model="gpt2", **changes):
         "num_beams": 2,
         "per_device_train_batch_size": 4,
         "initial_rank": 2,
+        "lora_target_modules": "query-value",
         "search_epochs": 2,
         "hypergradient_interval": 1,
         "use_cpu": True,

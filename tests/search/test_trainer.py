@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers.trainer
-from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainingArguments

@@ -31,7 +31,7 @@ RANKS = [
         "…/ranks/ranks.json is not a valid ranks.json: … it, or give the ranks.json of a finished run."),
     Bad("ranks of no format", "glue", ranks_file('{"modules": {}}'),
         "…/ranks/ranks.json is not a valid ranks.json: … it, or give the ranks.json of a finished run."),
-    Bad("ranks of a later format", "glue", {"ranks": Ranks(format_version=2)},
+    Bad("ranks of a later format", "glue", {"ranks": Ranks(format_version=3)},
         "…/ranks/ranks.json is not a valid ranks.json: … it, or give the ranks.json of a finished run."),
     Bad("ranks without modules", "glue", {"ranks": Ranks(modules={})},
         "…/ranks/ranks.json is not a valid ranks.json: modules … it, or give the ranks.json of a finished run."),
