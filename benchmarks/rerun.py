@@ -60,6 +60,11 @@ def rerun(row: dict, options) -> float:
     """The score of a row's run, now; `ValueError` for a row that has no score of its own."""
     if not has_score(row):
         raise ValueError("this row is rerun with its whole table. RESULTS.md has the command.")
+    if row.get("defaults") != trials.DEFAULTS:
+        raise ValueError(
+            "this row is of the defaults before contributions (rule adaptive, query and value). Type git checkout "
+            "cd59859, and rerun it there."
+        )
     if isinstance(row["settings"], list):
         trial = {name: row[name] for name in HEAD if name in row}
         cuts = [row["budget"]] if row["method"] == trials.SVD_CUT else []  # the adapter is trained and cut again

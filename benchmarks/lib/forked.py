@@ -17,7 +17,7 @@ RESULTS = ("ranks.json", "adapter_model.safetensors")  # compared byte for byte;
 SETTINGS = {
     **{"task_name": "sst2", "learning_rate": 2e-2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
     **{"initial_rank": 4, "hypergradient": "finite_difference", "hypergradient_interval": 2, "use_cpu": True},
-    **{"search_max_steps": 12, "search_patience": 0, "max_steps": 12},
+    **{"search_max_steps": 12, "max_steps": 12},
     **{"save_strategy": "steps", "save_steps": 1, "save_total_limit": 3},
 }
 

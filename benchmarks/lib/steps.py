@@ -111,7 +111,7 @@ class Bench:
     def trainer(self, kind: str, settings: dict, folder: str):
         if kind == "search":
             # ranks are counted after every selection step, as by default, but never settle within the measured steps
-            arguments = self.training_arguments(folder, AutoLoraTrainingArguments, search_patience=10**6, **settings)
+            arguments = self.training_arguments(folder, AutoLoraTrainingArguments, size="lora:1", **settings)
             data = {"train_dataset": self.rows, "val_dataset": self.rows}
             lora = self.lora_config(r=arguments.initial_rank)
             return AutoLoraTrainer(self.model(), arguments, **data, peft_config=lora)

@@ -20,6 +20,7 @@ import torch
 from autolora_trainer.ranks.learned import LearnedRanks
 from benchmarks.lib import sharing
 
+DEFAULTS = "contributions"  # the package's, by their rank rule; rows without it are of commit cd59859 and before
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SVD_CUT = "svd_cut"  # the method of rows that were cut from a uniform adapter, whose settings they have
 SCRIPTS = {"jnlpba": "run_ner", "ner": "run_ner", "e2e": "run_nlg", "webnlg": "run_nlg", "nlg": "run_nlg"}
@@ -121,7 +122,7 @@ def machine(device: str | None = None) -> str:
 
 def origin() -> dict:
     """What a row says of the place and time of its run."""
-    return {"versions": versions(), "machine": machine(), "date": datetime.date.today().isoformat()}
+    return {"versions": versions(), "machine": machine(), "date": datetime.date.today().isoformat(), "defaults": DEFAULTS}
 
 
 def run(script: str, typed: list[str], isolate: bool = False) -> dict:

@@ -17,7 +17,7 @@ PLAN = {
     "seeds": 2,
     "settings": {"num_train_epochs": 2, "learning_rate": 0.1},
     "methods": {
-        "uniform": {"size": "lora:2"},
+        "uniform": {"rank_budget": "lora:2"},
         "autolora": {},
         "paper": {"method": "autolora", "preset": "paper"},
     },
@@ -353,7 +353,7 @@ def test_budgets_are_an_axis_with_seeds_of_their_own(place):
     plan = {**kept, "budgets": {2: {"uniform": 2, "paper": 1}, 8: {"uniform": 1}}}
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     old = {"task": "mrpc", "seed": 1, "method": "uniform", "budget": 2, "adapter_params": 10, "score": 70.0}
-    order = ["--num_train_epochs=2", "--learning_rate=0.1", "--task_name=mrpc", "--seed=1", "--size=lora:2"]
+    order = ["--num_train_epochs=2", "--learning_rate=0.1", "--task_name=mrpc", "--seed=1", "--rank_budget=lora:2"]
     trials.append_row(str(folder / "o.jsonl"), {**old, "settings": order})  # finished, though it names no method
     _, *rows = run(place)
     assert [(row["seed"], row["method"], row["budget"]) for row in rows] == [
@@ -361,7 +361,7 @@ def test_budgets_are_an_axis_with_seeds_of_their_own(place):
         (0, "paper", 2),
         (0, "uniform", 8),
     ]
-    assert [(c["method"], c["size"]) for c in calls] == [
+    assert [(c["method"], c["rank_budget"]) for c in calls] == [
         ("uniform", "lora:2"),
         ("autolora", "lora:2"),
         ("uniform", "lora:8"),

@@ -98,6 +98,9 @@ def test_rows_of_whole_runs_go_by_their_command_and_have_fractions(tmp_path, mon
     )
     row = {"task": "sst2", "method": "lora", "metric": "accuracy", "score": 0.6, "settings": {}, "command": command}
     options = SimpleNamespace(data=None, model="M", isolate=False, scratch=str(tmp_path))
+    with pytest.raises(ValueError, match="the defaults before contributions .* Type git checkout cd59859"):
+        rerun.rerun(rerun.in_points(row), options)
+    row["defaults"] = trials.DEFAULTS
     assert rerun.rerun(rerun.in_points(row), options) == pytest.approx(rerun.in_points(row)["score"]) == 60.0
     script, typed, _ = ran[0]
     assert script == "run_glue" and typed[:4] == ["--seed", "3", "--method", "lora"]

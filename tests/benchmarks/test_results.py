@@ -82,7 +82,7 @@ def test_without_rows_there_are_dashes_and_commands_and_no_numbers_of_ours(place
     titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert titles.pop() == "Every method, once"
     titles.remove("Hypergradient")  # which was measured once
-    assert len(titles) == 15 and all("not measured yet" in section(text, re.escape(title)) for title in titles)
+    assert len(titles) == 14 and all("not measured yet" in section(text, re.escape(title)) for title in titles)
     assert (
         "compare.py benchmarks/plans/core.yaml --data $DATA --model MODEL --output benchmarks/results/core.jsonl"
         in text
@@ -218,10 +218,9 @@ def test_ranks_say_which_projection_which_depth_and_who_agrees():
     assert patterns.first_runs(found)["e2e"].ranks["layer.1.mlp.c_fc"] == 7
 
 
-def test_runs_of_the_default_replace_searches_alone():
-    searches = [{"task": t, "seed": 0, "shuffled": False, "ranks": {patterns.DEFAULT_RULE: [1, 1]}} for t in "ab"]
+def test_runs_of_the_default_are_collected_by_task_and_seed():
     runs = [row("b", 1, "autolora", 1.0, ranks=[2, 3]), row("c", 0, "uniform", 1.0)]
-    assert patterns.collect(runs, searches) == {"a": {0: [1, 1]}, "b": {1: [2, 3]}}
+    assert patterns.collect(runs) == {"b": {1: [2, 3]}}
 
 
 def test_a_new_row_makes_the_page_and_its_pictures_stale(place, capsys):
@@ -260,7 +259,6 @@ def test_every_run_of_the_committed_front_is_finished():
 
 
 def test_every_row_without_a_score_says_how_it_came_about():
-    for name in ("planted/planted", "ranks"):
-        rows = committed.rows_of(name)
-        assert rows and all(row["command"] and row["versions"] and row["machine"] and row["date"] for row in rows)
-        assert all(row["seconds"] > 0 and "seed" in row for row in rows)
+    rows = committed.rows_of("planted/planted")
+    assert rows and all(row["command"] and row["versions"] and row["machine"] and row["date"] for row in rows)
+    assert all(row["seconds"] > 0 and "seed" in row for row in rows)

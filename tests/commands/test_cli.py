@@ -56,7 +56,7 @@ def test_exported_settings_build_the_same_ranks(folder, capsys):
     settings = json.loads(capsys.readouterr().out)
     model = get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", **settings))
     assert [layer.r["default"] for layer in lora_layers(model).values()] == [1, 3, 2]
-    assert {layer.scaling["default"] for layer in lora_layers(model).values()} == {24 / 1.5}
+    assert {layer.scaling["default"] for layer in lora_layers(model).values()} == {24 / 2}
 
 
 def test_export_takes_the_scale_of_the_run(folder, capsys):
@@ -65,16 +65,16 @@ def test_export_takes_the_scale_of_the_run(folder, capsys):
         model = get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", **json.loads(capsys.readouterr().out)))
         return [layer.scaling["default"] for layer in lora_layers(model).values()]
 
-    assert scales() == [16 / 1.5] * 3
+    assert scales() == [16 / 2] * 3
     settings = {"lora_alpha": 32, "use_rslora": False, "scaling": "constant"}
     (folder / "run.json").write_text(json.dumps({"settings": settings}))
-    assert scales() == [32 / 1.5] * 3 and scales("--lora_alpha", "8") == [8 / 1.5] * 3
+    assert scales() == [32 / 2] * 3 and scales("--lora_alpha", "8") == [8 / 2] * 3
     (folder / "run.json").write_text(json.dumps({"settings": {**settings, "scaling": "paper"}}))
     assert scales() == [32 / 1, 32 / 3, 32 / 2]
     (folder / "run.json").write_text(json.dumps({"settings": {**settings, "use_rslora": True}}))
-    assert scales() == pytest.approx([32 / 1.5**0.5] * 3)
+    assert scales() == pytest.approx([32 / 2**0.5] * 3)
     (folder / "run.json").write_text(json.dumps({"settings": ["damaged"]}))
-    assert scales() == [16 / 1.5] * 3
+    assert scales() == [16 / 2] * 3
 
 
 def test_axolotl_gets_its_own_names(folder, capsys):

@@ -98,7 +98,7 @@ def test_bad_config_file_is_refused(tmp_path, text, message):
 def test_hyphens_and_capitals_mean_the_same(place):
     argv = ["--task-name", "SAMPLE", "--output-dir", "o", "--resume-from-checkpoint", "--use-cpu"]
     _, data, method, training = parse_arguments(argv, {"sample": run_glue.SAMPLE_DEFAULTS})
-    assert (data.task_name, method.search_max_steps, training.resume_from_checkpoint) == ("SAMPLE", 300, "True")
+    assert (data.task_name, method.lora_alpha, training.resume_from_checkpoint) == ("SAMPLE", 32, "True")
     assert hide_secrets(["--hub-token", "hf_a", "--hub-token=hf_a"]) == ["--hub-token", "***", "--hub-token=***"]
 
 

@@ -39,7 +39,7 @@ def test_sample_needs_nothing_but_its_name(tmp_path, monkeypatch, capsys):
         json.loads((places / name / "all_results.json").read_text())["adapter_params"]
         for name in ("same-size", "rank-8")
     ]
-    assert abs(sizes[0] - results["adapter_params"]) < 640 and sizes[1] == 8 * 16_640
+    assert abs(sizes[0] - results["adapter_params"]) < 640 and sizes[1] == 8 * 17_280
 
 
 def test_uniform_lora_has_the_settings_of_the_retrain_without_what_is_autoloras_alone(tmp_path, monkeypatch, capsys):

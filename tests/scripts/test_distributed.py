@@ -136,7 +136,7 @@ def recorded(place, tmp_path_factory):
     (folder / "recorded.py").write_text(RECORDED)
     argv = search_argv(place, folder / "o", 4)
     changes = {"train_file": folder / "train.jsonl", "train_sampling_strategy": "group_by_length", "save_steps": 1}
-    changes |= {"lora_dropout": 0.5, "max_steps": -1, "num_train_epochs": 2, "search_patience": 0}
+    changes |= {"lora_dropout": 0.5, "max_steps": -1, "num_train_epochs": 2}
     argv += as_argv(changes)
     launch("torchrun", folder / "recorded.py", argv)
     return folder, argv

@@ -240,7 +240,8 @@ def test_activation_checkpointing_changes_nothing(tmp_path, hypergradient):
         )
         trainer.train()
         assert trainer.model.get_base_model().is_gradient_checkpointing == checkpointing
-        found.append((trainer.gates.logits.detach(), trainer.probe.energy, trainer.learned_ranks.ranks))
+        contributions = [module.contributions for module in trainer.learned_ranks.modules.values()]
+        found.append((trainer.gates.logits.detach(), torch.tensor(contributions), trainer.learned_ranks.ranks))
     for plain, checkpointed in zip(found[0][:2], found[1][:2]):
         assert plain.abs().max() > 0 and torch.allclose(plain, checkpointed, atol=1e-6, rtol=0)
     assert found[0][2] == found[1][2]
@@ -319,8 +320,8 @@ def test_peak_memory_is_that_of_plain_lora_of_rank_k(tmp_path):
 
 
 def test_search_holds_little_beside_the_weights_of_plain_lora(tmp_path):
-    """Tensors of the search: β, α, AdamW's two moments and the evidence, (M, k) or (M,) each; and, as of any
-    Trainer of ours, the state of a generator, 5 KB."""
+    """Tensors of the search: β, α and AdamW's two moments, (M, k) each; and, as of any Trainer of ours, the state of a
+    generator, 5 KB."""
     trainer = searcher(tmp_path, tiny("llama", hidden_size=64, intermediate_size=192), rank=8)
     plain = adapt_all(tiny("llama", hidden_size=64, intermediate_size=192), rank=8)
     trainer.train()
@@ -332,8 +333,6 @@ def test_search_holds_little_beside_the_weights_of_plain_lora(tmp_path):
         trainer.gates.selection,
         *moments,
         *held_tensors(trainer),
-        *held_tensors(trainer.probe),
-        *held_tensors(trainer.evidence),
         *held_tensors(trainer.means),
     ]
     assert sum(t.numel() for t in own) < 0.05 * 3 * trainable  # weight and its two moments

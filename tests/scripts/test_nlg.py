@@ -98,18 +98,18 @@ def test_references_of_one_input_stay_on_one_side_of_the_search(place, tmp_path,
     ]
     write_rows(tmp_path / "train.jsonl", rows)
     sides = []
-    split = jobs.split_train
+    split = jobs.split_three
 
     def recorded(dataset, *arguments):
         sides[:] = split(dataset, *arguments)
         return sides
 
-    monkeypatch.setattr(jobs, "split_train", recorded)
+    monkeypatch.setattr(jobs, "split_three", recorded)
     argv = command(place, tmp_path / "o", method="autolora", train_file=tmp_path / "train.jsonl", decode=False)
     run_nlg.main([*argv, "--max_steps", "1"])
     prompts = [{str(row["input_ids"][: row["labels"].count(-100)]) for row in side} for side in sides]
-    assert len(sides[0]) == len(sides[1]) == 6 and len(prompts[0]) == len(prompts[1]) == 3
-    assert not prompts[0] & prompts[1]
+    assert [len(side) for side in sides] == [6, 2, 4] and [len(inputs) for inputs in prompts] == [3, 1, 2]
+    assert len(set.union(*prompts)) == 6
 
 
 @pytest.mark.parametrize("model, targets", [("gpt2", None), ("llama", ["q_proj", "v_proj"])])
