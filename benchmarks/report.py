@@ -76,7 +76,14 @@ def planted_table(rows: list[dict]) -> str:
             cells += [f"{line['exact']:.1%}", f"{line['totals']} of {line['searches']}"]
         levels = lines[name, "contributions"]["levels"].items()
         body.append([*cells, ", ".join(f"{level}: {mean:.2f}" for level, mean in levels)])
-    header = ["problem", "modules exact", "totals exact", "the paper's modules", "totals", "mean rank found at true rank"]
+    header = [
+        "problem",
+        "modules exact",
+        "totals exact",
+        "the paper's modules",
+        "totals",
+        "mean rank found at true rank",
+    ]
     return markdown(header, body)
 
 

@@ -80,7 +80,7 @@ class SearchArguments:
         "(DARTS), 0.001 for one_sided.",
     )
     selection_learning_rate: float = setting(1e-2, "Learning rate of the selection logits (the paper: 1e-3, §5.1).")
-    val_fraction: float = setting(0.5, "Share of the training rows that D_val takes (§5.2: ratio 1:1).")
+    val_fraction: float = setting(0.2, "Share of the training rows that D_val takes (the paper: 0.5, §5.2).")
 
     # From selection variables to ranks (§4.4)
     rank_rule: str = setting(

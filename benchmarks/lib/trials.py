@@ -122,7 +122,12 @@ def machine(device: str | None = None) -> str:
 
 def origin() -> dict:
     """What a row says of the place and time of its run."""
-    return {"versions": versions(), "machine": machine(), "date": datetime.date.today().isoformat(), "defaults": DEFAULTS}
+    return {
+        "versions": versions(),
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "defaults": DEFAULTS,
+    }
 
 
 def run(script: str, typed: list[str], isolate: bool = False) -> dict:

@@ -11,9 +11,9 @@ from transformers import set_seed
 import run_nlg
 from autolora_trainer.scripts import results
 from autolora_trainer.scripts.job import Job
+from autolora_trainer.search.arguments import REMOVED_RULES
 from autolora_trainer.tasks import nlg_metrics
 from autolora_trainer.tasks.glue import GLUE_TASKS
-from autolora_trainer.search.arguments import REMOVED_RULES
 from benchmarks import compare
 from benchmarks.lib import plans, trials
 from tests.helpers.methods import Trials

@@ -22,7 +22,7 @@ def test_search_ends_when_it_has_settled_unless_told_otherwise(place):
         arguments = autolora.search_arguments(settle(run_glue.Glue(), *parsed))
         assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
         assert arguments.search_look_steps == (28 if changes == {"search_epochs": None} else 0)
-    for typed, steps in (([], 140), (["--search_epochs", "2"], -1), (["--preset", "paper"], -1)):
+    for typed, steps in (([], 200), (["--search_epochs", "2"], -1), (["--preset", "paper"], -1)):
         argv = ["--task_name", "sample", "--output_dir", str(place / "never"), "--use_cpu", *typed]
         parsed = parse_arguments(argv, {"sample": run_glue.SAMPLE_DEFAULTS})
         assert autolora.search_arguments(settle(run_glue.Glue(), *parsed)).max_steps == steps
