@@ -28,9 +28,7 @@ from benchmarks.lib.paper_tables import TABLES, at_scale, paper_table, table5  #
 from benchmarks.lib.significance import (  # noqa: E402
     difference_cells,
     markdown,
-    mean_cell,
     paired_differences,
-    spearman,
 )
 
 RELIABILITY = "python benchmarks/reliability.py"

@@ -96,9 +96,7 @@ class Job(Protocol):
     ranks: LearnedRanks | None  # of `--ranks`
 
     def split(self, val_fraction: float): ...  # (D_tr, D_val)
-    def split_three(
-        self, val_fraction: float
-    ): ...  # (D_tr, and of D_val rows that order and rows that judge the size)
+    def split_three(self, val_fraction: float): ...  # (D_tr, rows of D_val that order, rows of it that judge the size)
     def build(self, ranks: LearnedRanks, base: torch.nn.Module | None = None) -> PeftModel: ...
     def try_ranks(self, ranks: dict[str, int], place: str) -> int: ...  # a trial, in a process of its own
     def say(self, text: str) -> None: ...

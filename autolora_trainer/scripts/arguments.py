@@ -123,7 +123,8 @@ class ChosenArguments:
     )
     search_epochs: float | None = setting(
         None,
-        f"Epochs of the search over D_tr. Default: until it has learned and settled, {SEARCH_STEPS} weight steps at most.",
+        f"Epochs of the search over D_tr. Default: until it has learned and settled, {SEARCH_STEPS} weight steps at "
+        "most.",
     )
     search_max_steps: int = setting(-1, "Weight steps of the search, instead of search_epochs; see search_look_steps.")
 

@@ -1,8 +1,8 @@
 """Which trainings `allocation.py` runs, in which order: every prefix is a usable table.
 
 Rows are dicts with `kind`: `information` (uniform rank 32 and no adapter: the sizes follow), `one_kind` (rank 1 on
-each kind of module, where the smallest size is below rank 1 everywhere), `tuning` (the grid of rates), `search`, `train`.
-What a row needs of others is read from the rows that are there; until they are there it is not due.
+each kind of module, where the smallest size is below rank 1 everywhere), `tuning` (the grid of rates), `search`,
+`train`. What a row needs of others is read from the rows that are there; until they are there it is not due.
 """
 
 import math

@@ -29,6 +29,7 @@ def sst2_command(folder, output, **settings):
         "learning_rate": 2e-2,
         "per_device_train_batch_size": 4,
         "initial_rank": 4,
+        "val_fraction": 0.5,  # of few rows
         "save_strategy": "no",
         "use_cpu": True,
     }

@@ -38,6 +38,7 @@ def arguments(folder, **changes):
         per_device_train_batch_size=8,
         learning_rate=1e-2,
         initial_rank=4,
+        val_fraction=0.5,  # of few rows
         use_cpu=True,
         report_to="none",
         save_strategy="no",

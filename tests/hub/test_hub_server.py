@@ -41,7 +41,8 @@ RANKS = LearnedRanks(
 )
 ADAPTER = {
     "README.md", "adapter_config.json", "adapter_model.safetensors", "all_results.json", "cost.json",
-    "curve.json", "rank_curve.png", "rank_curve.svg", "rank_heatmap.png", "rank_heatmap.svg", "ranks.json", "tokenizer.json", "tokenizer_config.json",
+    "curve.json", "rank_curve.png", "rank_curve.svg", "rank_heatmap.png", "rank_heatmap.svg", "ranks.json",
+    "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 
 

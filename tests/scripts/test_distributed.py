@@ -39,6 +39,7 @@ def search_argv(place, output, batch):
             "learning_rate": 1e-2,
             "per_device_train_batch_size": batch,
             "gradient_accumulation_steps": 2,
+            "val_fraction": 0.5,
             "initial_rank": 4,
             "hypergradient_interval": 1,
             "lora_dropout": 0,

@@ -58,8 +58,8 @@ def test_results_carry_method_parameters_and_scores(finished):
 
 def test_cost_counts_passes_and_examples(finished):
     cost = json.loads((finished[0] / "cost.json").read_text())
-    # 20 rows in batches of 4; three selection steps of three passes; contributions at three points of three batches; the
-    # curve and a head trained alone for five steps, forward passes of which three count as one
+    # 20 rows in batches of 4; three selection steps of three passes; contributions at three points of three batches;
+    # the curve and a head trained alone for five steps, forward passes of which three count as one
     trained, measured = 5 + 3 * 3, 3 * 3
     assert trained + measured < cost["search"]["passes"] <= trained + measured + 10 + 2
     assert cost["retrain"]["passes"] == 20 and cost["retrain"]["examples"] == 80

@@ -81,7 +81,7 @@ def texts(count=32, length=10):
 
 
 def searcher(folder, model, targets="all-linear", data=None, rank=4, **changes):
-    settings = {"max_steps": 4, "initial_rank": rank, "hypergradient_interval": 2, **changes}
+    settings = {"max_steps": 4, "initial_rank": rank, "hypergradient_interval": 2, "val_fraction": 0.5, **changes}
     args = short_training(folder, AutoLoraTrainingArguments, **settings)
     config = LoraConfig(task_type="CAUSAL_LM", target_modules=targets, lora_alpha=8)
     return AutoLoraTrainer(model, args, train_dataset=data or texts(), peft_config=config)

@@ -163,7 +163,7 @@ def test_search_that_learns_nothing_goes_on_to_its_limit_and_is_undecided(tmp_pa
 
 def test_what_alpha_alone_says_gives_other_ranks(tmp_path):
     """The same weights: contributions are those of the update with α folded in."""
-    trainer = planted_search(tmp_path, size=5 * 24)
+    trainer = planted_search(tmp_path, size=3 * 24)
     trainer.train()
     learned = trainer.learned_ranks.ranks
     trainer.gates.selection[-1] *= 1e-3  # the module of rank 6

@@ -22,7 +22,7 @@ PAIRS = [{"prompt": f"name : {n} |", "completion": f" {n} is a pub ."} for n in 
 
 
 def searcher(folder, data=None, trainer=sft.AutoLoraSFTTrainer, config=sft.AutoLoraSFTConfig, **changes):
-    own = dict(initial_rank=4, hypergradient_interval=1) if config is sft.AutoLoraSFTConfig else {}
+    own = dict(initial_rank=4, hypergradient_interval=1, val_fraction=0.5) if config is sft.AutoLoraSFTConfig else {}
     settings = dict(
         max_steps=4, per_device_train_batch_size=2, logging_steps=1, bf16=False, lr_scheduler_type="constant"
     )

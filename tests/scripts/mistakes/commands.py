@@ -35,7 +35,7 @@ CLI = [
     Bad("show: cost that is a list", "cli", ["show", Finished({"cost.json": "[1]"})],
         "…/argument1/run/cost.json must hold a JSON object, got [1]. Remove it, or run again."),
     Bad("show: ranks that are broken", "cli", ["show", Finished({"ranks.json": half})],
-        "…/argument1/run/ranks.json is not a ranks.json: Expecting … it, or give the ranks.json of a finished run."),
+        "…/argument1/run/ranks.json is not a ranks.json: … it, or give the ranks.json of a finished run."),
     Bad("export: a form that there is not", "cli", ["export", Finished(), "--format", "toml"],
         "argument --format: invalid choice: 'toml' (choose from … autolora --help lists the commands"),
     Bad("export: a scale in words", "cli", ["export", Finished(), "--lora_alpha", "much"],
@@ -55,7 +55,7 @@ CLI = [
     Bad("diff: a pattern that is not there", "cli", ["diff", Finished(), "nothing/here"],
         "'nothing/here' is neither a folder or file here nor a … the `HF_HUB_OFFLINE` environment variable."),
     Bad("diff: a pattern that is broken", "cli", ["diff", Ranks(), File("other.json", "[")],
-        "…/argument2/other.json is not a ranks.json: Expecting … it, or give the ranks.json of a finished run."),
+        "…/argument2/other.json is not a ranks.json: … it, or give the ranks.json of a finished run."),
     Bad("diff: an argument that there is not", "cli", ["diff", Ranks(), Finished(), "--sort"],
         "unrecognized arguments: --sort; autolora --help lists the commands"),
 ]
