@@ -63,7 +63,7 @@ def contributions(
     parts = lora_parts(model, adapter_name)
     if not parts:
         raise ValueError(f"contributions found no LoRA layer of adapter {adapter_name!r}. Give a PeftModel with one.")
-    path, count, total = path_points(points), 0, None
+    path, count = path_points(points), 0
     with undisturbed(model), in_svd_basis(parts), gated(parts, requires_grad=True) as factors, torch.enable_grad():
         sums = {
             layer: torch.zeros_like(leaf, dtype=torch.float64, device="cpu") for layer, leaf in factors.leaves.items()

@@ -19,6 +19,11 @@ def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     }
 
 
+def trained_beside_lora(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """{name: parameter} of what is trained beside the factors of a LoRA adapter."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
+
+
 def fresh_modules(model: torch.nn.Module, info: dict) -> list[str]:
     """Modules outside `HEADS` whose weights a checkpoint lacks, and which transformers has drawn at random: a pooler
     (DeBERTa; BERT's, of a checkpoint of its masked language model), heads of other names (BART, T5, XLNet). They have

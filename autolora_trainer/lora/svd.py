@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import pad
 
+from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import LoraPart, lora_parts
 
 
@@ -57,7 +58,7 @@ def copy_cut(wide: PeftModel, small: PeftModel) -> None:
         source = sources[name]
         part.lora_A.copy_(source.lora_A[: part.rank])
         part.set_lora_B(source.lora_B[:, : part.rank] * source.scaling / part.scaling)
-    trained = {n: p for n, p in wide.named_parameters() if p.requires_grad and "lora_" not in n}
+    trained = trained_beside_lora(wide)
     for name, parameter in small.named_parameters():
         if name in trained:
             parameter.copy_(trained[name])

@@ -4,7 +4,7 @@ import math
 import os
 
 from autolora_trainer.ranks.curve import Curve
-from autolora_trainer.report.heatmap import FAINT, INK, RULE, save_figure, style
+from autolora_trainer.report.heatmap import FAINT, INK, RULE, save_in_both_forms, style
 from autolora_trainer.report.tables import format_table
 
 CURVE_FILES = ("rank_curve.png", "rank_curve.svg")
@@ -19,11 +19,7 @@ def save_rank_curve(curve: Curve, folder: str | os.PathLike, size: int) -> tuple
         size: the chosen one, in adapter parameters.
     """
     with style():
-        figure = _curve_figure(curve, size)
-        paths = tuple(os.path.join(folder, name) for name in CURVE_FILES)
-        save_figure(figure, paths[0], dpi=160)
-        save_figure(figure, paths[1], metadata={"Date": None, "Creator": None})
-    return paths
+        return save_in_both_forms(_curve_figure(curve, size), folder, CURVE_FILES, dpi=160)
 
 
 def _curve_figure(curve: Curve, size: int):

@@ -41,6 +41,14 @@ def save_figure(figure, path, **settings) -> None:
         figure.savefig(temporary, format=os.path.splitext(path)[1].lstrip("."), **settings)
 
 
+def save_in_both_forms(figure, folder: str | os.PathLike, names: tuple[str, str], dpi: int) -> tuple[str, str]:
+    """Write a picture as PNG and as SVG, which has no date; the two paths."""
+    png, svg = (os.path.join(folder, name) for name in names)
+    save_figure(figure, png, dpi=dpi)
+    save_figure(figure, svg, metadata={"Date": None, "Creator": None})
+    return png, svg
+
+
 def pixels(figure) -> np.ndarray:
     """A picture as (height, width, 3) bytes, for trackers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -73,11 +81,7 @@ def save_rank_heatmap(ranks: LearnedRanks, folder: str | os.PathLike, title: str
         The two paths.
     """
     with style():
-        figure = _heatmap_figure(ranks, title)
-        paths = tuple(os.path.join(folder, name) for name in HEATMAP_FILES)
-        save_figure(figure, paths[0], dpi=200)
-        save_figure(figure, paths[1], metadata={"Date": None, "Creator": None})
-    return paths
+        return save_in_both_forms(_heatmap_figure(ranks, title), folder, HEATMAP_FILES, dpi=200)
 
 
 def rank_heatmap_pixels(ranks: LearnedRanks) -> np.ndarray:

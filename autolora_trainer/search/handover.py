@@ -7,6 +7,7 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import SEPARATOR, init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
 from autolora_trainer.search.selection import SelectionGates
@@ -58,9 +59,8 @@ def handover_tensors(
     for name, (a, b) in kept_factors(gates, chosen, directions).items():
         tensors[f"A.{name}"] = a.contiguous()
         tensors[f"B.{name}"] = (b * gates.scale * gates.parts[name].scaling).contiguous()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and "lora_" not in name:
-            tensors[f"head.{name}"] = parameter.detach().cpu().contiguous()
+    for name, parameter in trained_beside_lora(model).items():
+        tensors[f"head.{name}"] = parameter.detach().cpu().contiguous()
     return tensors
 
 
@@ -89,9 +89,8 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
     for name, part in lora_parts(model).items():
         targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
         targets[f"B.{name}"] = (part.lora_B, lambda value, part=part: part.set_lora_B(value / part.scaling))
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and "lora_" not in name:
-            targets[f"head.{name}"] = (parameter, parameter.copy_)
+    for name, parameter in trained_beside_lora(model).items():
+        targets[f"head.{name}"] = (parameter, parameter.copy_)
     for name, (target, _) in targets.items():
         given = tuple(tensors[name].shape) if name in tensors else "nothing"
         if given != tuple(target.shape):

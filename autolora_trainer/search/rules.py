@@ -15,7 +15,6 @@ from autolora_trainer.ranks.budget import fill_budget, parse_budget
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.search.selection import SelectionGates
 
-RANK_RULES = ("contributions", "threshold")
 UNDECIDED = 8  # uniform rank where held-out rows have not seen the search learn
 
 

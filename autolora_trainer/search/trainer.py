@@ -16,6 +16,7 @@ from transformers import Trainer
 
 from autolora_trainer.heldout.split import split_held_out, split_train
 from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.search import hypergradient
@@ -99,7 +100,7 @@ class AutoLoraMixin(MeasurementMixin, HypergradientPassesMixin, SearchStateMixin
         self._val_batches = self._endless_batches(val_dataset)
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
         self.means = SelectionMeans(self.gates.selection.device)
-        heads = (p for name, p in self.model.named_parameters() if p.requires_grad and "lora_" not in name)
+        heads = trained_beside_lora(self.model).values()
         self.fresh_heads = {parameter: parameter.detach().clone() for parameter in heads}
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
         self.rank_selection.search = self

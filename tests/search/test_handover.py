@@ -12,8 +12,8 @@ from autolora_trainer import AutoLoraTrainer, LearnedRanks
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.adapter import build_adapter
 from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.search.arguments import RANK_RULE_CHOICES
 from autolora_trainer.search.handover import handover_tensors, kept_factors, load_handover
-from autolora_trainer.search.rules import RANK_RULES
 from autolora_trainer.search.selection import attach_gates
 from tests.helpers.models import lora, tiny_gpt2, tiny_roberta
 from tests.helpers.ranks import learned
@@ -86,7 +86,7 @@ def test_a_retrain_that_cannot_start_where_the_search_ended_is_refused(tmp_path)
         trainer.start_retrain(build_adapter(tiny_roberta(), ranks, LORA))
 
 
-@pytest.mark.parametrize("rule", list(RANK_RULES))
+@pytest.mark.parametrize("rule", RANK_RULE_CHOICES)
 @pytest.mark.parametrize("scaling", ["constant", "paper"])
 def test_kept_components_start_the_retrain_where_the_search_ended(tmp_path, rule, scaling):
     """With every component kept, the retrain's first output is the search's last."""
