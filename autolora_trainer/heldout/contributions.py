@@ -1,15 +1,18 @@
 r"""What every component of an adapter takes off the held-out loss: its contribution.
 
 Take each module's update, gates folded in, in the basis of its singular vectors, and give component j a selection
-variable α_j. Its contribution is the integrated gradient of α from no adapter (0) to the whole adapter (1):
+variable α_j. On the path from no adapter (α = 0) to the whole one (α = 1) the loss falls at the rate g(τ) = Σ_j g_j(τ),
+and g_j(τ) = -∂L_val(τ·1)/∂α_j is the part of component j in it: the direct term of AutoLoRA's hypergradient (Eq. 5,
+η = 0). Its contribution is its share of that rate, averaged along the path, of the whole gain:
 
-    φ_j = - ∫_0^1 ∂L_val(τ·1)/∂α_j dτ  ≈  - Σ_i w_i ∂L_val(τ_i·1)/∂α_j        (Gauss-Legendre points τ_i in [0, 1])
+    φ_j = G · 2 ∫_0^1 τ g_j(τ) / g(τ) dτ        G = L_val(0) - L_val(1) = ∫_0^1 g(τ) dτ = Σ_j φ_j
 
-    Σ_j φ_j = L_val(0) - L_val(1)
-
-which is the direct term of AutoLoRA's hypergradient (Eq. 5, η = 0), integrated instead of taken at one point
-(integrated gradients, Sundararajan et al. 2017): the Aumann-Shapley values of the game in which components buy
-held-out loss. What does nothing has 0, what has learned noise 0 or less.
+(Gauss-Legendre points). Without the shares, φ_j = ∫ g_j(τ) dτ, this is the integrated gradient (Sundararajan et al.
+2017; Aumann-Shapley values). Where losses are quadratic and components do not mix, the two are the same. Elsewhere most
+of the gain is had at the path's start, where nearly any adapter has it (a head that was trained with the adapter is
+lost without it), and integrated gradients credit what learned that first. An adapter that is trained at a small size is
+past it: shares count what is easy and what is hard alike, and τ the end of the path more than its start. What does
+nothing has 0, what has learned noise 0 or less.
 
 Cost: one forward and backward pass of the held-out rows per point, 3 by default, with no gradient but α's.
 """
@@ -34,6 +37,27 @@ def path_points(points: int) -> list[tuple[float, float]]:
     """
     nodes, weights = np.polynomial.legendre.leggauss(points)
     return [((1 + node) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist())]
+
+
+LEAST = 0.1  # of the mean rate: where the loss hardly falls any more, shares are noise
+
+
+def shares_of_gain(rates: torch.Tensor, path: list[tuple[float, float]]) -> torch.Tensor:
+    """φ (components,) from the rates g_j(τ_i) (points, components) at the points (τ_i, w_i) of the path.
+
+    Where a whole rate is no gain, or less than a tenth of the mean, a tenth of the mean stands in for it. Where there
+    is no gain to share, φ is the integrated gradient.
+
+    Example:
+        >>> shares_of_gain(torch.tensor([[3.0, 1.0]]), [(0.5, 1.0)])
+        tensor([3., 1.])
+    """
+    taus, weights = torch.tensor(path, dtype=rates.dtype).T
+    integrated, whole = weights @ rates, rates.sum(1)  # (components,), (points,)
+    if not (gain := integrated.sum()) > 0:
+        return integrated
+    shares = (weights * taus / whole.clamp_min(LEAST * gain)) @ rates
+    return gain * shares / shares.sum() if shares.sum() > 0 else integrated
 
 
 def contributions(
@@ -65,26 +89,29 @@ def contributions(
         raise ValueError(f"contributions found no LoRA layer of adapter {adapter_name!r}. Give a PeftModel with one.")
     path, count = path_points(points), 0
     with undisturbed(model), in_svd_basis(parts), gated(parts, requires_grad=True) as factors, torch.enable_grad():
-        sums = {
-            layer: torch.zeros_like(leaf, dtype=torch.float64, device="cpu") for layer, leaf in factors.leaves.items()
+        sums = {  # of every point of the path, (points, r)
+            layer: torch.zeros(points, len(leaf), dtype=torch.float64) for layer, leaf in factors.leaves.items()
         }
         reached = dict.fromkeys(sums, 0)
         for batch in batches:
-            for tau, weight in path:
+            for point, (tau, _) in enumerate(path):
                 factors.fill(tau)
                 value, number = loss(model, batch)
                 value.sum().backward()  # of the sum: in fp16 the gradient of a mean would vanish
                 for layer, leaf in factors.leaves.items():
                     if leaf.grad is not None:
-                        sums[layer] -= weight * leaf.grad.detach().cpu().double()
+                        sums[layer][point] -= leaf.grad.detach().cpu().double()
                         reached[layer] += 1
                         leaf.grad = None
             count += int(torch.as_tensor(number).sum())
-        total = torch.cat([torch.tensor([float(count), *map(float, reached.values())]).double(), *sums.values()])
+        widths = [value.shape[1] for value in sums.values()]
+        heads = torch.tensor([float(count), *map(float, reached.values())]).double()
+        total = torch.cat([heads, torch.cat(list(sums.values()), dim=1).flatten()])
         if reduce is not None:
             reduce([total])
-        count, hits, flat = total[0].item(), total[1 : 1 + len(sums)], total[1 + len(sums) :]
-        found = factors.by_part(dict(zip(sums, flat.split([len(value) for value in sums.values()]))))
+        count, hits = total[0].item(), total[1 : len(heads)]
+        values = shares_of_gain(total[len(heads) :].view(points, -1), path)
+        found = factors.by_part(dict(zip(sums, values.split(widths))))
     if not count:
         raise ValueError("contributions needs held-out rows with at least one target, got none. Give more rows.")
     layers = {part.layer: name for name, part in reversed(parts.items())}

@@ -18,7 +18,7 @@ from autolora_trainer.ranks.curve import Curve, CurvePoint
 
 Component = tuple[str, int]  # (module or part, j): a singular direction of its update, by falling singular value
 NOISE = 3.0  # standard errors beyond which a gain on held-out rows is no chance; the best of some ten sizes is asked
-SIZES = 10  # at most, of a curve
+SIZES, HALVINGS = 12, 4  # sizes of a curve, at most; those that are measured first
 
 
 def in_order(
@@ -112,13 +112,14 @@ def find_size(
     losses: Callable[[Sequence[Component]], torch.Tensor],
     order: Sequence[Component],
     costs: dict[str, int],
-    tolerance: float = 0.01,
+    tolerance: float = 0.05,
     none: torch.Tensor | None = None,
 ) -> Curve:
     """The smallest prefix of an order that keeps the held-out gain: its loss, and a standard error of the difference,
     lie within `tolerance` times the gain of the best prefix.
 
-    About ten prefixes are measured: halves of the order while they keep the gain or are better, then bisection.
+    About ten prefixes are measured: all of the order and its halves down to a sixteenth, on while they keep the gain
+    or are better; then bisection.
 
     Args:
         losses: of some components; see `measured_prefixes`.
@@ -141,7 +142,8 @@ def find_size(
         return size == top or lost + paired_error(measured[size], measured[top]) <= tolerance * gain
 
     high = len(order)
-    keeps(high)
+    for halvings in range(HALVINGS + 1):  # the shape of the curve
+        keeps(high >> halvings)
     while high > 1 and len(measured) < SIZES and (keeps(high // 2) or _falls(measured, high)):
         high //= 2
     low = high // 2

@@ -3,10 +3,11 @@
 import math
 import os
 
-from autolora_trainer.ranks.curve import Curve
+from autolora_trainer.ranks.curve import BITS_PER_PARAMETER, Curve
 from autolora_trainer.report.heatmap import FAINT, INK, RULE, save_in_both_forms, style
 from autolora_trainer.report.tables import format_table
 
+AMPLE = 0.25  # load below which a larger adapter has no use
 CURVE_FILES = ("rank_curve.png", "rank_curve.svg")
 
 
@@ -37,7 +38,10 @@ def _curve_figure(curve: Curve, size: int):
         sizes = [point.parameters for point in rest]
         errors = [point.error if math.isfinite(point.error) and point.error < 1e6 else 0 for point in rest]
         axes.errorbar(sizes, [p.loss for p in rest], errors, color="#1f78b4", ecolor=RULE, marker="o", markersize=4)
-        axes.set_xscale("log")
+        axes.set_xscale("log", base=2)
+        octaves = [size for size, larger in zip(sizes, [*sizes[1:], None]) if larger is None or larger > 1.4 * size]
+        axes.set_xticks(octaves, [f"{size:,}" for size in octaves])
+        axes.minorticks_off()
     if curve.decided:
         axes.axvline(size, color=INK, linewidth=1)
         axes.annotate(f"{size:,}", (size, 1), (4, -11), xycoords=("data", "axes fraction"),
@@ -70,3 +74,27 @@ def format_curve(curve: Curve, size: int) -> str:
         mark = " <" if curve.decided and point.parameters == size else ""
         rows.append([f"{point.parameters:,}{mark}", f"{point.loss:.4f}", f"{share:.0%}".replace("%", " %")])
     return format_table(["parameters", "held-out loss", "of the gain"], rows, left=0)
+
+
+def format_capacity(curve: Curve, size: int) -> str | None:
+    """What size has to do with it, in one line: what the rows teach against what an adapter can store; None where
+    nothing was learned, or the loss is not in nats.
+
+    Example:
+        >>> from autolora_trainer.ranks.curve import CurvePoint
+        >>> curve = Curve((CurvePoint(0, 0, 1.0), CurvePoint(6, 192, 0.9)), 6, True, 0.05, targets=1000)
+        >>> print(format_capacity(curve, 192))
+        capacity: the rows teach about 140 bits, 192 parameters store about 380: near the limit, ranks matter a little
+    """
+    load = curve.load(size) if curve.decided else None
+    if load is None:
+        return None
+    if load > 1:
+        said = "capacity is the limit: which modules get ranks matters, and a larger adapter learns more"
+    elif load > AMPLE:
+        said = "near the limit, ranks matter a little"
+    else:
+        said = "ample: which ranks hardly matters, and a larger adapter would be wasted"
+    about = lambda value: f"{float(f'{value:.2g}'):,.0f}"
+    stored = about(BITS_PER_PARAMETER * size)
+    return f"capacity: the rows teach about {about(curve.bits)} bits, {size:,} parameters store about {stored}: {said}"

@@ -97,7 +97,9 @@ class SearchArguments:
         "held-out rows. Default: auto; of the rule threshold its count, of other methods rank 4.",
     )
     rank_budget: str | None = setting(None, "The old name of size.")
-    tolerance: float = setting(0.01, "Share of the held-out gain that a size which is found may lose.")
+    tolerance: float = setting(
+        0.05, "Share of the held-out gain that a size which is found may lose; a retrain wins most of it back."
+    )
     max_lora_rank: int | None = setting(
         None, "The most that the rank of a module may be, for servers that have a cap."
     )

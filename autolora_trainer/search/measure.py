@@ -1,12 +1,13 @@
 """Contributions and sizes measured on a Trainer: its own loss, its held-out rows, α folded into the update."""
 
+import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from autolora_trainer.heldout.contributions import contributions
-from autolora_trainer.heldout.passes import ordered_batches, target_loss, undisturbed
+from autolora_trainer.heldout.passes import count_targets, ordered_batches, target_loss, undisturbed
 from autolora_trainer.heldout.prefixes import NOISE, find_size, mean_loss, measured_prefixes, paired_error
 from autolora_trainer.heldout.split import EndlessBatches
 from autolora_trainer.lora.gates import gated
@@ -15,6 +16,7 @@ from autolora_trainer.training.passes import unrecorded
 
 BATCHES, LOOK_BATCHES = 8, 3  # of held-out rows, as large as a weight step's, that order and that size; of a look
 LEAST_ROWS, MOST_ROWS = 32, 128
+ENOUGH_TARGETS = 256  # of rows that judge the size; where a row has one target, as many rows
 SAME = 0.8  # what two looks share, and the order has settled
 
 
@@ -87,11 +89,21 @@ class MeasurementMixin:
 
     def _curve(self, order, costs: dict[str, int]):
         """The size found on `size_dataset`; see `find_size`."""
-        batches = self._held_out_batches(self.size_dataset, BATCHES)
+        batches = self._held_out_batches(self.size_dataset, BATCHES, ENOUGH_TARGETS)
         with self.gates.folded(), self._plain_loss():
             none = self._no_adapter(batches)
             with self._measured(batches) as losses:
-                return find_size(losses, order, costs, self.args.tolerance, none)
+                curve = find_size(losses, order, costs, self.args.tolerance, none)
+        return replace(curve, targets=self._targets(batches))
+
+    def _targets(self, batches) -> int | None:
+        """Targets of all rows that the retrain will see, by those of a held-out sample; None where there is no length,
+        or labels are neither classes nor tokens."""
+        labels, parts = batches[0].get("labels"), (self.train_dataset, self.order_dataset, self.size_dataset)
+        if not torch.is_tensor(labels) or labels.is_floating_point() or not all(hasattr(p, "__len__") for p in parts):
+            return None
+        counted = sum(count_targets(self.model, batch) for batch in batches)
+        return round(counted / sum(len(batch["labels"]) for batch in batches) * sum(map(len, parts)))
 
     @contextmanager
     def _measured(self, batches):
@@ -143,14 +155,19 @@ class MeasurementMixin:
                 optimizer.step()
             optimizer.zero_grad()
 
-    def _held_out_batches(self, rows, count: int) -> list:
-        """A sample of held-out rows, as many as `count` weight steps have within bounds: this process's share, in
-        batches of the training's size."""
+    def _held_out_batches(self, rows, count: int, targets: int = 0) -> list:
+        """A sample of held-out rows, as many as `count` weight steps have within bounds, or as it takes for so many
+        `targets`: this process's share, in batches of the training's size."""
         args, generator = self.args, torch.Generator().manual_seed(self.args.seed)
         at_once = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         most = min(max(count * at_once, LEAST_ROWS), MOST_ROWS)
         rows, collate = self._as_the_model_takes(rows)
-        sample = [rows[index] for index in sorted(torch.randperm(len(rows), generator=generator)[:most].tolist())]
+        drawn = torch.randperm(len(rows), generator=generator).tolist()
+        if targets:
+            first = [rows[index] for index in drawn[:most]]
+            in_row = max(1, count_targets(self.model, collate(first)) / len(first))
+            most = max(most, math.ceil(targets / in_row))
+        sample = [rows[index] for index in sorted(drawn[:most])]
         size = args.per_device_train_batch_size
         batches = ordered_batches(sample, size, collate, args.process_index, args.world_size)
         return [self._prepare_inputs(batch) for batch in batches]

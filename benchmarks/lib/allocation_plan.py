@@ -1,10 +1,15 @@
 """Which trainings `allocation.py` runs, in which order: every prefix is a usable table.
 
-Rows are dicts with `kind`: `information` (uniform rank 32 and no adapter: the sizes follow), `one_kind` (rank 1 on
-each kind of module, where the smallest size is below rank 1 everywhere), `tuning` (the grid of rates), `search`,
-`train`. What a row needs of others is read from the rows that are there; until they are there it is not due.
+A trial is a dict; its row has the same entries and what came out. What a trial needs of other rows is read from those
+that are there, and until they are it is not due:
+
+    information     what the rows can teach, of uniform rank 32: the sizes follow
+    one_kind        rank 1 on each kind of module, where a size is below rank 1 everywhere: the best kind is uniform's
+    search, tuning  the grid of rates, at the middle size (tasks of ample capacity: at the size found)
+    none, search, train     of every seed of the final table: no adapter, the search, and each method at each size
 """
 
+import json
 import math
 import random
 from collections.abc import Iterator
@@ -13,11 +18,107 @@ from autolora_trainer.ranks.budget import random_ranks, uniform_ranks
 from autolora_trainer.ranks.grid import split_name
 from autolora_trainer.search.rules import prefix_within
 
+CAPACITY = ("e2e", "webnlg", "jnlpba", "novels")  # tasks where capacity may be a limit
+AMPLE = ("sst2", "qnli", "mnli")
+SEEDS, FEW = (11, 12, 13, 14, 15), 3  # of the final table; lesser methods have the first ones
+DEVELOP = {"stage": "develop", "seed": 1}
 SIZES = {"eighth": 1 / 8, "half": 1 / 2, "twice": 2.0}  # times the information over 2 bits a parameter
-BITS = 2.0  # that a LoRA parameter stores (Allen-Zhu and Li 2024)
 SMALL = ("eighth", "half")
+DEFAULT_K = 8  # of the package: the searches that find a size
+BITS = 2.0  # that a LoRA parameter stores (Allen-Zhu and Li 2024)
 RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 LADDER = (1, 2, 4, 8, 16)
+PATTERNS = ("shuffled", "random", "mlp", "svd")
+TRIALS = ("information", "one_kind", "search", "tuning", "none", "train")  # kinds of trial
+RIVALS = ("count", "adalora")
+
+
+def key(trial: dict) -> str:
+    """What tells a trial from others, of a trial or of its row."""
+    names = ("kind", "stage", "task", "seed", "label", "method", "rate", "size", "account", "k")
+    return json.dumps([trial.get(name) for name in names])
+
+
+def trials(rows: list[dict]) -> Iterator[dict]:
+    """All trials that are due by the rows that are there, in their order."""
+    for task in CAPACITY:
+        yield {"kind": "information", **DEVELOP, "task": task}
+    for task in CAPACITY + AMPLE:
+        yield from _developing(task, rows)
+    for seed in SEEDS:
+        yield from (t for task in CAPACITY + AMPLE for t in _of_seed(task, seed, rows))
+    for methods in (PATTERNS, RIVALS):
+        for seed in SEEDS:
+            for task in CAPACITY:
+                for method in methods:
+                    yield from _lesser(task, seed, method, rows)
+
+
+def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
+    if task in CAPACITY:
+        if (labels := sizes_of(task, rows)) is None:
+            return
+        for label in dict.fromkeys(label for own in labels.values() if len(own) > 1 for label in own):
+            yield {"kind": "one_kind", **DEVELOP, "task": task, "label": label}
+        if step_of(task, "half", rows) is None:
+            return
+    searches = [
+        {"kind": "search", **DEVELOP, "task": task, "k": k}
+        for k in dict.fromkeys((search_rank(task, rows), DEFAULT_K))
+    ]
+    yield from searches
+    if all(search_of(task, DEVELOP["seed"], rows, "develop", own["k"]) for own in searches):
+        for method in ("uniform", "contributions"):
+            yield from ({"kind": "tuning", **DEVELOP, "task": task, "method": method, "rate": rate}
+                        for rate in _grid(task, method, rows))  # fmt: skip
+
+
+def _grid(task: str, method: str, rows: list[dict]) -> list[float]:
+    """The rates that tuning tries: beyond an edge of the grid as long as the best is there, twice at most."""
+    grid, tried = list(RATES), tried_rates(task, method, rows)
+    for _ in range(2):
+        if set(grid) <= set(tried):
+            best = min(grid, key=tried.get)
+            grid += [2 * best] if best == max(grid) else [best / 2] if best == min(grid) else []
+    return grid
+
+
+def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
+    """The main comparison: contributions and uniform at all sizes, and the size found against uniform rank 8."""
+    final = {"stage": "final", "seed": seed, "task": task}
+    if rate_of(task, "contributions", rows) is None or rate_of(task, "uniform", rows) is None:
+        return
+    yield {"kind": "none", **final}
+    yield {"kind": "search", **final, "k": (wide := search_rank(task, rows))}
+    train = {"kind": "train", **final, "account": "a"}
+    for size in (*SMALL, "twice") if task in CAPACITY and search_of(task, seed, rows, k=wide) else ():
+        if step_of(task, size, rows) is not None:
+            for method in ("contributions", "uniform"):
+                yield {**train, "method": method, "size": size}
+            if task in ("e2e", "webnlg") and size in SMALL:
+                yield {**train, "method": "uniform", "size": size, "account": "b"}
+    yield {"kind": "search", **final, "k": DEFAULT_K}
+    if search_of(task, seed, rows, k=DEFAULT_K):
+        yield {**train, "method": "contributions", "size": "found"}
+        yield {**train, "method": "uniform", "size": "rank 8"}
+        if task in AMPLE:
+            yield {**train, "method": "uniform", "size": "found"}
+
+
+def _lesser(task: str, seed: int, method: str, rows: list[dict]) -> Iterator[dict]:
+    if search_of(task, seed, rows, k=search_rank(task, rows)) is None or (
+        seed not in SEEDS[:FEW] and task not in ("e2e", "webnlg")
+    ):
+        return
+    train = {"kind": "train", "stage": "final", "seed": seed, "task": task, "method": method}
+    for size in SMALL if method in PATTERNS else ("half",) if seed in SEEDS[:FEW] else ():
+        if step_of(task, size, rows) is not None:
+            yield {**train, "size": size, "account": "a"}
+            if method in ("mlp", "adalora") and task in ("e2e", "webnlg"):
+                yield {**train, "size": size, "account": "b"}
+
+
+# ---- sizes and patterns
 
 
 def kind_of(name: str) -> str:
@@ -26,108 +127,30 @@ def kind_of(name: str) -> str:
 
 
 def is_mlp(name: str) -> bool:
-    return any(part in name for part in ("mlp.", "c_fc", "intermediate", "gate_proj", "up_proj", "down_proj")) or (
-        name.endswith("output.dense") and "attention" not in name
-    )
+    """Whether a module belongs to the feed-forward layer of its block."""
+    own = any(part in name for part in ("mlp.", "c_fc", "intermediate", "gate_proj", "up_proj", "down_proj"))
+    return own or (name.endswith("output.dense") and "attention" not in name)
 
 
 def steps_of_ladder(costs: dict[str, int]) -> dict[str, dict[str, int]]:
     """{label: {module: rank}}: rank 1 on one kind of module, then ranks 1 to 16 everywhere."""
     kinds = dict.fromkeys(map(kind_of, costs))
-    steps = {f"1 on {kind}": {n: 1 for n in costs if kind_of(n) == kind} for kind in kinds}
+    steps = {f"1 on {kind}": {n: int(kind_of(n) == kind) for n in costs} for kind in kinds}
     return steps | {str(rank): dict.fromkeys(costs, rank) for rank in LADDER}
 
 
 def parameters(ranks: dict[str, int], costs: dict[str, int]) -> int:
+    """Of an adapter of these ranks."""
     return sum(costs[name] * rank for name, rank in ranks.items())
 
 
 def nearest(costs: dict[str, int], wanted: float) -> list[str]:
     """The step of the ladder nearest to a size; of steps on one kind all within half an octave of it."""
     sizes = {label: parameters(ranks, costs) for label, ranks in steps_of_ladder(costs).items()}
-    distance = {label: abs(math.log2(size / wanted)) for label, size in sizes.items()}
-    best = min(distance, key=distance.get)
+    best = min(sizes, key=lambda label: abs(math.log2(sizes[label] / wanted)))
     if not best.startswith("1 on"):
         return [best]
-    close = [
-        label for label in sizes if label.startswith("1 on") and abs(math.log2(sizes[label] / sizes[best])) <= 0.5
-    ]
-    return close
-
-
-def pattern(method: str, size: int, costs: dict[str, int], search: dict | None, uniform: dict, seed: int) -> dict:
-    """{module: rank} of a method within `size` parameters.
-
-    Args:
-        search: the row of the search of this task and seed: `order`, `sigma_order`, lists of (module, j).
-        uniform: the ranks of the ladder's step.
-    """
-    if method in ("uniform", "adalora"):
-        return uniform
-    if method == "mlp":
-        own = {name: cost for name, cost in costs.items() if is_mlp(name)}
-        return uniform_ranks(own, size)
-    if method == "random":
-        return random_ranks(costs, size, search["k"], 0, seed)
-    order = [tuple(component) for component in search["sigma_order" if method == "svd" else "order"]]
-    kept = order[: prefix_within(order, costs, size)]
-    ranks = {name: sum(own == name for own, _ in kept) for name in costs}
-    if method == "shuffled":
-        generator = random.Random(seed)
-        for kind in dict.fromkeys(map(kind_of, costs)):
-            names = [name for name in costs if kind_of(name) == kind]
-            values = [ranks[name] for name in names]
-            generator.shuffle(values)
-            ranks.update(zip(names, values))
-    return ranks
-
-
-def seeds_of(plan: dict, method: str, task: str, size: str) -> int:
-    """How many of the plan's seeds a method has."""
-    if method in ("contributions", "uniform"):
-        return plan["seeds"]
-    if method in ("adaptive", "count", "adalora"):
-        return plan["few"] if size == "half" else 0
-    if size not in SMALL:
-        return 0
-    return plan["seeds"] if task in plan["capacity"] else plan["few"]
-
-
-def trials(plan: dict, rows: list[dict]) -> Iterator[dict]:
-    """All rows that the plan has, as far as their tasks' earlier rows tell them."""
-    tasks, first = plan["tasks"], plan["first_seed"]
-    for task in tasks:
-        yield {"kind": "information", "task": task, "seed": 1}
-    for task in tasks:
-        if (sizes := sizes_of(task, rows)) is not None:
-            for label in {label for labels in sizes.values() if len(labels) > 1 for label in labels}:
-                yield {"kind": "one_kind", "task": task, "seed": 1, "label": label}
-        for method in ("uniform", "contributions", "adalora"):
-            yield from ({"kind": "tuning", "task": task, "seed": 1, "method": method, "rate": r} for r in RATES)
-        yield {"kind": "search", "task": task, "seed": 1}
-    for index in range(plan["seeds"]):
-        for task in tasks:
-            yield {"kind": "search", "task": task, "seed": first + index}
-    for methods in (
-        ("contributions", "uniform"),
-        ("shuffled", "random", "mlp", "svd"),
-        ("adalora", "adaptive", "count"),
-    ):
-        for index in range(plan["seeds"]):
-            for size in SIZES:
-                for task in tasks:
-                    for method in methods:
-                        if index < seeds_of(plan, method, task, size):
-                            trial = {
-                                "kind": "train",
-                                "task": task,
-                                "seed": first + index,
-                                "size": size,
-                                "method": method,
-                            }
-                            yield {**trial, "account": "a"}
-                            if size in SMALL and method in ("uniform", "mlp", "adalora") and task in plan["capacity"]:
-                                yield {**trial, "account": "b"}
+    return [own for own in sizes if own.startswith("1 on") and abs(math.log2(sizes[own] / sizes[best])) <= 0.5]
 
 
 def sizes_of(task: str, rows: list[dict]) -> dict[str, list[str]] | None:
@@ -149,10 +172,66 @@ def step_of(task: str, size: str, rows: list[dict]) -> str | None:
     return min(sizes[size], key=tried.get) if set(sizes[size]) <= set(tried) else None
 
 
+def search_rank(task: str, rows: list[dict]) -> int:
+    """k of the searches that order components: twice the largest rank that the plan asks for, 8 at least."""
+    sizes = sizes_of(task, rows) if task in CAPACITY else None
+    steps = [step for own in (sizes or {}).values() for step in own]
+    return max([DEFAULT_K, *(2 * int(step) for step in steps if step.isdigit())])
+
+
+def search_of(task: str, seed: int, rows: list[dict], stage: str = "final", k: int = 8) -> dict | None:
+    """The row of a search."""
+    wanted = ("search", stage, task, seed, k)
+    return next((r for r in rows if tuple(r.get(n) for n in ("kind", "stage", "task", "seed", "k")) == wanted), None)
+
+
+def ranks_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[str, int]:
+    """{module: rank} of a trial that trains an adapter."""
+    task, method, size = trial["task"], trial["method"], trial["size"]
+    search = search_of(
+        task, trial["seed"], rows, trial["stage"], DEFAULT_K if size == "found" else search_rank(task, rows)
+    )
+    if size == "rank 8":
+        return dict.fromkeys(costs, 8)
+    if size == "found":
+        found = search["found"]
+        return found if method == "contributions" else uniform_ranks(costs, parameters(found, costs))
+    uniform = steps_of_ladder(costs)[step_of(task, size, rows)]
+    if method == "uniform":
+        return uniform
+    within = parameters(uniform, costs)
+    if method == "mlp":
+        return dict.fromkeys(costs, 0) | uniform_ranks({n: c for n, c in costs.items() if is_mlp(n)}, within)
+    if method == "random":
+        return random_ranks(costs, within, search["k"], 0, trial["seed"])
+    names = list(costs)
+    order = [(names[module], j) for module, j in search["orders"]["contributions" if method == "shuffled" else method]]
+    kept = order[: prefix_within(order, costs, within)]
+    ranks = {name: sum(own == name for own, _ in kept) for name in costs}
+    return shuffled(ranks, trial["seed"]) if method == "shuffled" else ranks
+
+
+def shuffled(ranks: dict[str, int], seed: int) -> dict[str, int]:
+    """The same ranks, permuted among the modules of every kind: of the same size."""
+    generator, found = random.Random(seed), dict(ranks)
+    for kind in dict.fromkeys(map(kind_of, ranks)):
+        names = [name for name in ranks if kind_of(name) == kind]
+        values = [ranks[name] for name in names]
+        generator.shuffle(values)
+        found.update(zip(names, values))
+    return found
+
+
+# ---- rates
+
+
+def tried_rates(task: str, method: str, rows: list[dict]) -> dict[float, float]:
+    """{rate: held-out loss} of a method's tuning."""
+    return {r["rate"]: r["loss"] for r in rows if (r["kind"], r["task"], r.get("method")) == ("tuning", task, method)}
+
+
 def rate_of(task: str, method: str, rows: list[dict]) -> float | None:
-    """The rate that tuning chose for a method: its own for contributions, uniform and AdaLoRA, of contributions for
-    patterns that a search made, else that of uniform."""
-    source = {"shuffled": "contributions", "svd": "contributions", "adaptive": "contributions"}.get(method, method)
-    source = source if source in ("uniform", "contributions", "adalora") else "uniform"
-    tried = {r["rate"]: r["loss"] for r in rows if (r["kind"], r["task"], r.get("method")) == ("tuning", task, source)}
-    return min(tried, key=tried.get) if set(RATES) <= set(tried) else None
+    """The rate that tuning chose: of contributions for patterns that a search made, else of uniform."""
+    source = "contributions" if method in ("contributions", "shuffled", "svd", "count") else "uniform"
+    tried = tried_rates(task, source, rows)
+    return min(tried, key=tried.get) if set(_grid(task, source, rows)) <= set(tried) else None

@@ -21,11 +21,14 @@ import run_ner
 import run_nlg
 from autolora_trainer.heldout.passes import ordered_batches, target_loss, undisturbed
 from autolora_trainer.heldout.prefixes import mean_loss
+from autolora_trainer.heldout.split import split_rows
 from autolora_trainer.scripts.command_line import parse_arguments
 from autolora_trainer.scripts.job import Job
 from autolora_trainer.scripts.pipeline import prepare
 from autolora_trainer.scripts.request import settle
 from autolora_trainer.search.trainer import AutoLoraTrainer
+from autolora_trainer.tasks.generation import generate_texts
+from autolora_trainer.tasks.nlg_metrics import bleu
 from benchmarks.lib import trials
 
 HELD_OUT = 0.2  # of the training rows: D_val of the search, and what `develop` scores on
@@ -42,6 +45,8 @@ class Task:
         model: key of the folders that the command line gives.
         rows, tests: training rows, and rows scored.
         steps: of the final training.
+        rate: of the search, and of what is trained before rates are tuned.
+        metric: the score beside the loss.
         settings: further arguments of the script.
     """
 
@@ -52,22 +57,27 @@ class Task:
     rows: int
     tests: int
     steps: int
+    rate: float
+    metric: str
     settings: dict = field(default_factory=dict)
 
 
-LM = {"decode": "false", "max_seq_length": 160, "attn_implementation": "eager", "lora_dropout": 0}
+LM = {"decode": "false", "max_seq_length": 128, "attn_implementation": "eager", "lora_dropout": 0}
+CLASSES = {"lora_dropout": 0, "max_seq_length": 96}
+PAIRS = {**CLASSES, "per_device_train_batch_size": 16}
 TASKS = {
     task.name: task
     for task in (
-        Task("e2e", "run_nlg", "e2e", "gpt2", 5000, 500, 150, LM),
-        Task("webnlg", "run_nlg", "webnlg", "gpt2", 2000, 150, 150, LM),
-        Task("novels", "run_nlg", "nlg", "gpt2", 5000, 500, 150, {**LM, "prompt_format": "plain"}),
-        Task("jnlpba", "run_ner", "jnlpba", "minilm", 5000, 1500, 250, {"lora_dropout": 0}),
-        Task("sst2", "run_glue", "sst2", "minilm", 8000, 436, 500, {"lora_dropout": 0, "max_seq_length": 64}),
-        Task("qnli", "run_glue", "qnli", "minilm", 8000, 2000, 500, {"lora_dropout": 0, "max_seq_length": 96}),
-        Task("mnli", "run_glue", "mnli", "minilm", 8000, 3000, 500, {"lora_dropout": 0, "max_seq_length": 96}),
+        Task("e2e", "run_nlg", "e2e", "gpt2", 5000, 400, 200, 4e-3, "bleu", LM),
+        Task("webnlg", "run_nlg", "webnlg", "gpt2", 2000, 400, 200, 4e-3, "bleu", LM),
+        Task("novels", "run_nlg", "nlg", "gpt2", 5000, 400, 150, 4e-3, "loss", {**LM, "prompt_format": "plain"}),
+        Task("jnlpba", "run_ner", "jnlpba", "minilm", 5000, 1000, 300, 4e-3, "f1", CLASSES),
+        Task("sst2", "run_glue", "sst2", "minilm", 8000, 436, 300, 2e-3, "accuracy", PAIRS),
+        Task("qnli", "run_glue", "qnli", "minilm", 8000, 1500, 300, 2e-3, "accuracy", PAIRS),
+        Task("mnli", "run_glue", "mnli", "minilm", 8000, 1500, 300, 2e-3, "accuracy", PAIRS),
     )
 }
+PROMPTS = 96  # decoded greedily for BLEU
 
 
 def prepared(task: Task, seed: int, options, stage: str, folder: str, **changes) -> Job:
@@ -84,22 +94,25 @@ def prepared(task: Task, seed: int, options, stage: str, folder: str, **changes)
         "task_name": task.task_name, "model_name_or_path": options.models[task.model], "train_file": train,
         "validation_file": test or train, "output_dir": os.path.join(folder, "run"), "seed": seed,
         "max_train_samples": task.rows, "sample_seed": seed, "max_steps": task.steps, "warmup_steps": task.steps // 16,
-        "per_device_train_batch_size": 16, "train_sampling_strategy": "group_by_length", "lora_alpha": 16,
+        "per_device_train_batch_size": 8, "train_sampling_strategy": "group_by_length", "lora_alpha": 16,
         "val_fraction": HELD_OUT, "use_cpu": not torch.cuda.is_available(), "bf16": options.bf16,
         **trials.QUIET, **task.settings, **changes,
     }  # fmt: skip
+    if test and task.script == "run_ner":  # entity scores count sentences, so rows are drawn before they are read
+        settings["max_eval_samples"] = task.tests
     arguments = parse_arguments(trials.arguments(settings), **more)
     job = prepare(settle(kind(), *arguments))
     if task.script == "run_nlg":
         load = job.source.base_model
         job.source.base_model = lambda: losses_at_targets(load())
     if stage == "develop":
-        job.rows.datasets["train"], job.rows.datasets["validation"] = job.split(HELD_OUT)
-    else:
-        rows = job.rows.datasets["validation"]
-        job.rows.datasets["validation"] = rows.select(
-            sorted(random.Random(7).sample(range(len(rows)), min(task.tests, len(rows))))
-        )
+        rows, groups = job.rows.datasets["train"], job.rows.groups
+        train, held_out = split_rows(rows, HELD_OUT, seed, groups)
+        job.rows.datasets["train"], job.rows.datasets["validation"] = rows.select(train), rows.select(held_out)
+        job.rows.groups = None if groups is None else [groups[row] for row in train]
+    rows = job.rows.datasets["validation"]
+    scored = random.Random(7).sample(range(len(rows)), min(task.tests, len(rows)))
+    job.rows.datasets["validation"] = rows.select(sorted(scored))
     return job
 
 
@@ -190,3 +203,25 @@ def held_out_loss(job: Job, model: torch.nn.Module, rows=None, batch_size: int =
     finally:
         model.forward = wrapped
     return mean_loss(torch.stack(found).cpu())
+
+
+def score(job: Job, trainer, metric: str) -> float | None:
+    """Accuracy, entity F1 or BLEU in points on the rows that are scored; None where the loss is all there is."""
+    if metric == "loss":
+        return None
+    if metric == "bleu":
+        return _bleu(job, trainer.model)
+    return round(100 * trainer.evaluate()[f"eval_{metric}"], 3)
+
+
+def _bleu(job: Job, model: torch.nn.Module) -> float:
+    """Of texts decoded greedily for the first inputs that are scored, against all their references."""
+    inputs: dict[tuple, list] = {}
+    for row in job.rows.datasets["validation"]:
+        start = next(place for place, label in enumerate(row["labels"]) if label != -100)
+        reference = [token for token in row["labels"][start:] if token != job.rows.tokenizer.eos_token_id]
+        inputs.setdefault(tuple(row["input_ids"][:start]), []).append(job.rows.tokenizer.decode(reference).strip())
+    chosen = dict(list(inputs.items())[:PROMPTS])
+    settings = {"num_beams": 1, "max_new_tokens": 48, "batch_size": 32, "progress": False}
+    texts = generate_texts(model, job.rows.tokenizer, list(chosen), **settings)
+    return round(bleu(texts, list(chosen.values())), 3)

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from autolora_trainer.heldout.contributions import contributions, path_points
+from autolora_trainer.heldout.contributions import contributions, path_points, shares_of_gain
 from autolora_trainer.heldout.passes import count_targets, ordered_batches, target_loss, undisturbed
 from autolora_trainer.lora.parts import lora_parts
 from tests.helpers.models import FAMILIES, lora, tiny_gpt2, tiny_llama, tiny_roberta
@@ -70,21 +70,58 @@ def test_sum_of_contributions_is_the_held_out_gain_of_a_quadratic_loss():
     assert sum(value.sum() for value in found.values()).item() == pytest.approx(gain.item(), rel=1e-5)
 
 
-def test_contributions_of_a_linear_teacher_equal_their_closed_form():
-    # of one module L(τ) = E ‖τ Δ x - rest‖², so φ_j = 2 E <rest, Δ_j x> - E <Δ x, Δ_j x>
-    model, batches = linear_teacher(rank=2, modules=2)
-    found = contributions(model, batches, squares)
+def closed_forms(model, batches):
+    """[(module, j, E <rest, Δ_j x>, E <Δ x, Δ_j x>)]; of one module L(τ) = E ‖τ Δ x - rest‖²."""
     x = torch.cat([b[0] for b in batches])
     y = torch.cat([b[1] for b in batches], dim=1)
     for row, (name, part) in enumerate(lora_parts(model).items()):
-        base = part.layer.get_base_layer().weight
         update = (part.lora_B @ part.lora_A * part.scaling).detach()
         u, s, vh = torch.linalg.svd(update)
-        rest = y[row] - x @ base.T  # what the base leaves
-        for j in range(2):
+        rest = y[row] - x @ part.layer.get_base_layer().weight.T  # what the base leaves
+        for j in range(part.rank):
             own = s[j] * (x @ vh[j])[:, None] * u[:, j]  # the component's outputs
-            expected = (2 * (rest * own).sum(1) - ((x @ update.T) * own).sum(1)).mean()
-            assert found[name][j].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+            yield name, j, (rest * own).sum(1).mean().item(), ((x @ update.T) * own).sum(1).mean().item()
+
+
+def test_contributions_of_a_linear_teacher_equal_their_closed_form():
+    model, batches = linear_teacher(rank=2, modules=2)
+    with torch.no_grad():  # the adapter does half of what its teacher does in the first module, all in the second
+        outputs = model(torch.cat([b[0] for b in batches])).detach()
+        with model.disable_adapter():
+            plain = model(torch.cat([b[0] for b in batches]))
+    targets = plain + torch.tensor([2.0, 1.0])[:, None, None] * (outputs - plain)
+    batches = [(x, targets[:, i : i + 8]) for i, (x, _) in zip(range(0, 40, 8), batches)]
+    found, path, forms = contributions(model, batches, squares), path_points(3), list(closed_forms(model, batches))
+    rates = torch.tensor([[2 * aim - 2 * tau * own for _, _, aim, own in forms] for tau, _ in path])
+    for (name, j, aim, own), expected in zip(forms, shares_of_gain(rates, path)):
+        assert found[name][j].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+    first, second = list(found)
+    integrated = {(name, j): 2 * aim - own for name, j, aim, own in forms}
+    assert found[first].sum() > sum(integrated[first, j] for j in range(2))  # it goes on where the other has arrived
+    assert found[second].sum() < sum(integrated[second, j] for j in range(2))
+
+
+def test_of_a_teacher_that_is_met_contributions_are_the_integrated_gradient():
+    model, batches = linear_teacher(rank=2, modules=2)
+    batches = [(x, model(x).detach()) for x, _ in batches]  # every rate falls as 1 - τ
+    found = contributions(model, batches, squares)
+    for name, j, aim, own in closed_forms(model, batches):
+        assert found[name][j].item() == pytest.approx(2 * aim - own, rel=1e-4, abs=1e-6)
+
+
+def test_shares_of_gain():
+    path = [(0.25, 0.5), (0.75, 0.5)]
+    shares = lambda *rates: shares_of_gain(torch.tensor(rates), path).tolist()
+    assert shares([6.0, 2.0], [3.0, 1.0]) == pytest.approx([4.5, 1.5])  # alike at both points: the integral
+    # easy at first, equal later: (0.9, 0.1) / 4 + (0.5, 0.5) * 3 / 4 of a gain of 6, where the integral has (5, 1)
+    assert shares([9.0, 1.0], [1.0, 1.0]) == pytest.approx([3.6, 2.4])
+    assert shares([9.0, 1.0, 0.0], [1.0, 1.0, 0.0])[2] == 0
+    # no gain at the end: a tenth of the mean rate, 4, stands in for it
+    late = [1.0 / 0.4 * 0.75, -1.0 / 0.4 * 0.75]
+    early = [0.75 * 0.25, 0.25 * 0.25]
+    total = sum(early) + sum(late)
+    assert shares([6.0, 2.0], [1.0, -1.0]) == pytest.approx([4 * (e + x) / total for e, x in zip(early, late)])
+    assert shares([-2.0, 1.0], [-1.0, 1.0]) == pytest.approx([-1.5, 1.0])  # nothing to share: the integral
 
 
 def test_what_does_nothing_contributes_exactly_nothing():

@@ -39,7 +39,7 @@ ORDER = [("m", j) for j in range(40)]
 @pytest.mark.parametrize("real", [1, 2, 7, 26, 40])
 def test_the_exact_number_of_components_is_found(real):
     gains = [0.9 / real] * real + [-1e-4] * (40 - real)
-    curve = find_size(losses_of(gains), ORDER, COSTS)
+    curve = find_size(losses_of(gains), ORDER, COSTS, 0.01)
     assert curve.decided and curve.kept == real and len(curve.points) <= SIZES
     assert curve.points[0].parameters == 0 and curve.points[-1].parameters == 400
     assert curve.gain == pytest.approx(0.9, abs=0.05)
@@ -78,7 +78,7 @@ def test_nothing_learned_is_undecided():
 
 def test_an_adapter_that_overfits_keeps_what_helps():
     gains = [0.3, 0.2] + [-0.05] * 38
-    curve = find_size(losses_of(gains, noise=0.01), ORDER, COSTS)
+    curve = find_size(losses_of(gains, noise=0.01), ORDER, COSTS, 0.01)
     assert curve.decided and 1 <= curve.kept <= 4 and curve.points[-1].loss > curve.points[0].loss
 
 

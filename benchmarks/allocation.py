@@ -1,0 +1,61 @@
+"""Do learned ranks beat uniform ranks of the same size, and is the size that is found enough? One plan, its rows, a page.
+
+    python benchmarks/allocation.py --data $DATA --models gpt2=FOLDER minilm=FOLDER \\
+        --output benchmarks/results/allocation.jsonl
+    python benchmarks/allocation.py --output benchmarks/results/allocation.jsonl --report
+
+The plan is `lib/allocation_plan.py`, the tasks `lib/allocation_tasks.py`. Trials whose rows are there are not run again,
+so the same command goes on after an interruption, and several processes of it share the work. `$DATA` has a folder per
+task with train.jsonl, validation.jsonl and test.jsonl, and text/novels.txt.xz.
+"""
+
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from benchmarks.lib import allocation_plan, allocation_report, sharing, trials  # noqa: E402
+
+COMMAND = "python benchmarks/allocation.py --data $DATA --models gpt2=MODEL minilm=MODEL"
+
+
+def work(options) -> int:
+    """Run what the plan has left, beside other processes of the same command; how many trials failed."""
+    from benchmarks.lib import allocation_run  # here: a report needs no training
+
+    def left():
+        rows = trials.read_rows(options.output)
+        done = set(map(allocation_plan.key, rows))
+        due = ((allocation_plan.key(trial), (trial, rows)) for trial in allocation_plan.trials(rows))
+        chosen = [(key, found) for key, found in due if key not in done]
+        return [(k, f) for k, f in chosen if f[0]["task"] in options.tasks and f[0]["kind"] in options.kinds]
+
+    def run(found) -> None:
+        row = allocation_run.run(found[0], options, found[1])
+        trials.append_row(options.output, row)
+        print(shown(found), row.get("loss"), row.get("score"), f"{row['seconds']} s", flush=True)
+
+    shown = lambda found: " ".join(str(value) for value in found[0].values())
+    return sharing.work_off(options.output, left, run, shown)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder with a folder per task")
+    parser.add_argument("--models", nargs="+", default=[], help="gpt2=FOLDER minilm=FOLDER")
+    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
+    tasks = allocation_plan.CAPACITY + allocation_plan.AMPLE
+    parser.add_argument("--tasks", nargs="+", default=tasks, help="only these tasks")
+    parser.add_argument("--kinds", nargs="+", default=allocation_plan.TRIALS, help="only trials of these kinds")
+    parser.add_argument("--report", action="store_true", help="write the tables beside --output, and run nothing")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 autocast; held-out losses stay in fp32")
+    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
+    options = parser.parse_args()
+    options.models = dict(model.split("=", 1) for model in options.models)
+    failed = 0 if options.report else work(options)
+    trials.write_table(options.output, allocation_report.report(trials.read_rows(options.output)))
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""What the rows of `allocation.py` say: at the same size, at the size found, and where it does not help.
+
+Everything is a share of uniform's gain: (loss of uniform less that of the method) / (loss without adapter less that of
+uniform), of the same task, size and seed.
+"""
+
+import itertools
+import statistics
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, SMALL
+from benchmarks.lib.significance import ENOUGH, interval, markdown, p_value
+
+NAMES = {
+    "shuffled": "the same ranks, shuffled within a kind",
+    "random": "random ranks",
+    "mlp": "feed-forward layers only",
+    "svd": "cut by singular values (global)",
+    "count": "the paper's α",
+    "adalora": "AdaLoRA",
+}
+TASKS = CAPACITY + AMPLE
+DRAWS = 10_000  # of the bootstrap
+
+
+def losses(rows: list[dict], method: str, size: str, account: str = "a") -> dict[tuple, float]:
+    """{(task, seed): held-out loss} of a method at a size."""
+    wanted = ("train", method, size, account)
+    own = [r for r in rows if (r["kind"], r.get("method"), r.get("size"), r.get("account")) == wanted]
+    return {(r["task"], r["seed"]): r["loss"] for r in own}
+
+
+def without(rows: list[dict]) -> dict[tuple, float]:
+    """{(task, seed): loss without adapter}."""
+    return {(r["task"], r["seed"]): r["loss"] for r in rows if r["kind"] == "none"}
+
+
+def shares(rows: list[dict], method: str, size: str, account: str = "a", rival: str = "uniform") -> dict[str, list]:
+    """{task: shares of the rival's gain by which a method is ahead, by seed}; the rival has `account`."""
+    found: dict[str, list] = {}
+    none, own = without(rows), losses(rows, method, size)
+    for place, loss in losses(rows, rival, size, account).items():
+        if place in own and place in none:
+            found.setdefault(place[0], []).append((loss - own[place]) / (none[place] - loss))
+    return found
+
+
+def bootstrapped(cells: list[list[float]], seed: int = 0) -> tuple[float, float, float]:
+    """(mean over cells, ends of its 95 % interval), by drawing seeds within each cell."""
+    generator = np.random.default_rng(seed)
+    drawn = [np.asarray(own)[generator.integers(len(own), size=(DRAWS, len(own)))].mean(1) for own in cells]
+    low, high = np.percentile(np.mean(drawn, 0), [2.5, 97.5])
+    return float(np.mean([np.mean(own) for own in cells])), float(low), float(high)
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:+.1f} %"
+
+
+def cell(values: list[float]) -> str:
+    """Mean and, of three and more, Student's 95 % interval."""
+    if not values:
+        return "-"
+    if len(values) < ENOUGH:
+        return f"{percent(np.mean(values))} (n={len(values)})"
+    low, high = interval(values)
+    return f"{percent(np.mean(values))} ({percent(low)} to {percent(high)})"
+
+
+def same_size(rows: list[dict]) -> str:
+    """Contributions against uniform, a line a task, a column a size, and all small cells together."""
+    body, small = [], []
+    by_size = {size: shares(rows, "contributions", size) for size in (*SMALL, "twice")}
+    for task in CAPACITY:
+        own = {size: found.get(task, []) for size, found in by_size.items()}
+        if any(own.values()):
+            small += [own[size] for size in SMALL if own[size]]
+            body.append([task, *(f"{_size(rows, task, size)}: {cell(own[size])}" for size in own)])
+    table = markdown(["task", "an eighth", "half", "twice"], body)
+    if not small:
+        return ""
+    mean, low, high = bootstrapped(small)
+    text = f"Mean over the {len(small)} small cells: {percent(mean)} ({percent(low)} to {percent(high)}, bootstrap)."
+    return f"{table}\n\n{text}"
+
+
+def _size(rows: list[dict], task: str, size: str) -> str:
+    own = [r["parameters"] for r in rows if (r.get("task"), r.get("size"), r.get("method")) == (task, size, "uniform")]
+    return f"{own[0]:,}" if own else "-"
+
+
+def others(rows: list[dict]) -> str:
+    """Contributions against the other methods, over the small cells that both have, with Holm's correction."""
+    found = {}
+    for method, account in itertools.product(("uniform", *NAMES), "ab"):
+        cells = [own for size in SMALL for own in shares(rows, "contributions", size, account, method).values()]
+        if cells and (method, account) != ("uniform", "a"):
+            found[method, account] = cells
+    values = {name: [v for own in cells for v in own] for name, cells in found.items()}
+    adjusted = holm({name: p_value(own) for name, own in values.items() if len(own) >= ENOUGH})
+    body = [
+        [
+            NAMES.get(method, method) + (", given the search's passes" if account == "b" else ""),
+            cell(values[method, account]),
+            len(values[method, account]),
+            f"{adjusted[method, account]:.3f}" if (method, account) in adjusted else "-",
+        ]
+        for method, account in values
+    ]
+    return markdown(["contributions less", "mean (95 %)", "pairs", "p (Holm)"], body) if body else ""
+
+
+def holm(values: dict) -> dict:
+    """p values corrected for their number (Holm 1979)."""
+    adjusted, worst = {}, 0.0
+    for position, name in enumerate(sorted(values, key=values.get)):
+        worst = max(worst, min(1.0, values[name] * (len(values) - position)))
+        adjusted[name] = worst
+    return adjusted
+
+
+def found_size(rows: list[dict]) -> str:
+    """The size found against uniform rank 8, a line a task."""
+    body, medians = [], []
+    for task in TASKS:
+        own = [r for r in rows if (r["kind"], r.get("task"), r.get("size")) == ("train", task, "found")]
+        own = [r for r in own if r["method"] == "contributions"]
+        wide = {r["seed"]: r for r in rows if (r["kind"], r["task"], r.get("size")) == ("train", task, "rank 8")}
+        pairs = [(r, wide[r["seed"]]) for r in own if r["seed"] in wide]
+        if not pairs:
+            continue
+        parts = [100 * r["parameters"] / w["parameters"] for r, w in pairs]
+        none = without(rows)
+        gains = [(w["loss"] - r["loss"]) / (none[task, r["seed"]] - w["loss"]) for r, w in pairs]
+        scores = [r["score"] - w["score"] for r, w in pairs if r["score"] is not None]
+        medians.append(statistics.median(parts))
+        points = f"{np.mean(scores):+.2f} {pairs[0][0]['metric']}" if scores else "-"
+        spread = f"{min(parts):.0f} to {max(parts):.0f} %"
+        body.append([task, len(pairs), f"{medians[-1]:.0f} %", spread, cell(gains), points])
+    if not body:
+        return ""
+    table = markdown(["task", "seeds", "size, of rank 8's", "seeds", "loss, share of the gain", "score"], body)
+    return f"{table}\n\nMedian size over the tasks: {statistics.median(medians):.0f} % of rank 8's."
+
+
+def report(rows: list[dict]) -> str:
+    """All tables."""
+    parts = {
+        "Ranks of the same size: contributions less uniform, shares of uniform's gain": same_size(rows),
+        "Other methods at the two small sizes": others(rows),
+        "The size found, against uniform rank 8": found_size(rows),
+    }
+    return "\n\n".join(f"{title}:\n\n{text}" for title, text in parts.items() if text) + "\n"
+
+
+def picture(rows: list[dict]) -> Figure:
+    """Held-out loss against parameters, a panel a task: contributions, uniform, no adapter and the size found."""
+    from benchmarks.pictures import LOOKS
+
+    tasks = [task for task in TASKS if any(r["task"] == task and r["kind"] == "train" for r in rows)]
+    figure = Figure(figsize=(3.0 * len(tasks), 3.0), layout="constrained")
+    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
+        own = [r for r in rows if r["task"] == task and r["kind"] == "train" and r["account"] == "a"]
+        for method, (marker, line, colour) in zip(("contributions", "uniform"), LOOKS):
+            points: dict[int, list[float]] = {}
+            for row in own:
+                if row["method"] == method and row["size"] != "found":
+                    points.setdefault(row["parameters"], []).append(row["loss"])
+            sizes = sorted(points)
+            means = [statistics.mean(points[size]) for size in sizes]
+            axis.plot(sizes, means, marker=marker, linestyle=line, color=colour, label=method, markersize=5)
+        found = [r for r in own if (r["method"], r["size"]) == ("contributions", "found")]
+        axis.plot(
+            [r["parameters"] for r in found], [r["loss"] for r in found], "*", color="black", label="size found"
+        )  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_title(task)
+        axis.set_xlabel("adapter parameters")
+    figure.axes[0].set_ylabel("held-out loss, nats a target")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure

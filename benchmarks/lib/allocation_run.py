@@ -1,0 +1,163 @@
+"""One trial of `allocation.py`: what it trains, and the row that is kept of it."""
+
+import math
+import time
+
+import torch
+
+from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.svd import thin_svd
+from autolora_trainer.methods.autolora import search_arguments
+from autolora_trainer.methods.base import given_pattern
+from autolora_trainer.scripts.job import Job, make_trainer
+from autolora_trainer.search.callback import RankSelectionCallback
+from autolora_trainer.search.rules import ordered
+from benchmarks.lib import allocation_plan as plan
+from benchmarks.lib import trials
+from benchmarks.lib.allocation_tasks import TASKS, Search, held_out_loss, prepared, score
+
+
+def run(trial: dict, options, rows: list[dict]) -> dict:
+    """Run a trial with what earlier rows say; its row."""
+    started = time.perf_counter()
+    with trials.scratch_folder(options.scratch) as folder:
+        found = KINDS[trial["kind"]](trial, options, rows, folder)
+    return {**trial, **found, "seconds": round(time.perf_counter() - started), **trials.origin()}
+
+
+def _job(trial: dict, options, folder: str, **changes) -> Job:
+    task = TASKS[trial["task"]]
+    changes = {"method": "autolora", "learning_rate": task.rate, **changes}
+    return prepared(task, trial["seed"], options, trial["stage"], folder, **changes)
+
+
+def _information(trial, options, rows, folder) -> dict:
+    """Bits that the training rows can teach: (loss without adapter less that of rank 32) x targets."""
+    job = _job(trial, options, folder)
+    costs, without = job.source.costs, _without(job)
+    wide, _ = _trained(job, dict.fromkeys(costs, 32))
+    labels = job.rows.datasets["train"]["labels"]
+    shift = TASKS[trial["task"]].script == "run_nlg"  # nothing predicts the first token
+    targets = sum(label != -100 for row in labels for label in row[shift:])
+    bits = round((without - wide) / math.log(2) * targets)
+    return {"without": without, "loss": wide, "targets": targets, "bits": bits, "costs": costs}
+
+
+def _none(trial, options, rows, folder) -> dict:
+    return {"loss": _without(_job(trial, options, folder))}
+
+
+def _one_kind(trial, options, rows, folder) -> dict:
+    job = _job(trial, options, folder)
+    loss, _ = _trained(job, plan.steps_of_ladder(job.source.costs)[trial["label"]])
+    return {"loss": loss}
+
+
+def _tuning(trial, options, rows, folder) -> dict:
+    size = "half" if trial["task"] in plan.CAPACITY else {"uniform": "rank 8"}.get(trial["method"], "found")
+    job = _job(trial, options, folder, learning_rate=trial["rate"])
+    ranks = plan.ranks_of({**trial, "size": size}, job.source.costs, rows)
+    loss, _ = _trained(job, ranks)
+    return {"loss": loss, "parameters": plan.parameters(ranks, job.source.costs)}
+
+
+def _train(trial, options, rows, folder) -> dict:
+    task, method, steps = TASKS[trial["task"]], trial["method"], TASKS[trial["task"]].steps
+    rate, extra = plan.rate_of(trial["task"], method, rows), 0
+    if trial["account"] == "b":
+        k = plan.search_rank(trial["task"], rows)
+        extra = plan.search_of(trial["task"], trial["seed"], rows, k=k)["passes"]
+    changes = {"learning_rate": rate, "max_steps": steps + extra}
+    if method == "adalora":
+        step = plan.step_of(trial["task"], trial["size"], rows)
+        job = _job(trial, options, folder, method="adalora", size=f"lora:{step}", **changes)
+        loss, value = _of_method(job, task.metric)
+        return {"loss": loss, "score": value, "rate": rate, "steps": steps + extra}
+    job = _job(trial, options, folder, **changes)
+    ranks = plan.ranks_of(trial, job.source.costs, rows)
+    loss, value = _trained(job, ranks, task.metric if method in ("contributions", "uniform") else "loss")
+    size = plan.parameters(ranks, job.source.costs)
+    return {
+        "loss": loss, "score": value, "rate": rate, "steps": steps + extra, "parameters": size,
+        "ranks": list(ranks.values()), "metric": task.metric,
+    }  # fmt: skip
+
+
+def _search(trial, options, rows, folder) -> dict:
+    """A search of the package: the order of every method that reads one, and the size found."""
+    job = _job(trial, options, folder, initial_rank=(k := trial["k"]))
+    arguments = search_arguments(job.request)
+    train, order_rows, size_rows = job.split_three(arguments.val_fraction)
+    trainer = Search(
+        model=add_lora(job.source.base_model(), job.source.lora_config(r=k)),
+        args=arguments,
+        train_dataset=train,
+        val_dataset=order_rows,
+        size_dataset=size_rows,
+        data_collator=job.rows.collator,
+        processing_class=job.rows.tokenizer,
+        callbacks=[RankSelectionCallback(trial["task"])],
+    )
+    trainer.train()
+    found, parts = trainer.rank_selection.found, trainer.gates.parts
+    alphas = dict(zip(parts, trainer.gates.selection.tolist()))
+    with trainer.gates.folded():
+        sigmas = {n: thin_svd(p.lora_B.detach(), p.lora_A.detach())[1].tolist() for n, p in parts.items()}
+    values = {name: torch.tensor(own) for name, own in found.contributions.items()}
+    orders = {"contributions": ordered(values, parts, 0, None), "svd": by_value(sigmas), "count": by_value(alphas)}
+    names = {name: number for number, name in enumerate(parts)}
+    passes = trainer.state.global_step + trainer.selection_passes + trainer.measured_passes
+    return {
+        "steps": trainer.state.global_step, "passes": math.ceil(passes),
+        "settled": trainer.rank_selection.settled, "decided": found.curve.decided, "found": found.ranks,
+        "curve": [[p.parameters, round(p.loss, 5), round(p.error, 5)] for p in found.curve.points],
+        "contributions": {name: [float(f"{x:.4g}") for x in own] for name, own in found.contributions.items()},
+        "orders": {rule: [[names[name], j] for name, j in order] for rule, order in orders.items()},
+        "alpha_moved": min(max(own) - min(own) for own in alphas.values()),
+    }  # fmt: skip
+
+
+KINDS = {
+    **{"information": _information, "one_kind": _one_kind, "tuning": _tuning},
+    **{"none": _none, "search": _search, "train": _train},
+}
+
+
+def by_value(values: dict[str, list[float]]) -> list[tuple[str, int]]:
+    """Components by falling value.
+
+    Example:
+        >>> by_value({"q": [3.0, 1.0], "v": [2.0, 0.5]})
+        [('q', 0), ('v', 0), ('q', 1), ('v', 1)]
+    """
+    return sorted(((n, j) for n, own in values.items() for j in range(len(own))), key=lambda c: -values[c[0]][c[1]])
+
+
+def _trained(job: Job, ranks: dict[str, int], metric: str = "loss") -> tuple[float, float | None]:
+    """(held-out loss, score) of an adapter of these ranks, trained from scratch."""
+    base = job.source.base_model()
+    model = job.build(given_pattern(job, "given", ranks, base), base)
+    trainer = make_trainer(job, model, [])
+    trainer.train()
+    return held_out_loss(job, model), score(job, trainer, metric)
+
+
+def _of_method(job: Job, metric: str) -> tuple[float, float | None]:
+    """Of a method of the package."""
+    built = job.request.method.prepare(job)()
+    trainer = make_trainer(job, built.model, built.callbacks, built.trainer, built.arguments)
+    trainer.train()
+    model = built.finish(trainer.model) if built.finish else trainer.model
+    return held_out_loss(job, model), score(job, trainer, metric)
+
+
+def _without(job: Job) -> float:
+    """The held-out loss of the base model, its head trained alone where it has one."""
+    base = job.source.base_model()
+    model = job.build(given_pattern(job, "given", dict.fromkeys(job.source.costs, 1), base), base)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(False)
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        make_trainer(job, model, []).train()
+    return held_out_loss(job, model)
