@@ -1,4 +1,4 @@
-"""Do learned ranks beat uniform ranks of the same size, and is the size that is found enough? One plan, its rows, a page.
+"""Do learned ranks beat uniform ranks of the same size, and is the size that is found enough? One plan, its tables.
 
     python benchmarks/allocation.py --data $DATA --models gpt2=FOLDER minilm=FOLDER \\
         --output benchmarks/results/allocation.jsonl

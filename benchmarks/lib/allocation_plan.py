@@ -26,7 +26,7 @@ SIZES = {"eighth": 1 / 8, "half": 1 / 2, "twice": 2.0}  # times the information 
 SMALL = ("eighth", "half")
 DEFAULT_K = 8  # of the package: the searches that find a size
 BITS = 2.0  # that a LoRA parameter stores (Allen-Zhu and Li 2024)
-RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
+RATES = {True: (2e-3, 4e-3, 8e-3), False: (5e-4, 1e-3, 2e-3)}  # of tasks in CAPACITY, of others
 LADDER = (1, 2, 4, 8, 16)
 PATTERNS = ("shuffled", "random", "mlp", "svd")
 TRIALS = ("information", "one_kind", "search", "tuning", "none", "train")  # kinds of trial
@@ -75,7 +75,7 @@ def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
 
 def _grid(task: str, method: str, rows: list[dict]) -> list[float]:
     """The rates that tuning tries: beyond an edge of the grid as long as the best is there, twice at most."""
-    grid, tried = list(RATES), tried_rates(task, method, rows)
+    grid, tried = list(RATES[task in CAPACITY]), tried_rates(task, method, rows)
     for _ in range(2):
         if set(grid) <= set(tried):
             best = min(grid, key=tried.get)
