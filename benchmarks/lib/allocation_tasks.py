@@ -69,7 +69,7 @@ TASKS = {
     task.name: task
     for task in (
         Task("e2e", "run_nlg", "e2e", "gpt2", 5000, 400, 200, 4e-3, "bleu", LM),
-        Task("webnlg", "run_nlg", "webnlg", "gpt2", 2000, 400, 200, 4e-3, "bleu", LM),
+        Task("webnlg", "run_nlg", "webnlg", "gpt2", 2000, 400, 200, 4e-3, "bleu", {**LM, "max_seq_length": 384}),
         Task("novels", "run_nlg", "nlg", "gpt2", 5000, 400, 150, 4e-3, "loss", {**LM, "prompt_format": "plain"}),
         Task("jnlpba", "run_ner", "jnlpba", "minilm", 5000, 1000, 300, 4e-3, "f1", CLASSES),
         Task("sst2", "run_glue", "sst2", "minilm", 8000, 436, 300, 1e-3, "accuracy", PAIRS),
@@ -77,7 +77,7 @@ TASKS = {
         Task("mnli", "run_glue", "mnli", "minilm", 8000, 1500, 200, 1e-3, "accuracy", PAIRS),
     )
 }
-PROMPTS = 96  # decoded greedily for BLEU
+PROMPTS = 48  # decoded greedily for BLEU
 
 
 def prepared(task: Task, seed: int, options, stage: str, folder: str, **changes) -> Job:

@@ -1,6 +1,7 @@
 """Do ranks come back from their file as they went, and is a malformed one refused in one line?"""
 
 import json
+import math
 import re
 import typing
 
@@ -28,10 +29,12 @@ def test_json_round_trip_is_exact(tmp_path):
 def test_contributions_and_curve_survive_a_round_trip(tmp_path):
     points = (CurvePoint(0, 0, 2.5, 0.1), CurvePoint(3, 96, 1.25, 0.01), CurvePoint(6, 192, 1.0))
     modules = {"a.0.query": ModuleRank(1, (0.5, 0.5), (1.0, -0.25)), "a.0.value": ModuleRank(0, (), (0.125, 0.0))}
-    ranks = LearnedRanks(modules, rank_rule="contributions", curve=Curve(points, 3, True, 0.01))
+    ranks = LearnedRanks(modules, rank_rule="contributions", curve=Curve(points, 3, True, 0.01, 400))
     ranks.save(tmp_path / "ranks.json")
     assert LearnedRanks.load(tmp_path / "ranks.json") == ranks
     assert ranks.curve.gain == 1.5 and ranks.curve.best == points[2] and ranks.mean_rank == 1
+    assert ranks.curve.size == 96 and ranks.curve.bits == pytest.approx(600 / math.log(2))
+    assert ranks.curve.load(96) == pytest.approx(600 / math.log(2) / 192)
 
 
 def test_format_1_is_still_read(tmp_path):

@@ -217,6 +217,15 @@ def test_rows_that_judge_the_size_move_nothing(tmp_path):
     assert ranks.curve.points[0].loss != others.curve.points[0].loss
 
 
+def test_where_a_row_has_one_target_more_rows_judge_the_size(tmp_path):
+    args = arguments(tmp_path, per_device_train_batch_size=4)
+    trainer = AutoLoraTrainer(
+        tiny_roberta(), args, train_dataset=rows(), val_dataset=rows(64), size_dataset=rows(300), peft_config=LORA
+    )
+    drawn = lambda targets: sum(len(b["labels"]) for b in trainer._held_out_batches(rows(300), 8, targets))
+    assert (drawn(0), drawn(256), drawn(10**6)) == (32, 256, 300)
+
+
 def test_measuring_leaves_heads_and_weights_as_they_were(tmp_path):
     trainer = searcher(tmp_path, max_steps=6)
     trainer.train()

@@ -1,0 +1,122 @@
+"""The plan of `benchmarks/allocation.py`: what is due, at which sizes and rates, and what its tables say."""
+
+import pytest
+
+from benchmarks.lib import allocation_plan as plan
+from benchmarks.lib import allocation_report as report
+from benchmarks.lib.allocation_run import by_value
+
+COSTS = {f"h.{block}.{kind}": cost for block in range(4) for kind, cost in (("attn.c_proj", 20), ("mlp.c_fc", 60))}
+
+
+def information(task="e2e", bits=640):
+    return {"kind": "information", **plan.DEVELOP, "task": task, "bits": bits, "costs": COSTS, "loss": 1.0}
+
+
+def tuning(task, method, losses):
+    return [{"kind": "tuning", **plan.DEVELOP, "task": task, "method": method, "rate": rate, "loss": loss}
+            for rate, loss in losses.items()]  # fmt: skip
+
+
+def searched(task="e2e", seed=1, stage="develop", k=8):
+    order = [[module, j] for j in range(4) for module in (7, 5, 3, 1, 0)]
+    return {"kind": "search", "stage": stage, "task": task, "seed": seed, "k": k, "passes": 10,
+            "orders": {"contributions": order, "svd": order[::-1]}, "found": dict.fromkeys(COSTS, 2)}  # fmt: skip
+
+
+def due(rows):
+    done = set(map(plan.key, rows))
+    return [trial for trial in plan.trials(rows) if plan.key(trial) not in done]
+
+
+def test_sizes_are_the_nearest_steps_of_the_ladder():
+    # rank 1 everywhere has 320 parameters, on one kind 80 and 240; the rows teach 640 bits: 320 parameters' worth
+    assert plan.sizes_of("e2e", [information()]) == {"eighth": ["1 on attn.c_proj"], "half": ["1 on mlp.c_fc"],
+                                                     "twice": ["2"]}  # fmt: skip
+    assert plan.search_rank("e2e", [information()]) == 8 and plan.search_rank("e2e", [information(bits=9000)]) == 32
+    assert plan.step_of("e2e", "twice", []) is None
+
+
+def test_of_several_kinds_the_best_on_training_rows_is_uniforms():
+    rows = [information(bits=2000)]
+    rows[0]["costs"] = costs = {f"h.{block}.{kind}": 60 for block in range(4) for kind in "ab"}
+    assert plan.nearest(costs, 250) == ["1 on a", "1 on b"] and plan.step_of("e2e", "eighth", rows) is None
+    rows += [{"kind": "one_kind", "task": "e2e", "label": f"1 on {kind}", "loss": loss} for kind, loss in (("a", 2), ("b", 1))]
+    assert plan.step_of("e2e", "eighth", rows) == "1 on b"
+
+
+def test_what_is_due_waits_for_the_rows_it_needs():
+    first = due([])
+    assert {trial["kind"] for trial in first if trial["task"] in plan.CAPACITY} == {"information"}
+    rows = [information()]
+    assert [t["k"] for t in due(rows) if (t["kind"], t["task"]) == ("search", "e2e")] == [8]
+    rows.append(searched())
+    assert len([t for t in due(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")]) == 6
+    assert not [t for t in due(rows) if (t["kind"], t["task"]) == ("none", "e2e")]
+    for method in ("uniform", "contributions"):
+        rows += tuning("e2e", method, {2e-3: 3.0, 4e-3: 2.0, 8e-3: 2.5})
+    assert plan.rate_of("e2e", "contributions", rows) == 4e-3
+    seeds = [t["seed"] for t in due(rows) if (t["kind"], t["task"]) == ("none", "e2e")]
+    assert seeds == list(plan.SEEDS) and not [t for t in due(rows) if t["kind"] == "train"]
+    rows.append(searched(seed=11, stage="final"))
+    trained = [(t["method"], t["size"], t["account"]) for t in due(rows) if t["kind"] == "train"]
+    assert ("contributions", "eighth", "a") in trained and ("uniform", "half", "b") in trained
+    assert ("contributions", "found", "a") in trained and ("shuffled", "eighth", "a") in trained
+    assert len(trained) == len(set(trained))
+
+
+def test_a_grid_whose_best_rate_is_at_its_edge_goes_on():
+    rows = tuning("e2e", "uniform", {2e-3: 3.0, 4e-3: 2.0, 8e-3: 1.5})
+    assert plan.rate_of("e2e", "uniform", rows) is None
+    rows += tuning("e2e", "uniform", {1.6e-2: 1.7})
+    assert plan.rate_of("e2e", "uniform", rows) == 8e-3 == plan.rate_of("e2e", "mlp", rows)
+
+
+def test_patterns_have_the_size_of_uniforms():
+    rows = [information(), searched()]
+    trial = {"task": "e2e", "seed": 1, "stage": "develop", "size": "half"}
+    size = lambda method: plan.parameters(plan.ranks_of({**trial, "method": method}, COSTS, rows), COSTS)
+    assert size("uniform") == 240
+    for method in ("contributions", "shuffled", "random", "svd", "mlp"):
+        assert 180 < size(method) <= 240, method
+    ranks = plan.ranks_of({**trial, "method": "contributions"}, COSTS, rows)
+    assert ranks["h.3.mlp.c_fc"] == 1 and ranks["h.1.attn.c_proj"] == 0
+    moved = plan.shuffled(ranks, 3)
+    for kind in ("attn.c_proj", "mlp.c_fc"):
+        values = lambda own: sorted(rank for name, rank in own.items() if name.endswith(kind))
+        assert values(moved) == values(ranks)
+    found = {**trial, "size": "found"}
+    assert plan.ranks_of({**found, "method": "contributions"}, COSTS, rows) == dict.fromkeys(COSTS, 2)
+    assert plan.ranks_of({**found, "method": "uniform"}, COSTS, rows) == dict.fromkeys(COSTS, 2)
+
+
+def table_rows():
+    rows = []
+    for seed, ahead in zip(plan.SEEDS, (0.02, 0.03, 0.04, 0.03, 0.03)):
+        base = {"stage": "final", "task": "e2e", "seed": seed}
+        rows.append({"kind": "none", **base, "loss": 3.0})
+        for size in ("eighth", "half", "twice"):
+            for method, loss in (("uniform", 2.0), ("contributions", 2.0 - ahead), ("mlp", 2.1)):
+                rows.append({"kind": "train", **base, "method": method, "size": size, "account": "a", "loss": loss,
+                             "parameters": 100, "score": None, "metric": "bleu"})  # fmt: skip
+        rows.append({**rows[-2], "size": "found", "parameters": 50, "score": 60.0})
+        rows.append({**rows[-4], "size": "rank 8", "parameters": 200, "score": 61.0})
+    return rows
+
+
+def test_shares_of_uniforms_gain():
+    rows = table_rows()
+    assert report.shares(rows, "contributions", "half")["e2e"] == pytest.approx([0.02, 0.03, 0.04, 0.03, 0.03])
+    mean, low, high = report.bootstrapped([[0.02, 0.03, 0.04], [0.01, 0.01]])
+    assert mean == pytest.approx(0.02) and 0.015 <= low < 0.02 < high <= 0.025
+    text = report.report(rows)
+    assert "+3.0 %" in text and "25 % of rank 8's" in text and "-1.00 bleu" in text
+    assert report.report([]) == "\n"
+
+
+def test_holm():
+    assert report.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+
+
+def test_components_by_value():
+    assert by_value({"q": [3.0, 1.0], "v": [2.0]}) == [("q", 0), ("v", 0), ("q", 1)]
