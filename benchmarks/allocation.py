@@ -4,9 +4,9 @@
         --output benchmarks/results/allocation.jsonl
     python benchmarks/allocation.py --output benchmarks/results/allocation.jsonl --report
 
-The plan is `lib/allocation_plan.py`, the tasks `lib/allocation_tasks.py`. Trials whose rows are there are not run again,
-so the same command goes on after an interruption, and several processes of it share the work. `$DATA` has a folder per
-task with train.jsonl, validation.jsonl and test.jsonl, and text/novels.txt.xz.
+The plan is `lib/allocation_plan.py`, the tasks `lib/allocation_tasks.py`. Trials whose rows are there are not run
+again, so the same command goes on after an interruption, and several processes of it share the work. `$DATA` has a
+folder per task with train.jsonl, validation.jsonl and test.jsonl, and text/novels.txt.xz.
 """
 
 import argparse

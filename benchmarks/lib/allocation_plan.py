@@ -18,19 +18,21 @@ from autolora_trainer.ranks.budget import random_ranks, uniform_ranks
 from autolora_trainer.ranks.grid import split_name
 from autolora_trainer.search.rules import prefix_within
 
-CAPACITY = ("e2e", "webnlg", "jnlpba", "novels")  # tasks where capacity may be a limit
+CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", "smollm2")  # tasks where capacity may be a limit
 AMPLE = ("sst2", "qnli", "mnli")
 SEEDS, FEW = (11, 12, 13, 14, 15), 3  # of the final table; lesser methods have the first ones
 DEVELOP = {"stage": "develop", "seed": 1}
 SIZES = {"eighth": 1 / 8, "half": 1 / 2, "twice": 2.0}  # times the information over 2 bits a parameter
 SMALL = ("eighth", "half")
+LLM = "smollm2"  # has one size, three seeds, and of the other methods the shuffled ranks
 DEFAULT_K = 8  # of the package: the searches that find a size
 BITS = 2.0  # that a LoRA parameter stores (Allen-Zhu and Li 2024)
 RATES = {True: (2e-3, 4e-3, 8e-3), False: (5e-4, 1e-3, 2e-3)}  # of tasks in CAPACITY, of others
 LADDER = (1, 2, 4, 8, 16)
 PATTERNS = ("shuffled", "random", "mlp", "svd")
+ORDER = {"shuffled": "contributions", "fixed": "contributions"}  # that a method's ranks come from, if not its own
 TRIALS = ("information", "one_kind", "search", "tuning", "none", "train")  # kinds of trial
-RIVALS = ("count", "adalora")
+RIVALS = ("fixed", "count", "adalora")  # fixed: contributions of a search whose α stays 1
 
 
 def key(trial: dict) -> str:
@@ -85,37 +87,52 @@ def _grid(task: str, method: str, rows: list[dict]) -> list[float]:
 
 def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
     """The main comparison: contributions and uniform at all sizes, and the size found against uniform rank 8."""
-    final = {"stage": "final", "seed": seed, "task": task}
-    if rate_of(task, "contributions", rows) is None or rate_of(task, "uniform", rows) is None:
+    final = final_of(task, seed)
+    rates = [rate_of(task, method, rows) for method in ("contributions", "uniform")]
+    if None in rates or (task == LLM and seed not in SEEDS[:FEW]):
         return
     yield {"kind": "none", **final}
     yield {"kind": "search", **final, "k": (wide := search_rank(task, rows))}
     train = {"kind": "train", **final, "account": "a"}
-    for size in (*SMALL, "twice") if task in CAPACITY and search_of(task, seed, rows, k=wide) else ():
+    sizes = ("half",) if task == LLM else (*SMALL, "twice") if task in CAPACITY else ()
+    for size in sizes if search_of(task, seed, rows, k=wide) else ():
         if step_of(task, size, rows) is not None:
             for method in ("contributions", "uniform"):
                 yield {**train, "method": method, "size": size}
             if task in ("e2e", "webnlg") and size in SMALL:
                 yield {**train, "method": "uniform", "size": size, "account": "b"}
     yield {"kind": "search", **final, "k": DEFAULT_K}
-    if search_of(task, seed, rows, k=DEFAULT_K):
+    if search_of(task, seed, rows, k=DEFAULT_K) and task != LLM:
         yield {**train, "method": "contributions", "size": "found"}
         yield {**train, "method": "uniform", "size": "rank 8"}
         if task in AMPLE:
             yield {**train, "method": "uniform", "size": "found"}
+        if seed in SEEDS[:FEW]:
+            yield {**train, "method": "warm", "size": "found"}
 
 
 def _lesser(task: str, seed: int, method: str, rows: list[dict]) -> Iterator[dict]:
-    if search_of(task, seed, rows, k=search_rank(task, rows)) is None or (
-        seed not in SEEDS[:FEW] and task not in ("e2e", "webnlg")
-    ):
+    """The other methods, at the small sizes."""
+    few = seed in SEEDS[:FEW]
+    if search_of(task, seed, rows, k=search_rank(task, rows)) is None or not (few or task in ("e2e", "webnlg")):
         return
-    train = {"kind": "train", "stage": "final", "seed": seed, "task": task, "method": method}
-    for size in SMALL if method in PATTERNS else ("half",) if seed in SEEDS[:FEW] else ():
+    train = {"kind": "train", **final_of(task, seed), "method": method}
+    if method == "fixed" and few:
+        yield (search := {"kind": "search", **final_of(task, seed), "k": search_rank(task, rows), "label": "fixed"})
+        if search_of(task, seed, rows, k=search["k"], label="fixed") is None:
+            return
+    sizes = SMALL if method in PATTERNS else ("half",) if few else ()
+    if task == LLM:
+        sizes = ("half",) if method == "shuffled" else ()
+    for size in sizes:
         if step_of(task, size, rows) is not None:
             yield {**train, "size": size, "account": "a"}
             if method in ("mlp", "adalora") and task in ("e2e", "webnlg"):
                 yield {**train, "size": size, "account": "b"}
+
+
+def final_of(task: str, seed: int) -> dict:
+    return {"stage": "final", "seed": seed, "task": task}
 
 
 # ---- sizes and patterns
@@ -179,23 +196,24 @@ def search_rank(task: str, rows: list[dict]) -> int:
     return max([DEFAULT_K, *(2 * int(step) for step in steps if step.isdigit())])
 
 
-def search_of(task: str, seed: int, rows: list[dict], stage: str = "final", k: int = 8) -> dict | None:
+def search_of(
+    task: str, seed: int, rows: list[dict], stage: str = "final", k: int = 8, label: str | None = None
+) -> dict | None:
     """The row of a search."""
-    wanted = ("search", stage, task, seed, k)
-    return next((r for r in rows if tuple(r.get(n) for n in ("kind", "stage", "task", "seed", "k")) == wanted), None)
+    wanted, names = ("search", stage, task, seed, k, label), ("kind", "stage", "task", "seed", "k", "label")
+    return next((r for r in rows if tuple(map(r.get, names)) == wanted), None)
 
 
 def ranks_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[str, int]:
     """{module: rank} of a trial that trains an adapter."""
     task, method, size = trial["task"], trial["method"], trial["size"]
-    search = search_of(
-        task, trial["seed"], rows, trial["stage"], DEFAULT_K if size == "found" else search_rank(task, rows)
-    )
+    k, label = DEFAULT_K if size == "found" else search_rank(task, rows), method if method == "fixed" else None
+    search = search_of(task, trial["seed"], rows, trial["stage"], k, label)
     if size == "rank 8":
         return dict.fromkeys(costs, 8)
     if size == "found":
         found = search["found"]
-        return found if method == "contributions" else uniform_ranks(costs, parameters(found, costs))
+        return found if method in ("contributions", "warm") else uniform_ranks(costs, parameters(found, costs))
     uniform = steps_of_ladder(costs)[step_of(task, size, rows)]
     if method == "uniform":
         return uniform
@@ -205,7 +223,7 @@ def ranks_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[str, 
     if method == "random":
         return random_ranks(costs, within, search["k"], 0, trial["seed"])
     names = list(costs)
-    order = [(names[module], j) for module, j in search["orders"]["contributions" if method == "shuffled" else method]]
+    order = [(names[module], j) for module, j in search["orders"][ORDER.get(method, method)]]
     kept = order[: prefix_within(order, costs, within)]
     ranks = {name: sum(own == name for own, _ in kept) for name in costs}
     return shuffled(ranks, trial["seed"]) if method == "shuffled" else ranks
@@ -232,6 +250,6 @@ def tried_rates(task: str, method: str, rows: list[dict]) -> dict[float, float]:
 
 def rate_of(task: str, method: str, rows: list[dict]) -> float | None:
     """The rate that tuning chose: of contributions for patterns that a search made, else of uniform."""
-    source = "contributions" if method in ("contributions", "shuffled", "svd", "count") else "uniform"
+    source = "contributions" if method in ("contributions", "warm", "shuffled", "svd", "count", "fixed") else "uniform"
     tried = tried_rates(task, source, rows)
     return min(tried, key=tried.get) if set(_grid(task, source, rows)) <= set(tried) else None

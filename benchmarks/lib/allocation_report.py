@@ -10,7 +10,7 @@ import statistics
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, SMALL
+from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, LLM, SMALL
 from benchmarks.lib.significance import ENOUGH, interval, markdown, p_value
 
 NAMES = {
@@ -18,6 +18,7 @@ NAMES = {
     "random": "random ranks",
     "mlp": "feed-forward layers only",
     "svd": "cut by singular values (global)",
+    "fixed": "contributions with α = 1 throughout",
     "count": "the paper's α",
     "adalora": "AdaLoRA",
 }
@@ -76,7 +77,7 @@ def same_size(rows: list[dict]) -> str:
     for task in CAPACITY:
         own = {size: found.get(task, []) for size, found in by_size.items()}
         if any(own.values()):
-            small += [own[size] for size in SMALL if own[size]]
+            small += [own[size] for size in SMALL if own[size] and task != LLM]
             body.append([task, *(f"{_size(rows, task, size)}: {cell(own[size])}" for size in own)])
     table = markdown(["task", "an eighth", "half", "twice"], body)
     if not small:

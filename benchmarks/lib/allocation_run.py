@@ -11,6 +11,7 @@ from autolora_trainer.methods.autolora import search_arguments
 from autolora_trainer.methods.base import given_pattern
 from autolora_trainer.scripts.job import Job, make_trainer
 from autolora_trainer.search.callback import RankSelectionCallback
+from autolora_trainer.search.handover import handover_tensors, start_from
 from autolora_trainer.search.rules import ordered
 from benchmarks.lib import allocation_plan as plan
 from benchmarks.lib import trials
@@ -73,9 +74,14 @@ def _train(trial, options, rows, folder) -> dict:
         job = _job(trial, options, folder, method="adalora", size=f"lora:{step}", **changes)
         loss, value = _of_method(job, task.metric)
         return {"loss": loss, "score": value, "rate": rate, "steps": steps + extra}
-    job = _job(trial, options, folder, **changes)
+    job, start = _job(trial, options, folder, **changes), None
     ranks = plan.ranks_of(trial, job.source.costs, rows)
-    loss, value = _trained(job, ranks, task.metric if method in ("contributions", "uniform") else "loss")
+    if method == "warm":  # from the kept components of the search, which is run again: its row has no weights
+        search = searched(_job(trial, options, folder, initial_rank=plan.DEFAULT_K))
+        start = handover_tensors(search.gates, search.rank_selection.found.chosen, True, search.model)
+        search.gates.remove()
+    metric = task.metric if method in ("contributions", "uniform", "warm") else "loss"
+    loss, value = _trained(job, ranks, metric, start)
     size = plan.parameters(ranks, job.source.costs)
     return {
         "loss": loss, "score": value, "rate": rate, "steps": steps + extra, "parameters": size,
@@ -85,20 +91,8 @@ def _train(trial, options, rows, folder) -> dict:
 
 def _search(trial, options, rows, folder) -> dict:
     """A search of the package: the order of every method that reads one, and the size found."""
-    job = _job(trial, options, folder, initial_rank=(k := trial["k"]))
-    arguments = search_arguments(job.request)
-    train, order_rows, size_rows = job.split_three(arguments.val_fraction)
-    trainer = Search(
-        model=add_lora(job.source.base_model(), job.source.lora_config(r=k)),
-        args=arguments,
-        train_dataset=train,
-        val_dataset=order_rows,
-        size_dataset=size_rows,
-        data_collator=job.rows.collator,
-        processing_class=job.rows.tokenizer,
-        callbacks=[RankSelectionCallback(trial["task"])],
-    )
-    trainer.train()
+    fixed = {"selection_learning_rate": 1e-12} if trial.get("label") == "fixed" else {}
+    trainer = searched(_job(trial, options, folder, initial_rank=trial["k"], **fixed))
     found, parts = trainer.rank_selection.found, trainer.gates.parts
     alphas = dict(zip(parts, trainer.gates.selection.tolist()))
     with trainer.gates.folded():
@@ -108,13 +102,31 @@ def _search(trial, options, rows, folder) -> dict:
     names = {name: number for number, name in enumerate(parts)}
     passes = trainer.state.global_step + trainer.selection_passes + trainer.measured_passes
     return {
-        "steps": trainer.state.global_step, "passes": math.ceil(passes),
+        "steps": trainer.state.global_step, "passes": math.ceil(passes), "targets": found.curve.targets,
         "settled": trainer.rank_selection.settled, "decided": found.curve.decided, "found": found.ranks,
         "curve": [[p.parameters, round(p.loss, 5), round(p.error, 5)] for p in found.curve.points],
         "contributions": {name: [float(f"{x:.4g}") for x in own] for name, own in found.contributions.items()},
         "orders": {rule: [[names[name], j] for name, j in order] for rule, order in orders.items()},
         "alpha_moved": min(max(own) - min(own) for own in alphas.values()),
     }  # fmt: skip
+
+
+def searched(job: Job) -> Search:
+    """A search that has ended."""
+    arguments = search_arguments(job.request)
+    train, order_rows, size_rows = job.split_three(arguments.val_fraction)
+    trainer = Search(
+        model=add_lora(job.source.base_model(), job.source.lora_config(r=arguments.initial_rank)),
+        args=arguments,
+        train_dataset=train,
+        val_dataset=order_rows,
+        size_dataset=size_rows,
+        data_collator=job.rows.collator,
+        processing_class=job.rows.tokenizer,
+        callbacks=[RankSelectionCallback("the base model")],
+    )
+    trainer.train()
+    return trainer
 
 
 KINDS = {
@@ -133,10 +145,12 @@ def by_value(values: dict[str, list[float]]) -> list[tuple[str, int]]:
     return sorted(((n, j) for n, own in values.items() for j in range(len(own))), key=lambda c: -values[c[0]][c[1]])
 
 
-def _trained(job: Job, ranks: dict[str, int], metric: str = "loss") -> tuple[float, float | None]:
-    """(held-out loss, score) of an adapter of these ranks, trained from scratch."""
+def _trained(job: Job, ranks: dict[str, int], metric: str = "loss", start: dict | None = None):
+    """(held-out loss, score) of an adapter of these ranks, trained from scratch or from where a search ended."""
     base = job.source.base_model()
     model = job.build(given_pattern(job, "given", ranks, base), base)
+    if start is not None:
+        start_from(start, model)
     trainer = make_trainer(job, model, [])
     trainer.train()
     return held_out_loss(job, model), score(job, trainer, metric)

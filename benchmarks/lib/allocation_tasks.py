@@ -63,6 +63,7 @@ class Task:
 
 
 LM = {"decode": "false", "max_seq_length": 128, "attn_implementation": "eager", "lora_dropout": 0}
+CHAT = {**LM, "prompt_format": "plain", "max_seq_length": 192, "attn_implementation": "sdpa"}
 CLASSES = {"lora_dropout": 0, "max_seq_length": 96}
 PAIRS = {**CLASSES, "per_device_train_batch_size": 16}
 TASKS = {
@@ -72,6 +73,7 @@ TASKS = {
         Task("webnlg", "run_nlg", "webnlg", "gpt2", 2000, 400, 200, 4e-3, "bleu", {**LM, "max_seq_length": 384}),
         Task("novels", "run_nlg", "nlg", "gpt2", 5000, 400, 150, 4e-3, "loss", {**LM, "prompt_format": "plain"}),
         Task("jnlpba", "run_ner", "jnlpba", "minilm", 5000, 1000, 300, 4e-3, "f1", CLASSES),
+        Task("smollm2", "run_nlg", "nlg", "smollm2", 1500, 200, 100, 1e-3, "loss", CHAT),
         Task("sst2", "run_glue", "sst2", "minilm", 8000, 436, 300, 1e-3, "accuracy", PAIRS),
         Task("qnli", "run_glue", "qnli", "minilm", 8000, 1500, 200, 1e-3, "accuracy", PAIRS),
         Task("mnli", "run_glue", "mnli", "minilm", 8000, 1500, 200, 1e-3, "accuracy", PAIRS),
@@ -121,6 +123,8 @@ def _files(task: Task, options, stage: str, folder: str) -> tuple[str, str | Non
     place = os.path.join(options.data, task.name)
     if task.name == "novels":
         return _novels(options, folder)
+    if task.name == "smollm2":
+        return _chat(os.path.join(options.data, "e2e"), folder)
     train = os.path.join(place, "train.jsonl")
     if stage == "develop":
         return train, None
@@ -142,10 +146,29 @@ def _novels(options, folder: str) -> tuple[str, str]:
     for name, own in (("train", documents[:-2]), ("test", documents[-2:])):
         blocks = [words[start : start + 80] for words in own for start in range(0, len(words) - 80, 80)]
         rows = [{"input": " ".join(block[:16]), "reference": " ".join(block[16:])} for block in blocks]
-        paths.append(os.path.join(folder, f"novels_{name}.jsonl"))
-        with open(paths[-1], "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        paths.append(_write(os.path.join(folder, f"novels_{name}.jsonl"), rows))
     return tuple(paths)
+
+
+def _chat(place: str, folder: str) -> tuple[str, str]:
+    """E2E as a chat, in the words of SmolLM2's template."""
+    paths = []
+    for split in ("train", "test"):
+        with open(os.path.join(place, f"{split}.jsonl"), encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        asked = "<|im_start|>user\nWrite one sentence from this data: {}<|im_end|>\n<|im_start|>assistant\n"
+        chats = [
+            {"input": asked.format(row["meaning_representation"]), "reference": row["human_reference"] + "<|im_end|>"}
+            for row in rows
+        ]
+        paths.append(_write(os.path.join(folder, f"chat_{split}.jsonl"), chats))
+    return tuple(paths)
+
+
+def _write(path: str, rows: list[dict]) -> str:
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
 
 
 def losses_at_targets(model: torch.nn.Module) -> torch.nn.Module:
