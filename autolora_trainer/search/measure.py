@@ -14,7 +14,7 @@ from autolora_trainer.lora.gates import gated
 from autolora_trainer.search.rules import Found, by_threshold, kept, ordered, prefix_within, undecided
 from autolora_trainer.training.passes import unrecorded
 
-BATCHES, LOOK_BATCHES = 8, 3  # of held-out rows, as large as a weight step's, that order and that size; of a look
+ORDER_BATCHES, SIZE_BATCHES, LOOK_BATCHES = 16, 8, 3  # of held-out rows, as large as a weight step's
 LEAST_ROWS, MOST_ROWS = 32, 128
 ENOUGH_TARGETS = 256  # of rows that judge the size; where a row has one target, as many rows
 SAME = 0.8  # what two looks share, and the order has settled
@@ -69,7 +69,7 @@ class MeasurementMixin:
             return undecided(found, parts, curve, args.max_lora_rank)
         return kept(found, parts, order[: max(curve.kept, len(parts) * args.least_rank)], curve)
 
-    def contributions(self, points: int = 3, batches: int = BATCHES) -> dict[str, torch.Tensor]:
+    def contributions(self, points: int = 2, batches: int = ORDER_BATCHES) -> dict[str, torch.Tensor]:
         """See `heldout.contributions.contributions`; on rows that do not judge the size."""
         batches = self._held_out_batches(self.order_dataset, batches)
         self.measured_passes += points * len(batches)
@@ -89,7 +89,7 @@ class MeasurementMixin:
 
     def _curve(self, order, costs: dict[str, int]):
         """The size found on `size_dataset`; see `find_size`."""
-        batches = self._held_out_batches(self.size_dataset, BATCHES, ENOUGH_TARGETS)
+        batches = self._held_out_batches(self.size_dataset, SIZE_BATCHES, ENOUGH_TARGETS)
         with self.gates.folded(), self._plain_loss():
             none = self._no_adapter(batches)
             with self._measured(batches) as losses:

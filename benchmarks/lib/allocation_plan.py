@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Iterator
 
+from autolora_trainer.heldout.prefixes import chosen_of
 from autolora_trainer.ranks.budget import random_ranks, uniform_ranks
 from autolora_trainer.ranks.grid import split_name
 from autolora_trainer.search.rules import prefix_within
@@ -30,7 +31,9 @@ BITS = 2.0  # that a LoRA parameter stores (Allen-Zhu and Li 2024)
 RATES = {True: (2e-3, 4e-3, 8e-3), False: (5e-4, 1e-3, 2e-3)}  # of tasks in CAPACITY, of others
 LADDER = (1, 2, 4, 8, 16)
 PATTERNS = ("shuffled", "random", "mlp", "svd")
-ORDER = {"shuffled": "contributions", "fixed": "contributions"}  # that a method's ranks come from, if not its own
+ORDER = dict.fromkeys(
+    ("shuffled", "fixed", "warm"), "contributions"
+)  # that a method's ranks come from, if not its own
 TRIALS = ("information", "one_kind", "search", "tuning", "none", "train")  # kinds of trial
 RIVALS = ("fixed", "count", "adalora")  # fixed: contributions of a search whose α stays 1
 
@@ -101,6 +104,7 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
                 yield {**train, "method": method, "size": size}
             if task in ("e2e", "webnlg") and size in SMALL:
                 yield {**train, "method": "uniform", "size": size, "account": "b"}
+                yield {**train, "method": "warm", "size": size}
     yield {"kind": "search", **final, "k": DEFAULT_K}
     if search_of(task, seed, rows, k=DEFAULT_K) and task != LLM:
         yield {**train, "method": "contributions", "size": "found"}
@@ -207,8 +211,9 @@ def search_of(
 def ranks_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[str, int]:
     """{module: rank} of a trial that trains an adapter."""
     task, method, size = trial["task"], trial["method"], trial["size"]
-    k, label = DEFAULT_K if size == "found" else search_rank(task, rows), method if method == "fixed" else None
-    search = search_of(task, trial["seed"], rows, trial["stage"], k, label)
+    search = search_of(
+        task, trial["seed"], rows, trial["stage"], DEFAULT_K if size == "found" else search_rank(task, rows)
+    )
     if size == "rank 8":
         return dict.fromkeys(costs, 8)
     if size == "found":
@@ -222,11 +227,22 @@ def ranks_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[str, 
         return dict.fromkeys(costs, 0) | uniform_ranks({n: c for n, c in costs.items() if is_mlp(n)}, within)
     if method == "random":
         return random_ranks(costs, within, search["k"], 0, trial["seed"])
-    names = list(costs)
-    order = [(names[module], j) for module, j in search["orders"][ORDER.get(method, method)]]
-    kept = order[: prefix_within(order, costs, within)]
-    ranks = {name: sum(own == name for own, _ in kept) for name in costs}
+    ranks = {name: len(own) for name, own in components_of(trial, costs, rows).items()}
+    ranks = dict.fromkeys(costs, 0) | ranks
     return shuffled(ranks, trial["seed"]) if method == "shuffled" else ranks
+
+
+def components_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[str, list[int]]:
+    """{module: its components} of a trial whose ranks come from an order."""
+    task, method, size = trial["task"], trial["method"], trial["size"]
+    k, label = DEFAULT_K if size == "found" else search_rank(task, rows), method if method == "fixed" else None
+    search, names = search_of(task, trial["seed"], rows, trial["stage"], k, label), list(costs)
+    order = [(names[module], j) for module, j in search["orders"][ORDER.get(method, method)]]
+    if size == "found":
+        within = parameters(search["found"], costs)
+    else:
+        within = parameters(steps_of_ladder(costs)[step_of(task, size, rows)], costs)
+    return chosen_of(order[: prefix_within(order, costs, within)])
 
 
 def shuffled(ranks: dict[str, int], seed: int) -> dict[str, int]:

@@ -1,9 +1,11 @@
 """One trial of `allocation.py`: what it trains, and the row that is kept of it."""
 
 import math
+import os
 import time
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.svd import thin_svd
@@ -76,10 +78,9 @@ def _train(trial, options, rows, folder) -> dict:
         return {"loss": loss, "score": value, "rate": rate, "steps": steps + extra}
     job, start = _job(trial, options, folder, **changes), None
     ranks = plan.ranks_of(trial, job.source.costs, rows)
-    if method == "warm":  # from the kept components of the search, which is run again: its row has no weights
-        search = searched(_job(trial, options, folder, initial_rank=plan.DEFAULT_K))
-        start = handover_tensors(search.gates, search.rank_selection.found.chosen, True, search.model)
-        search.gates.remove()
+    if method == "warm":
+        k = plan.DEFAULT_K if trial["size"] == "found" else plan.search_rank(trial["task"], rows)
+        start = _kept({**trial, "k": k}, options, plan.components_of(trial, job.source.costs, rows))
     metric = task.metric if method in ("contributions", "uniform", "warm") else "loss"
     loss, value = _trained(job, ranks, metric, start)
     size = plan.parameters(ranks, job.source.costs)
@@ -100,6 +101,10 @@ def _search(trial, options, rows, folder) -> dict:
     values = {name: torch.tensor(own) for name, own in found.contributions.items()}
     orders = {"contributions": ordered(values, parts, 0, None), "svd": by_value(sigmas), "count": by_value(alphas)}
     names = {name: number for number, name in enumerate(parts)}
+    everything = {name: list(range(part.rank)) for name, part in parts.items()}
+    path = _weights(trial, options)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    save_file(handover_tensors(trainer.gates, everything, True, trainer.model), path)
     passes = trainer.state.global_step + trainer.selection_passes + trainer.measured_passes
     return {
         "steps": trainer.state.global_step, "passes": math.ceil(passes), "targets": found.curve.targets,
@@ -109,6 +114,21 @@ def _search(trial, options, rows, folder) -> dict:
         "orders": {rule: [[names[name], j] for name, j in order] for rule, order in orders.items()},
         "alpha_moved": min(max(own) - min(own) for own in alphas.values()),
     }  # fmt: skip
+
+
+def _weights(trial: dict, options) -> str:
+    """Where the components of a search lie, for trainings that begin with them; no row needs them later."""
+    name = "-".join(str(trial[key]) for key in ("stage", "task", "seed", "k"))
+    return os.path.join(f"{options.output}.weights", f"{name}-{trial.get('label') or 'search'}.safetensors")
+
+
+def _kept(trial: dict, options, chosen: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """What a training begins with: some components of the search, and its head."""
+    tensors = load_file(_weights({**trial, "label": None}, options))
+    kept = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
+    for name, places in chosen.items():
+        kept |= {f"A.{name}": tensors[f"A.{name}"][places], f"B.{name}": tensors[f"B.{name}"][:, places].contiguous()}
+    return kept
 
 
 def searched(job: Job) -> Search:

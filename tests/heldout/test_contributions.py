@@ -91,7 +91,7 @@ def test_contributions_of_a_linear_teacher_equal_their_closed_form():
             plain = model(torch.cat([b[0] for b in batches]))
     targets = plain + torch.tensor([2.0, 1.0])[:, None, None] * (outputs - plain)
     batches = [(x, targets[:, i : i + 8]) for i, (x, _) in zip(range(0, 40, 8), batches)]
-    found, path, forms = contributions(model, batches, squares), path_points(3), list(closed_forms(model, batches))
+    found, path, forms = contributions(model, batches, squares), path_points(2), list(closed_forms(model, batches))
     rates = torch.tensor([[2 * aim - 2 * tau * own for _, _, aim, own in forms] for tau, _ in path])
     for (name, j, aim, own), expected in zip(forms, shares_of_gain(rates, path)):
         assert found[name][j].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
@@ -110,17 +110,15 @@ def test_of_a_teacher_that_is_met_contributions_are_the_integrated_gradient():
 
 
 def test_shares_of_gain():
-    path = [(0.25, 0.5), (0.75, 0.5)]
+    path = [(0.25, 0.5), (0.75, 0.5)]  # shares count as 1 to 9
     shares = lambda *rates: shares_of_gain(torch.tensor(rates), path).tolist()
     assert shares([6.0, 2.0], [3.0, 1.0]) == pytest.approx([4.5, 1.5])  # alike at both points: the integral
-    # easy at first, equal later: (0.9, 0.1) / 4 + (0.5, 0.5) * 3 / 4 of a gain of 6, where the integral has (5, 1)
-    assert shares([9.0, 1.0], [1.0, 1.0]) == pytest.approx([3.6, 2.4])
+    # easy at first, equal later: (0.9, 0.1) and (0.5, 0.5) of a gain of 6, where the integral has (5, 1)
+    assert shares([9.0, 1.0], [1.0, 1.0]) == pytest.approx([6 * 0.54, 6 * 0.46])
     assert shares([9.0, 1.0, 0.0], [1.0, 1.0, 0.0])[2] == 0
     # no gain at the end: a tenth of the mean rate, 4, stands in for it
-    late = [1.0 / 0.4 * 0.75, -1.0 / 0.4 * 0.75]
-    early = [0.75 * 0.25, 0.25 * 0.25]
-    total = sum(early) + sum(late)
-    assert shares([6.0, 2.0], [1.0, -1.0]) == pytest.approx([4 * (e + x) / total for e, x in zip(early, late)])
+    early, late = torch.tensor([6.0, 2.0]) / 8, torch.tensor([1.0, -1.0]) / 0.4
+    assert shares([6.0, 2.0], [1.0, -1.0]) == pytest.approx((4 * (early + 9 * late) / (early + 9 * late).sum()).tolist())
     assert shares([-2.0, 1.0], [-1.0, 1.0]) == pytest.approx([-1.5, 1.0])  # nothing to share: the integral
 
 
