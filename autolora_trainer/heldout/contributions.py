@@ -1,19 +1,18 @@
 r"""What every component of an adapter takes off the held-out loss: its contribution.
 
 Take each module's update, gates folded in, in the basis of its singular vectors, and give component j a selection
-variable α_j. On the path from no adapter (α = 0) to the whole one (α = 1) the loss falls at the rate g(τ) = Σ_j g_j(τ),
-and g_j(τ) = -∂L_val(τ·1)/∂α_j is the part of component j in it: the direct term of AutoLoRA's hypergradient (Eq. 5,
-η = 0). Its contribution is its share of that rate, averaged along the path, of the whole gain:
+variable α_j. On the path from no adapter (α = 0) to the whole one (α = 1) the loss falls at the rate
+g(τ) = Σ_j g_j(τ), and g_j(τ) = -∂L_val(τ·1)/∂α_j is the part of component j in it: the direct term of AutoLoRA's
+hypergradient (Eq. 5, η = 0). Its contribution is its share of that rate, averaged along the path, of the whole gain:
 
     φ_j = G · 3 ∫_0^1 τ² g_j(τ) / g(τ) dτ       G = L_val(0) - L_val(1) = ∫_0^1 g(τ) dτ = Σ_j φ_j
 
 (Gauss-Legendre points). Without the shares, φ_j = ∫ g_j(τ) dτ, this is the integrated gradient (Sundararajan et al.
-2017; Aumann-Shapley values). Where all rates fall alike, the two are the same. Elsewhere most
-of the gain is had at the path's start, where nearly any adapter has it (a head that was trained with the adapter is
-lost without it), and integrated gradients credit what learned that first. An adapter that is trained at a small size is
-past it: shares count what is easy and what is hard alike, and τ² counts the end of the path more than its start. At
-the very end an adapter that has converged has no gradient but noise, so two points, at 0.21 and 0.79, serve better than
-three. What does nothing has 0, what has learned noise 0 or less.
+2017; Aumann-Shapley values). Where all rates fall alike, the two are the same. Elsewhere most of the gain is had at
+the path's start, where nearly any adapter has it, and integrated gradients credit what learned that first. An adapter
+that is trained at a small size is past it: shares count what is easy and what is hard alike, and τ² counts the end of
+the path more than its start. At the very end an adapter that has converged has no gradient but noise, so two points,
+at 0.21 and 0.79, serve better than three. What does nothing has 0, what has learned noise 0 or less.
 
 Cost: one forward and backward pass of the held-out rows per point, 2 by default, with no gradient but α's.
 """

@@ -11,10 +11,11 @@ from autolora_trainer.heldout.passes import count_targets, ordered_batches, targ
 from autolora_trainer.heldout.prefixes import NOISE, find_size, mean_loss, measured_prefixes, paired_error
 from autolora_trainer.heldout.split import EndlessBatches
 from autolora_trainer.lora.gates import gated
-from autolora_trainer.search.rules import Found, by_threshold, kept, ordered, prefix_within, undecided
+from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, undecided
 from autolora_trainer.training.passes import unrecorded
 
 ORDER_BATCHES, SIZE_BATCHES, LOOK_BATCHES = 16, 8, 3  # of held-out rows, as large as a weight step's
+HEAD_STEPS = 100  # at most, of heads alone before the search
 LEAST_ROWS, MOST_ROWS = 32, 128
 ENOUGH_TARGETS = 256  # of rows that judge the size; where a row has one target, as many rows
 SAME = 0.8  # what two looks share, and the order has settled
@@ -53,6 +54,7 @@ class MeasurementMixin:
     """
 
     measured_passes = 0.0
+    _began = False  # with the heads
 
     def find(self) -> Found:
         """What the search has found by now, by `args.rank_rule`."""
@@ -63,7 +65,7 @@ class MeasurementMixin:
         order = ordered(found, parts, args.least_rank, args.max_lora_rank)
         costs = {name: part.cost for name, part in parts.items()}
         if not args.finds_size:
-            return kept(found, parts, order[: prefix_within(order, costs, args.size, args.least_rank)])
+            return kept(found, parts, filled(order, costs, args.size, args.least_rank))
         curve = self._curve([(name, j) for name, j in order if found[name][j] > 0], costs)
         if not curve.decided:
             return undecided(found, parts, curve, args.max_lora_rank)
@@ -116,14 +118,26 @@ class MeasurementMixin:
 
             yield counted
 
+    def begin_with_heads(self) -> None:
+        """Train new heads alone before anything else. What a head can do by itself is then no component's merit: one
+        that learns beside the adapter comes to rely on the last blocks, which then get the credit (measured in
+        `benchmarks/README.md`)."""
+        if self.lone_heads and self.args.rank_rule == "contributions" and not self._began:
+            self._began = True
+            self._train_heads(min(HEAD_STEPS, self.state.max_steps))
+            self.lone_heads = {parameter: parameter.detach().clone() for parameter in self.lone_heads}
+
     def _no_adapter(self, batches) -> torch.Tensor | None:
         """The held-out losses of the base model with a head that is trained alone, for as many steps as the search's:
         that of the search has come to rely on the adapter. None: there is no head."""
-        if not self.fresh_heads:
+        if not self.lone_heads:
             return None
-        trained = {parameter: parameter.detach().clone() for parameter in self.fresh_heads}
+        trained = {parameter: parameter.detach().clone() for parameter in self.lone_heads}
         try:
-            self._train_heads()
+            with torch.no_grad():
+                for parameter, value in self.lone_heads.items():
+                    parameter.copy_(value)
+            self._train_heads(self.state.global_step)
             with self._measured(batches) as losses:
                 return losses([])
         finally:
@@ -131,28 +145,29 @@ class MeasurementMixin:
                 for parameter, value in trained.items():
                     parameter.copy_(value)
 
-    def _train_heads(self) -> None:
-        """Train the heads as they were before the search, under an adapter that is switched off."""
-        args, steps, heads = self.args, self.state.global_step, list(self.fresh_heads)
+    def _train_heads(self, steps: int) -> None:
+        """Train the heads from where they are, under an adapter that is switched off."""
+        args, heads = self.args, list(self.lone_heads)
         rows = self.train_dataset if hasattr(self.train_dataset, "__len__") else self.order_dataset
-        batches = self._endless_batches(rows)
+        batches, micro_batches = self._endless_batches(rows), args.gradient_accumulation_steps
         optimizer = torch.optim.AdamW(heads, lr=args.learning_rate, weight_decay=0.0)
-        self.measured_passes += steps / 3
-        with torch.no_grad():
-            for parameter, value in self.fresh_heads.items():
-                parameter.copy_(value)
+        self.measured_passes += steps * micro_batches / 3
         with undisturbed(self.model), gated(self.gates.parts) as factors, torch.enable_grad():
             factors.fill(0)
             for parameter in heads:
                 parameter.requires_grad_(True)
             for step in range(steps):
                 optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - step / steps)
-                loss, _ = self._mean_loss(self._prepare_inputs(next(batches)))
-                gradients = list(torch.autograd.grad(loss, heads, allow_unused=True))
-                for parameter, gradient in zip(heads, gradients):
-                    parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+                for parameter in heads:
+                    parameter.grad = torch.zeros_like(parameter)
+                for _ in range(micro_batches):
+                    loss, _ = self._mean_loss(self._prepare_inputs(next(batches)))
+                    for parameter, gradient in zip(heads, torch.autograd.grad(loss, heads, allow_unused=True)):
+                        if gradient is not None:
+                            parameter.grad += gradient / micro_batches
                 self._reduce([parameter.grad for parameter in heads])
-                optimizer.step()
+                if all(parameter.grad.isfinite().all() for parameter in heads):
+                    optimizer.step()
             optimizer.zero_grad()
 
     def _held_out_batches(self, rows, count: int, targets: int = 0) -> list:

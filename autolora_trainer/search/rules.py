@@ -73,34 +73,37 @@ def by_threshold(
     return Found({name: sorted(own[:rank]) for name, own, rank in zip(parts, order, ranks)})
 
 
-def prefix_within(order: list[tuple[str, int]], costs: dict[str, int], size: str | int, min_rank: int = 0) -> int:
-    """How many components of an order a size has room for: the longest prefix within it.
+def filled(
+    order: list[tuple[str, int]], costs: dict[str, int], size: str | int, min_rank: int = 0
+) -> list[tuple[str, int]]:
+    """The components of an order that a size has room for: one after the other, passing over what no longer fits.
 
     Args:
         costs: {module: parameters of one component}.
         size: in adapter parameters, a number or `lora:R`.
+        min_rank: 1: the first of the order are the best component of every module, and have to fit.
     Raises:
-        ValueError: If all components together are smaller, or the first do not fit.
+        ValueError: If all components together are smaller, or those that have to fit are larger.
     """
     most = sum(costs[name] for name, _ in order)
-    parameters = parse_budget(size, list(costs.values()))
+    left = parameters = parse_budget(size, list(costs.values()))
     if parameters > most:
         raise ValueError(
             f"size {size} asks for {parameters:,} adapter parameters, and all components of the search have {most:,}. "
             "Lower size or raise initial_rank."
         )
-    spent = count = 0
-    while count < len(order) and spent + costs[order[count][0]] <= parameters:
-        spent += costs[order[count][0]]
-        count += 1
-    least = len(costs) if min_rank else 1
-    if count < least:
-        needed = sum(costs[name] for name, _ in order[:least])
+    needed = sum(costs[name] for name, _ in order[: len(costs)]) if min_rank else min(costs.values())
+    if needed > parameters:
         raise ValueError(
             f"size {size} is {parameters:,} adapter parameters, and the least that min_rank {min_rank} allows is "
             f"{needed:,}. Raise size" + (" or set min_rank 0." if min_rank else ".")
         )
-    return count
+    found = []
+    for name, j in order:
+        if costs[name] <= left:
+            left -= costs[name]
+            found.append((name, j))
+    return found
 
 
 def ordered(contributions, parts: dict[str, LoraPart], min_rank: int, max_lora_rank: int | None):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from autolora_trainer.heldout.prefixes import chosen_of
 from autolora_trainer.ranks.budget import random_ranks, uniform_ranks
 from autolora_trainer.ranks.grid import split_name
-from autolora_trainer.search.rules import prefix_within
+from autolora_trainer.search.rules import filled
 
 CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", "smollm2")  # tasks where capacity may be a limit
 AMPLE = ("sst2", "qnli", "mnli")
@@ -242,7 +242,7 @@ def components_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[
         within = parameters(search["found"], costs)
     else:
         within = parameters(steps_of_ladder(costs)[step_of(task, size, rows)], costs)
-    return chosen_of(order[: prefix_within(order, costs, within)])
+    return chosen_of(filled(order, costs, within))
 
 
 def shuffled(ranks: dict[str, int], seed: int) -> dict[str, int]:

@@ -41,7 +41,10 @@ def test_of_several_kinds_the_best_on_training_rows_is_uniforms():
     rows = [information(bits=2000)]
     rows[0]["costs"] = costs = {f"h.{block}.{kind}": 60 for block in range(4) for kind in "ab"}
     assert plan.nearest(costs, 250) == ["1 on a", "1 on b"] and plan.step_of("e2e", "eighth", rows) is None
-    rows += [{"kind": "one_kind", "task": "e2e", "label": f"1 on {kind}", "loss": loss} for kind, loss in (("a", 2), ("b", 1))]
+    rows += [
+        {"kind": "one_kind", "task": "e2e", "label": f"1 on {kind}", "loss": loss}
+        for kind, loss in (("a", 2), ("b", 1))
+    ]
     assert plan.step_of("e2e", "eighth", rows) == "1 on b"
 
 

@@ -118,7 +118,9 @@ def test_shares_of_gain():
     assert shares([9.0, 1.0, 0.0], [1.0, 1.0, 0.0])[2] == 0
     # no gain at the end: a tenth of the mean rate, 4, stands in for it
     early, late = torch.tensor([6.0, 2.0]) / 8, torch.tensor([1.0, -1.0]) / 0.4
-    assert shares([6.0, 2.0], [1.0, -1.0]) == pytest.approx((4 * (early + 9 * late) / (early + 9 * late).sum()).tolist())
+    assert shares([6.0, 2.0], [1.0, -1.0]) == pytest.approx(
+        (4 * (early + 9 * late) / (early + 9 * late).sum()).tolist()
+    )
     assert shares([-2.0, 1.0], [-1.0, 1.0]) == pytest.approx([-1.5, 1.0])  # nothing to share: the integral
 
 

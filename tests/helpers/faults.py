@@ -22,8 +22,9 @@ def spoil(trainer, what, steps, value=float("nan")):
     original = trainer.compute_loss if what == "loss" else trainer.training_step
 
     def compute_loss(model, inputs, return_outputs=False, **kwargs):
-        loss = original(model, inputs, **kwargs)
-        return loss * value if trainer.state.global_step + 1 in steps else loss
+        loss, outputs = original(model, inputs, return_outputs=True, **kwargs)
+        loss = loss * value if trainer.state.global_step + 1 in steps else loss
+        return (loss, outputs) if return_outputs else loss
 
     def training_step(model, inputs, num_items_in_batch=None):
         loss = original(model, inputs, num_items_in_batch)

@@ -6,7 +6,7 @@ from torch import nn
 
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.curve import Curve, CurvePoint
-from autolora_trainer.search.rules import by_threshold, capacities, kept, ordered, prefix_within, undecided
+from autolora_trainer.search.rules import by_threshold, capacities, filled, kept, ordered, undecided
 from autolora_trainer.search.selection import attach_gates
 from tests.helpers.models import lora
 
@@ -90,16 +90,18 @@ def test_no_module_gets_a_rank_that_its_matrix_cannot_have():
     assert by_threshold(gates).ranks == {"m0": 2, "m1": 2, "m2": 8}
 
 
-def test_a_size_is_the_longest_prefix_within_it():
-    order, costs = [("a", 0), ("b", 0), ("a", 1), ("b", 1)], {"a": 10, "b": 30}
-    assert [prefix_within(order, costs, size) for size in (10, 39, 40, 50, 79, 80)] == [1, 1, 2, 3, 3, 4]
-    assert prefix_within(order, costs, "lora:2") == 4 and prefix_within(order, costs, "lora:1", min_rank=1) == 2
+def test_a_size_is_filled_in_the_order():
+    order, costs = [("b", 0), ("a", 0), ("b", 1), ("a", 1)], {"a": 10, "b": 30}
+    within = {10: [1], 29: [1, 3], 39: [0], 40: [0, 1], 50: [0, 1, 3], 79: [0, 1, 2], 80: [0, 1, 2, 3]}
+    for size, places in within.items():  # what no longer fits is passed over
+        assert filled(order, costs, size) == [order[place] for place in places], size
+    assert filled(order, costs, "lora:2") == order and filled(order, costs, "lora:1", min_rank=1) == order[:2]
     with pytest.raises(ValueError, match="size 90 asks for 90 adapter parameters, and all components .* have 80"):
-        prefix_within(order, costs, 90)
+        filled(order, costs, 90)
     with pytest.raises(ValueError, match="size 9 is 9 adapter parameters, and the least .* allows is 10. Raise size"):
-        prefix_within(order, costs, 9)
+        filled(order, costs, 9)
     with pytest.raises(ValueError, match="min_rank 1 allows is 40. Raise size or set min_rank 0"):
-        prefix_within(order, costs, 20, min_rank=1)
+        filled(order, costs, 20, min_rank=1)
 
 
 def test_undecided_is_uniform_and_says_so():
