@@ -74,7 +74,7 @@ def test_two_processes_learn_the_ranks_of_one(place):
         for name, module in ranks.modules.items():
             assert module.selection == pytest.approx(same.modules[name].selection, abs=1e-5)
         for name, tensor in adapter.items():
-            assert (tensor - same_adapter[name]).abs().max() < 1e-4
+            assert (tensor - same_adapter[name]).abs().max() < 5e-4
         assert (
             done.stdout.count("search: 32 rows in D_tr, 32 in D_val") == done.stdout.count("total rank") == 1
         )  # one process speaks

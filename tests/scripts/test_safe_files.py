@@ -46,8 +46,9 @@ def test_only_trainers_own_files_are_pickles(interrupted, phase):
     kinds = {"data": set(), "pickle": set()}
     for path in interrupted[phase].rglob("*"):
         if path.is_file():
-            head = path.read_bytes()[:4]
-            kinds["pickle" if head.startswith((b"PK\3\4", b"\x80")) else "data"].add(path.name)
+            head = path.read_bytes()[:9]
+            is_pickle = head.startswith((b"PK\3\4", b"\x80")) and head[8:] != b"{"  # safetensors: a length, then JSON
+            kinds["pickle" if is_pickle else "data"].add(path.name)
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"} == kinds["pickle"]
     assert all(TRAINERS_OWN.fullmatch(name) for name in kinds["pickle"])
     ours = {"selection.safetensors", "selection.json", MANIFEST, "adapter_model.safetensors", "run.json"}
