@@ -5,14 +5,13 @@ variable α_j. On the path from no adapter (α = 0) to the whole one (α = 1) th
 g(τ) = Σ_j g_j(τ), and g_j(τ) = -∂L_val(τ·1)/∂α_j is the part of component j in it: the direct term of AutoLoRA's
 hypergradient (Eq. 5, η = 0). Its contribution is its share of that rate, averaged along the path, of the whole gain:
 
-    φ_j = G · 3 ∫_0^1 τ² g_j(τ) / g(τ) dτ       G = L_val(0) - L_val(1) = ∫_0^1 g(τ) dτ = Σ_j φ_j
+    φ_j = G · ∫_0^1 g_j(τ) / g(τ) dτ       G = L_val(0) - L_val(1) = ∫_0^1 g(τ) dτ = Σ_j φ_j
 
 (Gauss-Legendre points). Without the shares, φ_j = ∫ g_j(τ) dτ, this is the integrated gradient (Sundararajan et al.
 2017; Aumann-Shapley values). Where all rates fall alike, the two are the same. Elsewhere most of the gain is had at
 the path's start, where nearly any adapter has it, and integrated gradients credit what learned that first. An adapter
-that is trained at a small size is past it: shares count what is easy and what is hard alike, and τ² counts the end of
-the path more than its start. At the very end an adapter that has converged has no gradient but noise, so two points,
-at 0.21 and 0.79, serve better than three. What does nothing has 0, what has learned noise 0 or less.
+that is trained at a small size is past it: shares count what is easy and what is hard alike. What does nothing has 0,
+what has learned noise 0 or less.
 
 Cost: one forward and backward pass of the held-out rows per point, 2 by default, with no gradient but α's.
 """
@@ -52,11 +51,11 @@ def shares_of_gain(rates: torch.Tensor, path: list[tuple[float, float]]) -> torc
         >>> shares_of_gain(torch.tensor([[3.0, 1.0]]), [(0.5, 1.0)])
         tensor([3., 1.])
     """
-    taus, weights = torch.tensor(path, dtype=rates.dtype).T
+    weights = torch.tensor([weight for _, weight in path], dtype=rates.dtype)
     integrated, whole = weights @ rates, rates.sum(1)  # (components,), (points,)
     if not (gain := integrated.sum()) > 0:
         return integrated
-    shares = (weights * taus**2 / whole.clamp_min(LEAST * gain)) @ rates
+    shares = (weights / whole.clamp_min(LEAST * gain)) @ rates
     return gain * shares / shares.sum() if shares.sum() > 0 else integrated
 
 

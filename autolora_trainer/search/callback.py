@@ -57,7 +57,6 @@ class RankSelectionCallback(TrainerCallback):
         if state.is_world_process_zero:
             self._open_history(args, state.global_step)
         if state.global_step == 0:
-            self.search.begin_with_heads()
             self._record(state)
 
     def on_step_end(self, args, state, control, **kwargs):

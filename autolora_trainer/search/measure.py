@@ -15,7 +15,6 @@ from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ord
 from autolora_trainer.training.passes import unrecorded
 
 ORDER_BATCHES, SIZE_BATCHES, LOOK_BATCHES = 16, 8, 3  # of held-out rows, as large as a weight step's
-HEAD_STEPS = 100  # at most, of heads alone before the search
 LEAST_ROWS, MOST_ROWS = 32, 128
 ENOUGH_TARGETS = 256  # of rows that judge the size; where a row has one target, as many rows
 SAME = 0.8  # what two looks share, and the order has settled
@@ -54,7 +53,6 @@ class MeasurementMixin:
     """
 
     measured_passes = 0.0
-    _began = False  # with the heads
 
     def find(self) -> Found:
         """What the search has found by now, by `args.rank_rule`."""
@@ -118,24 +116,15 @@ class MeasurementMixin:
 
             yield counted
 
-    def begin_with_heads(self) -> None:
-        """Train new heads alone before anything else. What a head can do by itself is then no component's merit: one
-        that learns beside the adapter comes to rely on the last blocks, which then get the credit (measured in
-        `benchmarks/README.md`)."""
-        if self.lone_heads and self.args.rank_rule == "contributions" and not self._began:
-            self._began = True
-            self._train_heads(min(HEAD_STEPS, self.state.max_steps))
-            self.lone_heads = {parameter: parameter.detach().clone() for parameter in self.lone_heads}
-
     def _no_adapter(self, batches) -> torch.Tensor | None:
         """The held-out losses of the base model with a head that is trained alone, for as many steps as the search's:
         that of the search has come to rely on the adapter. None: there is no head."""
-        if not self.lone_heads:
+        if not self.fresh_heads:
             return None
-        trained = {parameter: parameter.detach().clone() for parameter in self.lone_heads}
+        trained = {parameter: parameter.detach().clone() for parameter in self.fresh_heads}
         try:
             with torch.no_grad():
-                for parameter, value in self.lone_heads.items():
+                for parameter, value in self.fresh_heads.items():
                     parameter.copy_(value)
             self._train_heads(self.state.global_step)
             with self._measured(batches) as losses:
@@ -146,8 +135,8 @@ class MeasurementMixin:
                     parameter.copy_(value)
 
     def _train_heads(self, steps: int) -> None:
-        """Train the heads from where they are, under an adapter that is switched off."""
-        args, heads = self.args, list(self.lone_heads)
+        """Train the heads alone, under an adapter that is switched off."""
+        args, heads = self.args, list(self.fresh_heads)
         rows = self.train_dataset if hasattr(self.train_dataset, "__len__") else self.order_dataset
         batches, micro_batches = self._endless_batches(rows), args.gradient_accumulation_steps
         optimizer = torch.optim.AdamW(heads, lr=args.learning_rate, weight_decay=0.0)

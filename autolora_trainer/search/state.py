@@ -9,7 +9,7 @@ from autolora_trainer.files import read_json, write_json
 
 SELECTION_TENSORS = "selection.safetensors"
 SELECTION_STATE = "selection.json"
-OPTIMIZER, HEAD = "optimizer.", "lone_head."  # prefixes of its tensors, and of the heads as they were trained alone
+OPTIMIZER = "optimizer."  # prefix of its tensors
 
 
 class SearchStateMixin:
@@ -30,7 +30,6 @@ class SearchStateMixin:
         tensors = {
             "logits": self.gates.logits.detach(),
             "sums": self.means.sums,
-            **{f"{HEAD}{index}": value for index, value in enumerate(self.lone_heads.values())},
             **{OPTIMIZER + name: value for name, value in optimizer.items()},
         }
         tensors = {name: value.contiguous() for name, value in tensors.items()}
@@ -64,8 +63,6 @@ class SearchStateMixin:
                 moments["step"] = moments["step"].cpu()  # where AdamW keeps it
             self.selection_optimizer.state[logits] = moments
         self.means.sums = tensors["sums"]
-        for index, parameter in enumerate(self.lone_heads):
-            self.lone_heads[parameter] = tensors[f"{HEAD}{index}"].to(parameter.device)
         self.selection_passes, self.measured_passes = state["selection_passes"], state["measured_passes"]
         self._val_batches.position = state["val_position"]
         self.rank_selection.restore(state["callback"])

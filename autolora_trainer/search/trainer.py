@@ -101,7 +101,7 @@ class AutoLoraMixin(MeasurementMixin, HypergradientPassesMixin, SearchStateMixin
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
         self.means = SelectionMeans(self.gates.selection.device)
         heads = trained_beside_lora(self.model).values()
-        self.lone_heads = {parameter: parameter.detach().clone() for parameter in heads}
+        self.fresh_heads = {parameter: parameter.detach().clone() for parameter in heads}
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
         self.rank_selection.search = self
         # both first in line: when training ends, they are through before a tracker closes what they write to

@@ -93,7 +93,6 @@ def test_a_bad_hypergradient_costs_its_selection_step_alone(tmp_path, caplog, va
 def test_bad_steps_without_end_stop_the_run(tmp_path, caplog):
     trainer = searcher(tmp_path, max_steps=STEPS_IN_A_ROW + 5)
     start = trained_state(trainer)
-    trainer.begin_with_heads = lambda: None
     spoil(trainer, "gradient", range(1, 100))
     with pytest.raises(NonFiniteError, match=f"gradient was not finite for {STEPS_IN_A_ROW} steps in a row"):
         trainer.train()
