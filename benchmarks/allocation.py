@@ -16,8 +16,6 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from benchmarks.lib import allocation_plan, allocation_report, sharing, trials  # noqa: E402
 
-COMMAND = "python benchmarks/allocation.py --data $DATA --models gpt2=MODEL minilm=MODEL"
-
 
 def work(options) -> int:
     """Run what the plan has left, beside other processes of the same command; how many trials failed."""

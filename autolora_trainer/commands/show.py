@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from autolora_trainer.ranks.adapter import lora_rank_for_servers
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import LearnedRanks
-from autolora_trainer.report.curve import format_capacity, format_curve
+from autolora_trainer.report.curve import format_curve
 from autolora_trainer.report.tables import bare_name, format_cost, format_table, is_score
 
 
@@ -22,7 +22,7 @@ def show(source: str) -> str:
     results = neighbour(source, "all_results.json")
     if ranks.curve is not None:
         size = (results or {}).get("adapter_params", ranks.curve.size)
-        lines += ["", format_curve(ranks.curve, size), *filter(None, [format_capacity(ranks.curve, size)])]
+        lines += ["", format_curve(ranks.curve, size)]
     with suppress(ValueError):  # a rank that vLLM cannot serve
         lines.append(f"a server needs --max-lora-rank {lora_rank_for_servers(ranks.ranks)}")
     if results:

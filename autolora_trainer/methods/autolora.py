@@ -18,7 +18,7 @@ from autolora_trainer.methods.patterns import SizedMethod, check_first_component
 from autolora_trainer.ranks.adapter import build_adapter, is_other_model
 from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
-from autolora_trainer.report.curve import format_capacity, format_curve
+from autolora_trainer.report.curve import format_curve
 from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, SEARCH_FOLDER
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import (
@@ -175,8 +175,7 @@ class AutoLora(SizedMethod):
             ranks, phases["search"] = search(job, search_folder)
             if ranks.curve is not None:
                 size = sum(job.source.costs[name] * rank for name, rank in ranks.ranks.items())
-                for text in filter(None, (format_curve(ranks.curve, size), format_capacity(ranks.curve, size))):
-                    job.say(text)
+                job.say(format_curve(ranks.curve, size))
             release_memory()  # the search's model hangs in cycles, and on a GPU there may be no room for two
         base = job.source.base_model()
         ranks.check_names(name for name, _ in base.named_modules())

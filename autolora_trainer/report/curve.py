@@ -56,7 +56,7 @@ def _curve_figure(curve: Curve, size: int):
 
 
 def format_curve(curve: Curve, size: int) -> str:
-    """The curve as text, the chosen size marked.
+    """The curve as text, the chosen size marked, and the line of `format_capacity`.
 
     Example:
         >>> from autolora_trainer.ranks.curve import CurvePoint
@@ -73,7 +73,8 @@ def format_curve(curve: Curve, size: int) -> str:
         share = (curve.points[0].loss - point.loss) / curve.gain if curve.gain else 0.0
         mark = " <" if curve.decided and point.parameters == size else ""
         rows.append([f"{point.parameters:,}{mark}", f"{point.loss:.4f}", f"{share:.0%}".replace("%", " %")])
-    return format_table(["parameters", "held-out loss", "of the gain"], rows, left=0)
+    table = format_table(["parameters", "held-out loss", "of the gain"], rows, left=0)
+    return "\n".join(filter(None, [table, format_capacity(curve, size)]))
 
 
 def format_capacity(curve: Curve, size: int) -> str | None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from autolora_trainer.heldout.prefixes import chosen_of
 from autolora_trainer.ranks.budget import random_ranks, uniform_ranks
+from autolora_trainer.ranks.curve import BITS_PER_PARAMETER
 from autolora_trainer.ranks.grid import split_name
 from autolora_trainer.search.rules import filled
 
@@ -27,13 +28,10 @@ SIZES = {"eighth": 1 / 8, "half": 1 / 2, "twice": 2.0}  # times the information 
 SMALL = ("eighth", "half")
 LLM = "smollm2"  # has one size, three seeds, and of the other methods the shuffled ranks
 DEFAULT_K = 8  # of the package: the searches that find a size
-BITS = 2.0  # that a LoRA parameter stores (Allen-Zhu and Li 2024)
 RATES = {True: (2e-3, 4e-3, 8e-3), False: (5e-4, 1e-3, 2e-3)}  # of tasks in CAPACITY, of others
 LADDER = (1, 2, 4, 8, 16)
 PATTERNS = ("shuffled", "random", "mlp", "svd")
-ORDER = dict.fromkeys(
-    ("shuffled", "fixed", "warm"), "contributions"
-)  # that a method's ranks come from, if not its own
+ORDER = dict.fromkeys(("shuffled", "fixed", "warm"), "contributions")  # whose order a method's ranks come from
 TRIALS = ("information", "one_kind", "search", "tuning", "none", "train")  # kinds of trial
 RIVALS = ("fixed", "count", "adalora")  # fixed: contributions of a search whose α stays 1
 
@@ -149,8 +147,7 @@ def kind_of(name: str) -> str:
 
 def is_mlp(name: str) -> bool:
     """Whether a module belongs to the feed-forward layer of its block."""
-    own = any(part in name for part in ("mlp.", "c_fc", "intermediate", "gate_proj", "up_proj", "down_proj"))
-    return own or (name.endswith("output.dense") and "attention" not in name)
+    return "mlp." in name or "intermediate" in name or (name.endswith("output.dense") and "attention" not in name)
 
 
 def steps_of_ladder(costs: dict[str, int]) -> dict[str, dict[str, int]]:
@@ -179,7 +176,7 @@ def sizes_of(task: str, rows: list[dict]) -> dict[str, list[str]] | None:
     row = next((r for r in rows if (r["kind"], r["task"]) == ("information", task)), None)
     if row is None:
         return None
-    return {size: nearest(row["costs"], factor * row["bits"] / BITS) for size, factor in SIZES.items()}
+    return {size: nearest(row["costs"], factor * row["bits"] / BITS_PER_PARAMETER) for size, factor in SIZES.items()}
 
 
 def step_of(task: str, size: str, rows: list[dict]) -> str | None:
@@ -201,19 +198,24 @@ def search_rank(task: str, rows: list[dict]) -> int:
 
 
 def search_of(
-    task: str, seed: int, rows: list[dict], stage: str = "final", k: int = 8, label: str | None = None
+    task: str, seed: int, rows: list[dict], stage: str = "final", k: int = DEFAULT_K, label: str | None = None
 ) -> dict | None:
     """The row of a search."""
     wanted, names = ("search", stage, task, seed, k, label), ("kind", "stage", "task", "seed", "k", "label")
     return next((r for r in rows if tuple(map(r.get, names)) == wanted), None)
 
 
+def search_for(trial: dict, rows: list[dict]) -> dict | None:
+    """The row of the search that a trial reads: of the default rank for the size found, of the plan's for others."""
+    k = DEFAULT_K if trial["size"] == "found" else search_rank(trial["task"], rows)
+    label = "fixed" if trial["method"] == "fixed" else None
+    return search_of(trial["task"], trial["seed"], rows, trial["stage"], k, label)
+
+
 def ranks_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[str, int]:
     """{module: rank} of a trial that trains an adapter."""
     task, method, size = trial["task"], trial["method"], trial["size"]
-    search = search_of(
-        task, trial["seed"], rows, trial["stage"], DEFAULT_K if size == "found" else search_rank(task, rows)
-    )
+    search = search_for(trial, rows)
     if size == "rank 8":
         return dict.fromkeys(costs, 8)
     if size == "found":
@@ -235,8 +237,7 @@ def ranks_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[str, 
 def components_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[str, list[int]]:
     """{module: its components} of a trial whose ranks come from an order."""
     task, method, size = trial["task"], trial["method"], trial["size"]
-    k, label = DEFAULT_K if size == "found" else search_rank(task, rows), method if method == "fixed" else None
-    search, names = search_of(task, trial["seed"], rows, trial["stage"], k, label), list(costs)
+    search, names = search_for(trial, rows), list(costs)
     order = [(names[module], j) for module, j in search["orders"][ORDER.get(method, method)]]
     if size == "found":
         within = parameters(search["found"], costs)

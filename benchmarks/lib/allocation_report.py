@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, LLM, SMALL
 from benchmarks.lib.significance import ENOUGH, interval, markdown, p_value
+from benchmarks.pictures import LOOKS
 
 NAMES = {
     "shuffled": "the same ranks, shuffled within a kind",
@@ -38,11 +39,14 @@ def without(rows: list[dict]) -> dict[tuple, float]:
     return {(r["task"], r["seed"]): r["loss"] for r in rows if r["kind"] == "none"}
 
 
-def shares(rows: list[dict], method: str, size: str, account: str = "a", rival: str = "uniform") -> dict[str, list]:
-    """{task: shares of the rival's gain by which a method is ahead, by seed}; the rival has `account`."""
+def shares(
+    rows: list[dict], method: str, size: str, account: str = "a", rival: str = "uniform", rival_size: str | None = None
+) -> dict[str, list]:
+    """{task: shares of the rival's gain by which a method is ahead, by seed}; the rival has `account`, and its own
+    size where that is another."""
     found: dict[str, list] = {}
     none, own = without(rows), losses(rows, method, size)
-    for place, loss in losses(rows, rival, size, account).items():
+    for place, loss in losses(rows, rival, rival_size or size, account).items():
         if place in own and place in none:
             found.setdefault(place[0], []).append((loss - own[place]) / (none[place] - loss))
     return found
@@ -126,6 +130,7 @@ def holm(values: dict) -> dict:
 def found_size(rows: list[dict]) -> str:
     """The size found against uniform rank 8, a line a task."""
     body, medians = [], []
+    gains = shares(rows, "contributions", "found", rival_size="rank 8")
     for task in TASKS:
         own = [r for r in rows if (r["kind"], r.get("task"), r.get("size")) == ("train", task, "found")]
         own = [r for r in own if r["method"] == "contributions"]
@@ -134,13 +139,11 @@ def found_size(rows: list[dict]) -> str:
         if not pairs:
             continue
         parts = [100 * r["parameters"] / w["parameters"] for r, w in pairs]
-        none = without(rows)
-        gains = [(w["loss"] - r["loss"]) / (none[task, r["seed"]] - w["loss"]) for r, w in pairs]
         scores = [r["score"] - w["score"] for r, w in pairs if r["score"] is not None]
         medians.append(statistics.median(parts))
         points = f"{np.mean(scores):+.2f} {pairs[0][0]['metric']}" if scores else "-"
         spread = f"{min(parts):.0f} to {max(parts):.0f} %"
-        body.append([task, len(pairs), f"{medians[-1]:.0f} %", spread, cell(gains), points])
+        body.append([task, len(pairs), f"{medians[-1]:.0f} %", spread, cell(gains.get(task, [])), points])
     if not body:
         return ""
     table = markdown(["task", "seeds", "size, of rank 8's", "seeds", "loss, share of the gain", "score"], body)
@@ -159,8 +162,6 @@ def report(rows: list[dict]) -> str:
 
 def picture(rows: list[dict]) -> Figure:
     """Held-out loss against parameters, a panel a task: contributions, uniform, no adapter and the size found."""
-    from benchmarks.pictures import LOOKS
-
     tasks = [task for task in TASKS if any(r["task"] == task and r["kind"] == "train" for r in rows)]
     figure = Figure(figsize=(3.0 * len(tasks), 3.0), layout="constrained")
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.svd import thin_svd
 from autolora_trainer.methods.autolora import search_arguments
-from autolora_trainer.methods.base import given_pattern
+from autolora_trainer.methods.base import Built, given_pattern
 from autolora_trainer.scripts.job import Job, make_trainer
 from autolora_trainer.search.callback import RankSelectionCallback
 from autolora_trainer.search.handover import handover_tensors, start_from
@@ -68,19 +68,17 @@ def _train(trial, options, rows, folder) -> dict:
     task, method, steps = TASKS[trial["task"]], trial["method"], TASKS[trial["task"]].steps
     rate, extra = plan.rate_of(trial["task"], method, rows), 0
     if trial["account"] == "b":
-        k = plan.search_rank(trial["task"], rows)
-        extra = plan.search_of(trial["task"], trial["seed"], rows, k=k)["passes"]
+        extra = plan.search_for(trial, rows)["passes"]
     changes = {"learning_rate": rate, "max_steps": steps + extra}
     if method == "adalora":
         step = plan.step_of(trial["task"], trial["size"], rows)
         job = _job(trial, options, folder, method="adalora", size=f"lora:{step}", **changes)
-        loss, value = _of_method(job, task.metric)
+        loss, value = _fitted(job, job.request.method.prepare(job)(), task.metric)
         return {"loss": loss, "score": value, "rate": rate, "steps": steps + extra}
     job, start = _job(trial, options, folder, **changes), None
     ranks = plan.ranks_of(trial, job.source.costs, rows)
     if method == "warm":
-        k = plan.DEFAULT_K if trial["size"] == "found" else plan.search_rank(trial["task"], rows)
-        start = _kept({**trial, "k": k}, options, plan.components_of(trial, job.source.costs, rows))
+        start = _kept(plan.search_for(trial, rows), options, plan.components_of(trial, job.source.costs, rows))
     metric = task.metric if method in ("contributions", "uniform", "warm") else "loss"
     loss, value = _trained(job, ranks, metric, start)
     size = plan.parameters(ranks, job.source.costs)
@@ -122,9 +120,9 @@ def _weights(trial: dict, options) -> str:
     return os.path.join(f"{options.output}.weights", f"{name}-{trial.get('label') or 'search'}.safetensors")
 
 
-def _kept(trial: dict, options, chosen: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+def _kept(search: dict, options, chosen: dict[str, list[int]]) -> dict[str, torch.Tensor]:
     """What a training begins with: some components of the search, and its head."""
-    tensors = load_file(_weights({**trial, "label": None}, options))
+    tensors = load_file(_weights(search, options))
     kept = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
     for name, places in chosen.items():
         kept |= {f"A.{name}": tensors[f"A.{name}"][places], f"B.{name}": tensors[f"B.{name}"][:, places].contiguous()}
@@ -171,14 +169,11 @@ def _trained(job: Job, ranks: dict[str, int], metric: str = "loss", start: dict 
     model = job.build(given_pattern(job, "given", ranks, base), base)
     if start is not None:
         start_from(start, model)
-    trainer = make_trainer(job, model, [])
-    trainer.train()
-    return held_out_loss(job, model), score(job, trainer, metric)
+    return _fitted(job, Built(model), metric)
 
 
-def _of_method(job: Job, metric: str) -> tuple[float, float | None]:
-    """Of a method of the package."""
-    built = job.request.method.prepare(job)()
+def _fitted(job: Job, built: Built, metric: str) -> tuple[float, float | None]:
+    """(held-out loss, score) of a method's model, trained."""
     trainer = make_trainer(job, built.model, built.callbacks, built.trainer, built.arguments)
     trainer.train()
     model = built.finish(trainer.model) if built.finish else trainer.model

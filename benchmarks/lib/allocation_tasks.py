@@ -208,9 +208,9 @@ class Search(AutoLoraTrainer):
 
 
 @torch.no_grad()
-def held_out_loss(job: Job, model: torch.nn.Module, rows=None, batch_size: int = 32) -> float:
+def held_out_loss(job: Job, model: torch.nn.Module, batch_size: int = 32) -> float:
     """Σ losses / Σ targets over the rows that are scored, in fp32."""
-    rows = job.rows.datasets["validation"] if rows is None else rows
+    rows = job.rows.datasets["validation"]
     keep = [name for name in rows.column_names if name in ("input_ids", "attention_mask", "token_type_ids", "labels")]
     device = next(model.parameters()).device
     original = vars(model).get("_original_forward")
