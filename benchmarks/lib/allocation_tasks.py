@@ -69,11 +69,11 @@ PAIRS = {**CLASSES, "per_device_train_batch_size": 16}
 TASKS = {
     task.name: task
     for task in (
-        Task("e2e", "run_nlg", "e2e", "gpt2", 5000, 400, 200, 4e-3, "bleu", LM),
-        Task("webnlg", "run_nlg", "webnlg", "gpt2", 2000, 400, 200, 4e-3, "bleu", {**LM, "max_seq_length": 384}),
-        Task("novels", "run_nlg", "nlg", "gpt2", 5000, 400, 150, 4e-3, "loss", {**LM, "prompt_format": "plain"}),
-        Task("jnlpba", "run_ner", "jnlpba", "minilm", 5000, 1000, 300, 2e-3, "f1", CLASSES),
-        Task("smollm2", "run_nlg", "nlg", "smollm2", 1500, 200, 100, 1e-3, "loss", CHAT),
+        Task("e2e", "run_nlg", "e2e", "gpt2", 2000, 400, 250, 4e-3, "bleu", LM),
+        Task("webnlg", "run_nlg", "webnlg", "gpt2", 2000, 400, 250, 4e-3, "bleu", {**LM, "max_seq_length": 384}),
+        Task("novels", "run_nlg", "nlg", "gpt2", 1600, 400, 200, 4e-3, "loss", {**LM, "prompt_format": "plain"}),
+        Task("jnlpba", "run_ner", "jnlpba", "minilm", 4800, 1000, 300, 2e-3, "f1", PAIRS),
+        Task("smollm2", "run_nlg", "nlg", "smollm2", 800, 200, 100, 1e-3, "loss", CHAT),
         Task("sst2", "run_glue", "sst2", "minilm", 8000, 436, 300, 1e-3, "accuracy", PAIRS),
         Task("qnli", "run_glue", "qnli", "minilm", 8000, 1500, 200, 1e-3, "accuracy", PAIRS),
         Task("mnli", "run_glue", "mnli", "minilm", 8000, 1500, 200, 1e-3, "accuracy", PAIRS),
