@@ -27,12 +27,6 @@ but those that `method_learning_rate` names (full fine-tuning diverges at the ra
 no part. A task is tuned before its first seed, and trials go seed by seed, so early rows already compare. Finished
 trials with the same settings are skipped, so the same command goes on after an interruption; trials that another
 process of the same command runs are left to it.
-
-Instead of `seeds`, a plan may have an axis of budgets, each the uniform rank of the same size (`--rank_budget`), which
-says how many seeds a method has there; its tables are those of score against parameters (see `plans/front.yaml`):
-
-    budgets: {2: {uniform: 8, autolora: 8}, 8: {uniform: 8}}
-    svd_cut: {from: 8, budgets: [1, 2]}    # more rows: the uniform adapters of rank 8, cut by SVD after their training
 """
 
 import argparse
@@ -44,7 +38,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks.lib import comparison, plans, sharing, svd_cut, trials  # noqa: E402
+from benchmarks.lib import comparison, plans, sharing, trials  # noqa: E402
 
 
 def split_for_tuning(options, trial: dict, settings: list[str], folder: str) -> list[str]:
@@ -71,9 +65,9 @@ def split_for_tuning(options, trial: dict, settings: list[str], folder: str) -> 
     return typed
 
 
-def run_trial(options, trial: dict, settings: list[str], cuts=()) -> list[dict]:
-    """Run one trial; its row, after those of its adapter cut by SVD to the budgets `cuts`. `options`: data, model,
-    scratch and isolate of the command line. `settings`: the arguments of the script, without places."""
+def run_trial(options, trial: dict, settings: list[str]) -> dict:
+    """Run one trial; its row. `options`: data, model, scratch and isolate of the command line. `settings`: the
+    arguments of the script, without places."""
     script = trials.script_of(trial["task"])
     with trials.scratch_folder(options.scratch) as folder:
         if trial.get("kind") == plans.TUNING:
@@ -82,13 +76,11 @@ def run_trial(options, trial: dict, settings: list[str], cuts=()) -> list[dict]:
             where = trials.places(options.data, options.model, trial["task"])
         results = trials.run(script, [*settings, *where, f"--output_dir={folder}"], options.isolate)
         head = {name: value for name, value in trial.items() if name != "changes"}
-        rows = [svd_cut.cut_row(options, head, settings, folder, budget) for budget in cuts]
-        return [*rows, trials.row_of(head, settings, results, folder, script)]
+        return trials.row_of(head, settings, results, folder, script)
 
 
 def work(options, plan: dict) -> int:
     """Run what is left of the plan, beside other processes of the same command; how many trials failed."""
-    cut = plan.get("svd_cut") or {"from": None}
 
     def left():
         found = plans.unfinished(plan, trials.read_rows(options.output))
@@ -96,12 +88,11 @@ def work(options, plan: dict) -> int:
 
     def run(found) -> None:
         started, (trial, settings) = time.perf_counter(), found
-        wide = (trial["method"], trial.get("budget", 0)) == ("uniform", cut["from"])
-        for row in run_trial(options, trial, settings, cut["budgets"] if wide else ()):
-            trials.append_row(options.output, row)
+        row = run_trial(options, trial, settings)
+        trials.append_row(options.output, row)
         print(shown(found), row["score"], f"{time.perf_counter() - started:.0f} s", flush=True)
 
-    names = ("task", "seed", "method", "budget", "kind")
+    names = ("task", "seed", "method", "kind")
     shown = lambda found: " ".join(str(found[0][name]) for name in names if name in found[0])
     failed = sharing.work_off(options.output, left, run, shown)
     if later := plans.without_rate(plan, trials.read_rows(options.output)):

@@ -21,15 +21,19 @@ from pathlib import Path
 import matplotlib
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks import llama, pictures, planted  # noqa: E402
-from benchmarks.lib import committed, comparison, cost_tables, differences, measured, patterns, trials  # noqa: E402
+from benchmarks import pictures, planted  # noqa: E402
+from benchmarks.lib import (  # noqa: E402
+    allocation_plan,
+    allocation_report,
+    committed,
+    comparison,
+    cost_tables,
+    patterns,
+    trials,
+)
 from benchmarks.lib.committed import command_of, join, not_measured, plan_block, provenance, rows_of  # noqa: E402
 from benchmarks.lib.paper_tables import TABLES, at_scale, paper_table, table5  # noqa: E402
-from benchmarks.lib.significance import (  # noqa: E402
-    difference_cells,
-    markdown,
-    paired_differences,
-)
+from benchmarks.lib.significance import markdown  # noqa: E402
 
 RELIABILITY = "python benchmarks/reliability.py"
 PAGES = ("RESULTS.md", "README.md")
@@ -85,10 +89,30 @@ def planted_table(rows: list[dict]) -> str:
     return markdown(header, body)
 
 
-def llama_tables(rows: list[dict]) -> str:
-    gains = {label: paired_differences(rows, label, "uniform", None) for label in ("random", "autolora")}
-    cells = [f"{label} less uniform, by seed: {difference_cells(values)[0]}" for label, values in gains.items()]
-    return join(llama.report(rows), "; ".join(cells))
+ALLOCATION = (
+    "python benchmarks/allocation.py --data $DATA --models gpt2=GPT2 minilm=MODEL smollm2=SMOLLM2 --bf16 "
+    "--output benchmarks/results/allocation.jsonl"
+)
+
+
+def allocation_block(table) -> str:
+    """One table of the comparison at equal size and at the size found."""
+    return table(rows_of("allocation")) or not_measured(ALLOCATION)
+
+
+def curves() -> str:
+    """Its picture, once there are rows."""
+    return f"![Held-out loss against adapter parameters]({PICTURES}/allocation.svg)" if rows_of("allocation") else ""
+
+
+def allocated() -> str:
+    """All of its tables, its picture, where the rows come from, and how many are missing of those that are due."""
+    if not (rows := rows_of("allocation")):
+        return not_measured(ALLOCATION)
+    done = set(map(allocation_plan.key, rows))
+    left = sum(allocation_plan.key(trial) not in done for trial in allocation_plan.trials(rows))
+    missing = not_measured(ALLOCATION, f"not measured yet, {left} trials and those that follow") if left else ""
+    return join(curves(), allocation_report.report(rows), provenance(rows, ALLOCATION), missing)
 
 
 def cost_block() -> str:
@@ -125,19 +149,16 @@ def reliability_tables(rows: list[dict]) -> str:
 
 
 BLOCKS = {  # by the names in the pages
-    "measured by task": measured.by_task,
-    "measured by cause": measured.by_cause,
-    "differences": differences.everywhere,
-    "differences by task": differences.by_task,
+    "same size": partial(allocation_block, allocation_report.same_size),
+    "found size": partial(allocation_block, allocation_report.found_size),
+    "curves": curves,
+    "allocation": allocated,
     **{f"table {number}": partial(paper_table, number) for number in TABLES},
     "table 5": table5,
     "figure 2": partial(at_scale, "paper/table1_roberta_large", "figure2"),
     "figure 3": ranks_block,
     "extras": partial(plan_block, "extras"),
-    "front": partial(plan_block, "front", f"![Score against adapter parameters]({PICTURES}/front.svg)"),
-    "all linear layers": partial(plan_block, "all_linear"),
     "planted ranks": partial(own_block, "planted/planted", planted_table, planted.COMMAND, "planted"),
-    "llama": partial(own_block, "llama", llama_tables, llama.COMMAND, "llama.jsonl"),
     "cost": cost_block,
     "reliability": partial(own_block, "reliability", reliability_tables, RELIABILITY, "reliability.jsonl"),
 }
@@ -153,7 +174,7 @@ def texts() -> dict[str, str]:
     far as there are pages and rows."""
     pages = {name: written(text) for name in PAGES if (text := _content(name))}
     of_plan = lambda name: lambda rows: comparison.report(rows, committed.plan_of(f"plans/{name}"))
-    made = {"front": of_plan("front"), "methods": of_plan("methods"), "llama": llama.report}
+    made = {"methods": of_plan("methods"), "allocation": allocation_report.report}
     found = {f"benchmarks/results/{name}.md": write(rows) for name, write in made.items() if (rows := rows_of(name))}
     return pages | found
 
@@ -161,8 +182,8 @@ def texts() -> dict[str, str]:
 def draw(folder: str) -> list[str]:
     """Write the pictures; their paths."""
     figures = {name: partial(pictures.heatmaps, tasks) for name, tasks in patterns.figure3(searched_ranks()).items()}
-    if rows := rows_of("front"):
-        figures["front"] = partial(pictures.front, rows)
+    if rows := rows_of("allocation"):
+        figures["allocation"] = partial(allocation_report.picture, rows)
     with matplotlib.rc_context(pictures.STYLE):
         saved = [pictures.save(figure(), os.path.join(folder, name)) for name, figure in figures.items()]
     return [path for paths in saved for path in paths]

@@ -8,7 +8,7 @@ Tolerance, on the machine of the row with its versions of the libraries: 0.05 po
 Elsewhere other rounding is as good as another seed: 2.8 times the standard deviation between the seeds of that task
 and method in the file, which 95 % of the differences of two runs keep (ISO 5725's repeatability limit, 1.96 √2 s), and
 at least 0.05 points. With fewer than three seeds it is unknown, and `--tolerance POINTS` has to be given.
-Rows without a score of their own (ranks, planted ranks, Llama, reliability) are rerun whole, by the commands of
+Rows without a score of their own (planted ranks, sizes, reliability) are rerun whole, by the commands of
 RESULTS.md.
 """
 
@@ -53,7 +53,7 @@ def in_points(row: dict) -> dict:
 def _kind(row: dict) -> tuple:
     """What rows that differ in their seed alone share."""
     rate = trials.value_of(row["settings"], "learning_rate") if isinstance(row["settings"], list) else None
-    return row["task"], row["method"], row.get("kind"), row.get("budget"), row.get("train_rows"), rate
+    return row["task"], row["method"], row.get("kind"), row.get("train_rows"), rate
 
 
 def rerun(row: dict, options) -> float:
@@ -67,8 +67,7 @@ def rerun(row: dict, options) -> float:
         )
     if isinstance(row["settings"], list):
         trial = {name: row[name] for name in HEAD if name in row}
-        cuts = [row["budget"]] if row["method"] == trials.SVD_CUT else []  # the adapter is trained and cut again
-        return run_trial(options, trial, trials.settings_of(row), cuts)[0]["score"]
+        return run_trial(options, trial, row["settings"])["score"]
     words = shlex.split(row["command"])  # of cost.py: it is whole
     for place in PLACES:
         if place in words:

@@ -65,15 +65,16 @@ def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
             yield {"kind": "one_kind", **DEVELOP, "task": task, "label": label}
         if step_of(task, "half", rows) is None:
             return
+    tuning = {"kind": "tuning", **DEVELOP, "task": task}
+    tried = lambda method: ({**tuning, "method": method, "rate": rate} for rate in _grid(task, method, rows))
+    yield from tried("uniform")
     searches = [
         {"kind": "search", **DEVELOP, "task": task, "k": k}
         for k in dict.fromkeys((search_rank(task, rows), DEFAULT_K))
     ]
     yield from searches
     if all(search_of(task, DEVELOP["seed"], rows, "develop", own["k"]) for own in searches):
-        for method in ("uniform", "contributions"):
-            yield from ({"kind": "tuning", **DEVELOP, "task": task, "method": method, "rate": rate}
-                        for rate in _grid(task, method, rows))  # fmt: skip
+        yield from tried("contributions")
 
 
 def _grid(task: str, method: str, rows: list[dict]) -> list[float]:

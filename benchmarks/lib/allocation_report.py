@@ -82,12 +82,14 @@ def same_size(rows: list[dict]) -> str:
         own = {size: found.get(task, []) for size, found in by_size.items()}
         if any(own.values()):
             small += [own[size] for size in SMALL if own[size] and task != LLM]
-            body.append([task, *(f"{_size(rows, task, size)}: {cell(own[size])}" for size in own)])
+            body.append(
+                [task, *(f"{_size(rows, task, size)}: {cell(own[size])}" if own[size] else "-" for size in own)]
+            )
     table = markdown(["task", "an eighth", "half", "twice"], body)
     if not small:
         return ""
     mean, low, high = bootstrapped(small)
-    text = f"Mean over the {len(small)} small cells: {percent(mean)} ({percent(low)} to {percent(high)}, bootstrap)."
+    text = f"Mean over {len(small)} small cells: {percent(mean)} ({percent(low)} to {percent(high)}, bootstrap)."
     return f"{table}\n\n{text}"
 
 

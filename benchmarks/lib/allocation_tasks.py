@@ -91,6 +91,7 @@ def prepared(task: Task, seed: int, options, stage: str, folder: str, **changes)
         folder: for the run's files.
     """
     kind, more = KINDS[task.script]
+    os.makedirs(folder, exist_ok=True)
     train, test = _files(task, options, stage, folder)
     settings = {
         "task_name": task.task_name, "model_name_or_path": options.models[task.model], "train_file": train,

@@ -49,8 +49,8 @@ def not_measured(command: str, what: str = "not measured yet") -> str:
 def progress(rows: list[dict], plan: dict, command: str) -> str:
     """How much of a plan is missing; nothing once all of it is there."""
     places = [(task, seed) for task in plan["tasks"] for seed in range(plans.seeds(plan, task))]
-    wanted = {(*p, method, own.get("budget")) for p in places for method, own in plans.members(plan, *p)}
-    left = wanted - {(row["task"], row["seed"], row["method"], row.get("budget")) for row in reported(rows)}
+    wanted = {(*place, method) for place in places for method in plan["methods"]}
+    left = wanted - {(row["task"], row["seed"], row["method"]) for row in reported(rows)}
     what = "not measured yet" + (f", {len(left)} of {len(wanted)} runs" if len(left) < len(wanted) else "")
     return not_measured(command, what) if left else ""
 

@@ -2,14 +2,12 @@
 
 import statistics
 
-from benchmarks.lib import budgets, trials
+from benchmarks.lib import trials
 from benchmarks.lib.significance import difference_cells, markdown, mean_cell
 
 
 def report(rows: list[dict], plan: dict) -> str:
-    """The table with what its columns mean; those of a plan with budgets are its own."""
-    if plan.get("budgets"):
-        return budgets.report(trials.reported(rows), plan)
+    """The table with what its columns mean."""
     text = (
         "Score on the dev split in points: mean (95 % interval over seeds, number of seeds). Differences are paired "
         "by task and seed and pooled; `detectable` is the true difference that a test of so many pairs would find "

@@ -14,7 +14,7 @@ TUNING = "tuning"
 SAME_TIME = "{method}, given the time of {as}"
 DEFAULTS = {
     **{"tasks": None, "methods": None, "seeds": 1, "task_seeds": {}, "settings": {}, "task_settings": {}},
-    **{"reference": None, "same_time": None, "tuning": None, "budgets": {}, "svd_cut": None},
+    **{"reference": None, "same_time": None, "tuning": None},
 }
 
 
@@ -29,8 +29,6 @@ def load_plan(path: str) -> dict:
         sys.exit(f"compare.py: error: {path}: {problem}. See the head of benchmarks/compare.py.")
     plan = {**DEFAULTS, **plan}
     plan["methods"] = {label: settings or {} for label, settings in plan["methods"].items()}
-    if plan["budgets"]:
-        plan["seeds"] = max(count for methods in plan["budgets"].values() for count in methods.values())
     return plan
 
 
@@ -41,21 +39,16 @@ def _problems(plan):
         return
     for name in sorted(plan.keys() - DEFAULTS.keys()):
         yield f"has {name!r}; known are {', '.join(sorted(DEFAULTS))}"
-    tasks, methods, budgets = plan["tasks"], plan["methods"], plan.get("budgets") or {}
+    tasks, methods = plan["tasks"], plan["methods"]
     if plan.get("reference") is not None and plan["reference"] not in methods:
         yield f"names the reference {plan['reference']!r}, which is none of its methods"
     same = plan.get("same_time")
     if same and not {same.get("as"), same.get("method")} <= methods.keys():
         yield "same_time needs `as` and `method`, both among the methods"
-    for name in sorted(plan.keys() & {"seeds", "task_seeds", "same_time", "tuning"} if budgets else ()):
-        yield f"budgets, which say how many seeds a method has, do not go with {name}"
-    if plan.get("svd_cut") and "uniform" not in budgets.get(plan["svd_cut"]["from"], {}):
-        yield "svd_cut starts from a rank at which the budgets have no `uniform`"
     for name, given, among in (
         ("task_seeds", plan.get("task_seeds") or {}, tasks),
         ("task_settings", plan.get("task_settings") or {}, tasks),
         ("method_learning_rate", (plan.get("tuning") or {}).get("method_learning_rate", {}), methods),
-        *((f"budget {budget}", own, methods) for budget, own in budgets.items()),
     ):
         for unknown in sorted(given.keys() - set(among)):
             yield f"{name} names {unknown!r}, which is none of {', '.join(among)}"
@@ -66,21 +59,12 @@ def seeds(plan: dict, task: str) -> int:
     return plan["task_seeds"].get(task, plan["seeds"])
 
 
-def members(plan: dict, task: str, seed: int) -> list[tuple[str, dict]]:
-    """The methods that have this seed of a task, each with its budget where the plan has budgets."""
-    if budgets := plan.get("budgets"):
-        named = [(label, budget, count) for budget, own in budgets.items() for label, count in own.items()]
-        return [(label, {"budget": budget}) for label, budget, count in named if seed < count]
-    return [(label, {}) for label in plan["methods"]] if seed < seeds(plan, task) else []
-
-
 def trial_settings(plan: dict, trial: dict) -> dict:
     """The arguments of a trial, by name."""
     label = trial["method"]
     own = plan["methods"].get(label, {})
     settings = {"method": own.get("method", label), "task_name": trial["task"], **plan["settings"]}
     settings |= plan["task_settings"].get(trial["task"], {}) | own | trial.get("changes", {})
-    settings |= {"rank_budget": f"lora:{trial['budget']}"} if "budget" in trial else {}
     return {**settings, "seed": trial["seed"]}
 
 
@@ -91,10 +75,10 @@ def planned(plan: dict, rows: list[dict]):
         for task in plan["tasks"]:
             if seed == 0 and plan["tuning"]:
                 yield from tuning_trials(plan, task)
-            for label, budget in members(plan, task, seed):
+            for label in plan["methods"] if seed < seeds(plan, task) else ():
                 changes = tuned(plan, rows, task, label) if plan["tuning"] else {}
                 if changes is not None:
-                    yield {"task": task, "seed": seed, "method": label, **budget, "changes": changes}
+                    yield {"task": task, "seed": seed, "method": label, "changes": changes}
     if same := plan.get("same_time"):
         for task in plan["tasks"]:
             for seed in range(seeds(plan, task)):
@@ -148,8 +132,8 @@ def without_rate(plan: dict, rows: list[dict]) -> int:
 
 def key(row: dict) -> tuple:
     """What is the same trial, in whatever order its arguments stand."""
-    place = row["task"], row["seed"], row["method"], row.get("kind"), row.get("budget")
-    return *place, *sorted(trials.settings_of(row))
+    place = row["task"], row["seed"], row["method"], row.get("kind")
+    return *place, *sorted(row["settings"])
 
 
 def unfinished(plan: dict, rows: list[dict]) -> list[tuple[dict, list[str]]]:

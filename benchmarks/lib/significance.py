@@ -11,15 +11,6 @@ from scipy.stats import nct, spearmanr, t, ttest_1samp
 ENOUGH = 3  # values, for an interval to be shown
 
 
-def paired_differences(rows: list[dict], method: str, reference: str, budget, reference_budget=None) -> np.ndarray:
-    """Scores of `method` less those of `reference`, for every (task, seed) that has both."""
-    reference_budget = budget if reference_budget is None else reference_budget
-    score = {(r["task"], r["seed"], r["method"], r.get("budget")): r["score"] for r in rows}
-    places = sorted({(r["task"], r["seed"]) for r in rows})
-    pairs = [((*p, method, budget), (*p, reference, reference_budget)) for p in places]
-    return np.array([score[a] - score[b] for a, b in pairs if a in score and b in score])
-
-
 def interval(values, level: float = 0.95) -> tuple[float, float]:
     """Student's t interval of the mean. Of a few values a percentile bootstrap is too narrow: of three it can only be
     their range, which holds the mean three times in four."""
@@ -88,13 +79,6 @@ def difference_cells(pairs) -> list[str]:
     low, high = interval(pairs)
     shown = f"{np.mean(pairs):+.2f} ({low:+.2f} to {high:+.2f}, n={len(pairs)})"
     return [shown, f"{smallest_detectable(pairs):.2f}"]
-
-
-def middle_cells(values, digits: int = 2) -> list[str]:
-    """Median of paired differences, and how many of them are above zero; equal scores count for neither side."""
-    if len(values) == 0:
-        return ["-", "-"]
-    return [f"{np.median(values):+.{digits}f}", f"{int((values > 0).sum())} of {int((values != 0).sum())}"]
 
 
 def markdown(header: list[str], body: list[list]) -> str:

@@ -22,7 +22,6 @@ from benchmarks.lib import sharing
 
 DEFAULTS = "contributions"  # the package's, by their rank rule; rows without it are of commit cd59859 and before
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SVD_CUT = "svd_cut"  # the method of rows that were cut from a uniform adapter, whose settings they have
 SCRIPTS = {"jnlpba": "run_ner", "ner": "run_ner", "e2e": "run_nlg", "webnlg": "run_nlg", "nlg": "run_nlg"}
 GLUE_METRICS = {"cola": ("matthews_correlation", 100), "stsb": ("spearmanr", 100)}
 METRICS = {**GLUE_METRICS, "jnlpba": ("f1", 100), "e2e": ("bleu", 1), "webnlg": ("bleu", 1)}  # and factors to points
@@ -62,12 +61,6 @@ def value_of(typed: list[str], name: str) -> str | None:
     return next((word.partition("=")[2] for word in typed if word.startswith(f"--{name}=")), None)
 
 
-def settings_of(row: dict) -> list[str]:
-    """The arguments of a row's script. The first rows of budgets leave out a `--method` that is their label."""
-    method = "uniform" if row["method"] == SVD_CUT else row["method"]
-    return row["settings"] if value_of(row["settings"], "method") else [f"--method={method}", *row["settings"]]
-
-
 def read_rows(path: str) -> list[dict]:
     if not os.path.exists(path):
         return []
@@ -76,9 +69,9 @@ def read_rows(path: str) -> list[dict]:
 
 
 def reported(rows: list[dict]) -> list[dict]:
-    """Rows whose scores count: not those that chose a learning rate, and of several of one task, seed, method and
-    budget the latest alone."""
-    place = lambda row: (row["task"], row["seed"], row["method"], row.get("budget"))
+    """Rows whose scores count: not those that chose a learning rate, and of several of one task, seed and method the
+    latest alone."""
+    place = lambda row: (row["task"], row["seed"], row["method"])
     return list({place(row): row for row in rows if row.get("kind") is None}.values())
 
 

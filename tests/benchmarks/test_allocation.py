@@ -52,6 +52,7 @@ def test_what_is_due_waits_for_the_rows_it_needs():
     first = due([])
     assert {trial["kind"] for trial in first if trial["task"] in plan.CAPACITY} == {"information"}
     rows = [information()]
+    assert [t["method"] for t in due(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")] == ["uniform"] * 3
     assert [t["k"] for t in due(rows) if (t["kind"], t["task"]) == ("search", "e2e")] == [8]
     rows.append(searched())
     assert len([t for t in due(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")]) == 6

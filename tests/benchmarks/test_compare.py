@@ -347,31 +347,6 @@ def test_a_method_may_have_rates_of_its_own(place):
     assert rates["autolora"] == ["0.1", "0.2", "0.2", "0.2"]
 
 
-def test_budgets_are_an_axis_with_seeds_of_their_own(place):
-    folder, calls = place
-    kept = {name: PLAN[name] for name in ("tasks", "settings", "methods", "reference")}
-    plan = {**kept, "budgets": {2: {"uniform": 2, "paper": 1}, 8: {"uniform": 1}}}
-    (folder / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
-    old = {"task": "mrpc", "seed": 1, "method": "uniform", "budget": 2, "adapter_params": 10, "score": 70.0}
-    order = ["--num_train_epochs=2", "--learning_rate=0.1", "--task_name=mrpc", "--seed=1", "--rank_budget=lora:2"]
-    trials.append_row(str(folder / "o.jsonl"), {**old, "settings": order})  # finished, though it names no method
-    _, *rows = run(place)
-    assert [(row["seed"], row["method"], row["budget"]) for row in rows] == [
-        (0, "uniform", 2),
-        (0, "paper", 2),
-        (0, "uniform", 8),
-    ]
-    assert [(c["method"], c["rank_budget"]) for c in calls] == [
-        ("uniform", "lora:2"),
-        ("autolora", "lora:2"),
-        ("uniform", "lora:8"),
-    ]
-    table = (folder / "o.md").read_text()
-    assert (
-        "| uniform, rank 2 on average | 10 | 75.00 (n=2) |" in table and "| paper, rank 2 on average | 10 |" in table
-    )
-
-
 @pytest.mark.parametrize(
     "change, sentence",
     [
@@ -381,9 +356,6 @@ def test_budgets_are_an_axis_with_seeds_of_their_own(place):
         ({"same_time": {"as": "x", "method": "uniform"}}, "same_time needs"),
         ({"task_seeds": {"cola": 1}}, "task_seeds names 'cola', which is none of mrpc"),
         ({"tuning": {"learning_rate": [1], "method_learning_rate": {"full": [1]}}}, "names 'full', which is none of"),
-        ({"budgets": {2: {"uniform": 1}}}, "budgets, which say how many seeds a method has, do not go with same_time"),
-        ({"same_time": None, "tuning": None, "seeds": None, "budgets": {2: {"x": 1}}}, "budget 2 names 'x', which is"),
-        ({"same_time": None, "svd_cut": {"from": 8, "budgets": [1]}}, "svd_cut starts from a rank at which"),
     ],
 )
 def test_a_plan_that_cannot_be_run_is_one_line(tmp_path, change, sentence):

@@ -113,7 +113,7 @@ def test_dry_run_names_every_trial_in_arguments_that_the_scripts_take(tmp_path, 
     *lines, last = capsys.readouterr().out.splitlines()
     plan = load(folder, name)
     places = [(task, seed) for task in plan["tasks"] for seed in range(plans.seeds(plan, task))]
-    runs = sum(len(plans.members(plan, *place)) for place in places)
+    runs = len(places) * len(plan["methods"])
     if plan["tuning"]:
         assert lines.pop().strip() == f"… and {runs} reported runs, once their rates are known"
         runs = len(plan["tasks"]) * sum(len(plans.rates(plan, label)) for label in plan["methods"])
@@ -121,7 +121,7 @@ def test_dry_run_names_every_trial_in_arguments_that_the_scripts_take(tmp_path, 
     for task, label in pairs(plan):  # an argument that a script does not know raises UsageError
         if plan["methods"][label].get("rank_rule") in REMOVED_RULES:  # its rows are of an earlier commit
             continue
-        trial = {"task": task, "method": label, "seed": 0, **dict(plans.members(plan, task, 0))[label]}
+        trial = {"task": task, "method": label, "seed": 0}
         script = importlib.import_module(trials.script_of(task))
         monkeypatch.setattr(script, "execute", lambda application, *arguments: arguments)
         *_, method, training = script.main(trials.arguments(plans.trial_settings(plan, trial)))

@@ -10,17 +10,9 @@ from benchmarks.lib.significance import (
     markdown,
     mean_cell,
     p_value,
-    paired_differences,
     rank_agreement,
     smallest_detectable,
 )
-
-
-def test_pairs_are_formed_by_task_and_seed_and_incomplete_ones_left_out():
-    scores = [("a", 0, "new", 70.0), ("a", 0, "old", 68.0), ("a", 1, "new", 71.0), ("b", 0, "old", 50.0)]
-    rows = [dict(zip(("task", "seed", "method", "score"), row), budget=2) for row in scores]
-    assert paired_differences(rows, "new", "old", 2).tolist() == [2.0]
-    assert paired_differences(rows, "new", "old", 4).tolist() == []
 
 
 def test_the_interval_is_students():
