@@ -10,7 +10,7 @@ from autolora_trainer.values import check_choice, check_numbers, setting
 
 RANK_RULE_CHOICES = ("contributions", "threshold")
 REMOVED_RULES = ("adaptive", "strength", "singular", "sensitivity", "uniform")  # until 0.1.0; worse than contributions
-LOOK_STEPS, SEARCH_STEPS = 28, 140  # of the scripts' search: weight steps between two looks, and at most
+LOOK_STEPS, SEARCH_STEPS = 28, 112  # of the scripts' search: weight steps between two looks, and at most
 # The hypergradients that read a setting.
 HYPERGRADIENTS_OF = {
     "virtual_step": ("finite_difference", "exact"),

@@ -20,13 +20,13 @@ from autolora_trainer.ranks.curve import BITS_PER_PARAMETER
 from autolora_trainer.ranks.grid import split_name
 from autolora_trainer.search.rules import filled
 
-CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", "smollm2")  # tasks where capacity may be a limit
+LLM = ("smollm2", "gsm8k")  # have one size, three seeds, and of the other methods the shuffled ranks
+CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", *LLM)  # tasks where capacity may be a limit
 AMPLE = ("sst2", "qnli", "mnli")
 SEEDS, FEW = (11, 12, 13, 14, 15), 3  # of the final table; lesser methods have the first ones
 DEVELOP = {"stage": "develop", "seed": 1}
 SIZES = {"eighth": 1 / 8, "half": 1 / 2, "twice": 2.0}  # times the information over 2 bits a parameter
 SMALL = ("eighth", "half")
-LLM = "smollm2"  # has one size, three seeds, and of the other methods the shuffled ranks
 DEFAULT_K = 8  # of the package: the searches that find a size
 RATES = {True: (2e-3, 4e-3, 8e-3), False: (5e-4, 1e-3, 2e-3)}  # of tasks in CAPACITY, of others
 LADDER = (1, 2, 4, 8, 16)
@@ -91,12 +91,12 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
     """The main comparison: contributions and uniform at all sizes, and the size found against uniform rank 8."""
     final = final_of(task, seed)
     rates = [rate_of(task, method, rows) for method in ("contributions", "uniform")]
-    if None in rates or (task == LLM and seed not in SEEDS[:FEW]):
+    if None in rates or (task in LLM and seed not in SEEDS[:FEW]):
         return
     yield {"kind": "none", **final}
     yield {"kind": "search", **final, "k": (wide := search_rank(task, rows))}
     train = {"kind": "train", **final, "account": "a"}
-    sizes = ("half",) if task == LLM else (*SMALL, "twice") if task in CAPACITY else ()
+    sizes = ("half",) if task in LLM else (*SMALL, "twice") if task in CAPACITY else ()
     for size in sizes if search_of(task, seed, rows, k=wide) else ():
         if step_of(task, size, rows) is not None:
             for method in ("contributions", "uniform"):
@@ -105,7 +105,7 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
                 yield {**train, "method": "uniform", "size": size, "account": "b"}
                 yield {**train, "method": "warm", "size": size}
     yield {"kind": "search", **final, "k": DEFAULT_K}
-    if search_of(task, seed, rows, k=DEFAULT_K) and task != LLM:
+    if search_of(task, seed, rows, k=DEFAULT_K) and task not in LLM:
         yield {**train, "method": "contributions", "size": "found"}
         yield {**train, "method": "uniform", "size": "rank 8"}
         if task in AMPLE:
@@ -125,7 +125,7 @@ def _lesser(task: str, seed: int, method: str, rows: list[dict]) -> Iterator[dic
         if search_of(task, seed, rows, k=search["k"], label="fixed") is None:
             return
     sizes = SMALL if method in PATTERNS else ("half",) if few else ()
-    if task == LLM:
+    if task in LLM:
         sizes = ("half",) if method == "shuffled" else ()
     for size in sizes:
         if step_of(task, size, rows) is not None:

@@ -81,7 +81,7 @@ def same_size(rows: list[dict]) -> str:
     for task in CAPACITY:
         own = {size: found.get(task, []) for size, found in by_size.items()}
         if any(own.values()):
-            small += [own[size] for size in SMALL if own[size] and task != LLM]
+            small += [own[size] for size in SMALL if own[size] and task not in LLM]
             body.append(
                 [task, *(f"{_size(rows, task, size)}: {cell(own[size])}" if own[size] else "-" for size in own)]
             )

@@ -74,12 +74,17 @@ TASKS = {
         Task("novels", "run_nlg", "nlg", "gpt2", 1600, 400, 200, 4e-3, "loss", {**LM, "prompt_format": "plain"}),
         Task("jnlpba", "run_ner", "jnlpba", "minilm", 4800, 1000, 300, 2e-3, "f1", PAIRS),
         Task("smollm2", "run_nlg", "nlg", "smollm2", 800, 200, 100, 1e-3, "loss", CHAT),
+        Task("gsm8k", "run_nlg", "nlg", "smollm2", 2000, 400, 250, 1e-3, "answers", {**CHAT, "max_seq_length": 320}),
         Task("sst2", "run_glue", "sst2", "minilm", 8000, 436, 300, 1e-3, "accuracy", PAIRS),
         Task("qnli", "run_glue", "qnli", "minilm", 8000, 1500, 200, 1e-3, "accuracy", PAIRS),
         Task("mnli", "run_glue", "mnli", "minilm", 8000, 1500, 200, 1e-3, "accuracy", PAIRS),
     )
 }
-PROMPTS = 48  # decoded greedily for BLEU
+PROMPTS = {"bleu": (48, 48), "answers": (200, 256)}  # decoded greedily: how many, and new tokens at most
+CHATS = {  # of a chat's folder: what is asked of a row, and what is to be said
+    "e2e": ("Write one sentence from this data: {meaning_representation}", "{human_reference}"),
+    "gsm8k": ("{question}", "{answer}"),
+}
 
 
 def prepared(task: Task, seed: int, options, stage: str, folder: str, **changes) -> Job:
@@ -124,8 +129,8 @@ def _files(task: Task, options, stage: str, folder: str) -> tuple[str, str | Non
     place = os.path.join(options.data, task.name)
     if task.name == "novels":
         return _novels(options, folder)
-    if task.name == "smollm2":
-        return _chat(os.path.join(options.data, "e2e"), folder)
+    if task.model == "smollm2":
+        return _chat(options, {"smollm2": "e2e"}.get(task.name, task.name), folder)
     train = os.path.join(place, "train.jsonl")
     if stage == "develop":
         return train, None
@@ -151,17 +156,15 @@ def _novels(options, folder: str) -> tuple[str, str]:
     return tuple(paths)
 
 
-def _chat(place: str, folder: str) -> tuple[str, str]:
-    """E2E as a chat, in the words of SmolLM2's template."""
-    paths = []
+def _chat(options, name: str, folder: str) -> tuple[str, str]:
+    """A task as a chat, in the words of SmolLM2's template."""
+    paths, place, (question, answer) = [], os.path.join(options.data, name), CHATS[name]
     for split in ("train", "test"):
         with open(os.path.join(place, f"{split}.jsonl"), encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
-        asked = "<|im_start|>user\nWrite one sentence from this data: {}<|im_end|>\n<|im_start|>assistant\n"
-        chats = [
-            {"input": asked.format(row["meaning_representation"]), "reference": row["human_reference"] + "<|im_end|>"}
-            for row in rows
-        ]
+        asked = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        said = f"{answer}<|im_end|>"
+        chats = [{"input": asked.format_map(row), "reference": said.format_map(row)} for row in rows]
         paths.append(_write(os.path.join(folder, f"chat_{split}.jsonl"), chats))
     return tuple(paths)
 
@@ -230,22 +233,37 @@ def held_out_loss(job: Job, model: torch.nn.Module, batch_size: int = 32) -> flo
 
 
 def score(job: Job, trainer, metric: str) -> float | None:
-    """Accuracy, entity F1 or BLEU in points on the rows that are scored; None where the loss is all there is."""
+    """Accuracy, entity F1, BLEU or right answers in points on the rows that are scored; None where the loss is all
+    there is."""
     if metric == "loss":
         return None
-    if metric == "bleu":
-        return _bleu(job, trainer.model)
+    if metric in PROMPTS:
+        return _decoded(job, trainer.model, metric)
     return round(100 * trainer.evaluate()[f"eval_{metric}"], 3)
 
 
-def _bleu(job: Job, model: torch.nn.Module) -> float:
+def _decoded(job: Job, model: torch.nn.Module, metric: str) -> float:
     """Of texts decoded greedily for the first inputs that are scored, against all their references."""
+    prompts, length = PROMPTS[metric]
     inputs: dict[tuple, list] = {}
     for row in job.rows.datasets["validation"]:
         start = next(place for place, label in enumerate(row["labels"]) if label != -100)
         reference = [token for token in row["labels"][start:] if token != job.rows.tokenizer.eos_token_id]
         inputs.setdefault(tuple(row["input_ids"][:start]), []).append(job.rows.tokenizer.decode(reference).strip())
-    chosen = dict(list(inputs.items())[:PROMPTS])
-    settings = {"num_beams": 1, "max_new_tokens": 48, "batch_size": 32, "progress": False}
+    chosen = dict(list(inputs.items())[:prompts])
+    settings = {"num_beams": 1, "max_new_tokens": length, "batch_size": 32, "progress": False}
     texts = generate_texts(model, job.rows.tokenizer, list(chosen), **settings)
-    return round(bleu(texts, list(chosen.values())), 3)
+    if metric == "bleu":
+        return round(bleu(texts, list(chosen.values())), 3)
+    right = [answer_of(text) == answer_of(references[0]) for text, references in zip(texts, chosen.values())]
+    return 100 * sum(right) / len(right)
+
+
+def answer_of(text: str) -> str:
+    """GSM8K's answer: what follows the last ####.
+
+    Example:
+        >>> answer_of("2*4=8 #### 1,008")
+        '1008'
+    """
+    return text.rpartition("####")[2].partition("<|im_end|>")[0].replace(",", "").strip()

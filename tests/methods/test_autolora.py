@@ -13,10 +13,10 @@ from tests.helpers.commands import command
 
 def test_search_ends_when_it_has_settled_unless_told_otherwise(place):
     for changes, steps, epochs in (
-        ({"search_epochs": None}, 140, 1),
+        ({"search_epochs": None}, 112, 1),
         ({"search_epochs": 3}, -1, 3),
         ({"search_epochs": None, "search_max_steps": 7}, 7, 1),
-        ({"search_epochs": None, "rank_rule": "threshold"}, 140, 1),
+        ({"search_epochs": None, "rank_rule": "threshold"}, 112, 1),
     ):
         parsed = parse_arguments(command(place, place / "never", **changes))
         arguments = autolora.search_arguments(settle(run_glue.Glue(), *parsed))

@@ -7,6 +7,13 @@ import shutil
 import subprocess
 
 import pytest
+import torch
+from peft import (
+    AutoPeftModelForCausalLM,
+    AutoPeftModelForSequenceClassification,
+    AutoPeftModelForTokenClassification,
+    get_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 
 import run_glue
@@ -211,3 +218,47 @@ def test_two_processes_score_and_predict_entities_and_texts_as_one_does(place, t
         assert {name: two[name] for name in scores} == pytest.approx({name: one[name] for name in scores})
         for name in names:
             assert (tmp_path / script / name).read_bytes() == (tmp_path / f"{script}-one" / name).read_bytes()
+
+
+PAPER = """
+import json, sys
+import run_glue, run_ner, run_nlg
+
+for script, argv in json.load(open(sys.argv[1])):
+    {"glue": run_glue, "ner": run_ner, "nlg": run_nlg}[script].main(argv)
+"""
+
+
+def test_the_papers_algorithm_runs_in_two_processes_on_every_kind_of_task(place, tmp_path):
+    """Finite differences at every step, the count of α >= 1/k, a second Trainer, and an adapter that loads plainly."""
+    byte_gpt2(initializer_range=0.1).save_pretrained(tmp_path / "gpt2")
+    byte_tokenizer().save_pretrained(tmp_path / "gpt2")
+    rows = {"glue": ("sst2", place / "model", sentences(16)), "ner": ("ner", place / "model", reviews(16))}
+    rows["nlg"] = ("e2e", tmp_path / "gpt2", restaurants(16))
+    commands = []
+    for script, (task, model, own) in rows.items():
+        files = {f"{name}_file": write_rows(tmp_path / f"{script}.jsonl", own) for name in ("train", "validation")}
+        short = {"preset": "paper", "per_device_train_batch_size": 2, "search_max_steps": 2, "max_steps": 2}
+        short |= {"task_name": task, "model_name_or_path": model, "output_dir": tmp_path / script}
+        short |= {"decode": "false"} if script == "nlg" else {}
+        commands.append((script, as_argv({**files, **short})))
+    (tmp_path / "paper.py").write_text(PAPER)
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    launch("torchrun", tmp_path / "paper.py", [str(tmp_path / "commands.json")])
+    for script, (_, path, _) in rows.items():
+        ranks, adapter = learned(tmp_path / script)
+        assert (ranks.rank_rule, ranks.initial_rank) == ("threshold", 8)
+        counts = {name: sum(alpha >= 1 / 8 for alpha in module.selection) for name, module in ranks.modules.items()}
+        assert ranks.ranks == counts and len({len(set(m.selection)) for m in ranks.modules.values()} - {1})
+        settings = json.loads((tmp_path / script / "run.json").read_text())["settings"]
+        assert (settings["hypergradient"], settings["hypergradient_interval"]) == ("finite_difference", 1)
+        kind = {"ner": AutoPeftModelForTokenClassification, "nlg": AutoPeftModelForCausalLM}
+        labels = {} if script == "nlg" else {"num_labels": adapter_labels(adapter)}
+        model = kind.get(script, AutoPeftModelForSequenceClassification).from_pretrained(tmp_path / script, **labels)
+        loaded = get_peft_model_state_dict(model)
+        assert loaded.keys() == adapter.keys() and all(torch.equal(loaded[name], adapter[name]) for name in adapter)
+
+
+def adapter_labels(adapter):
+    """Classes of the head that an adapter brings."""
+    return next(len(tensor) for name, tensor in adapter.items() if name.endswith(("out_proj.bias", "classifier.bias")))
