@@ -89,7 +89,8 @@ def same_size(rows: list[dict]) -> str:
     if not small:
         return ""
     mean, low, high = bootstrapped(small)
-    text = f"Mean over {len(small)} small cells: {percent(mean)} ({percent(low)} to {percent(high)}, bootstrap)."
+    span = f" ({percent(low)} to {percent(high)}, bootstrap)" if min(map(len, small)) >= ENOUGH else ""
+    text = f"Mean over {len(small)} small cells: {percent(mean)}{span}."
     return f"{table}\n\n{text}"
 
 
@@ -181,6 +182,9 @@ def picture(rows: list[dict]) -> Figure:
             [r["parameters"] for r in found], [r["loss"] for r in found], "*", color="black", label="size found"
         )  # fmt: skip
         axis.set_xscale("log", base=2)
+        ticks = sorted({row["parameters"] for row in own if row["method"] == "uniform"})
+        axis.set_xticks(ticks, [f"{tick / 1000:.0f}k" for tick in ticks])
+        axis.minorticks_off()
         axis.set_title(task)
         axis.set_xlabel("adapter parameters")
     figure.axes[0].set_ylabel("held-out loss, nats a target")

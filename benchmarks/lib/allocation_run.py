@@ -78,7 +78,8 @@ def _train(trial, options, rows, folder) -> dict:
     job, start = _job(trial, options, folder, **changes), None
     ranks = plan.ranks_of(trial, job.source.costs, rows)
     if method == "warm":
-        start = _kept(plan.search_for(trial, rows), options, plan.components_of(trial, job.source.costs, rows))
+        chosen = plan.components_of(trial, job.source.costs, rows)
+        start = _kept(plan.search_for(trial, rows), options, chosen, folder)
     metric = task.metric if method in ("contributions", "uniform", "warm") else "loss"
     loss, value = _trained(job, ranks, metric, start)
     size = plan.parameters(ranks, job.source.costs)
@@ -115,14 +116,16 @@ def _search(trial, options, rows, folder) -> dict:
 
 
 def _weights(trial: dict, options) -> str:
-    """Where the components of a search lie, for trainings that begin with them; no row needs them later."""
+    """Where the components of a search lie, for trainings that begin with them; they are not kept with the rows."""
     name = "-".join(str(trial[key]) for key in ("stage", "task", "seed", "k"))
     return os.path.join(f"{options.output}.weights", f"{name}-{trial.get('label') or 'search'}.safetensors")
 
 
-def _kept(search: dict, options, chosen: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+def _kept(search: dict, options, chosen: dict[str, list[int]], folder: str) -> dict[str, torch.Tensor]:
     """What a training begins with: some components of the search, and its head."""
-    tensors = load_file(_weights(search, options))
+    if not os.path.exists(path := _weights(search, options)):  # its row came without them
+        _search(search, options, [], os.path.join(folder, "search"))
+    tensors = load_file(path)
     kept = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
     for name, places in chosen.items():
         kept |= {f"A.{name}": tensors[f"A.{name}"][places], f"B.{name}": tensors[f"B.{name}"][:, places].contiguous()}

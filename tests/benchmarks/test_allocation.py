@@ -1,10 +1,14 @@
 """The plan of `benchmarks/allocation.py`: what is due, at which sizes and rates, and what its tables say."""
 
+import sys
+
 import pytest
 
+from benchmarks import allocation
 from benchmarks.lib import allocation_plan as plan
 from benchmarks.lib import allocation_report as report
 from benchmarks.lib.allocation_run import by_value
+from benchmarks.lib.allocation_tasks import answer_of
 
 COSTS = {f"h.{block}.{kind}": cost for block in range(4) for kind, cost in (("attn.c_proj", 20), ("mlp.c_fc", 60))}
 
@@ -124,3 +128,12 @@ def test_holm():
 
 def test_components_by_value():
     assert by_value({"q": [3.0, 1.0], "v": [2.0]}) == [("q", 0), ("v", 0), ("q", 1)]
+
+
+def test_no_trial_begins_after_the_seconds_that_are_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["allocation.py", "--output", str(tmp_path / "rows.jsonl"), "--seconds", "-1"])
+    assert allocation.main() == 0 and not (tmp_path / "rows.jsonl").exists()
+
+
+def test_an_answer_is_what_follows_the_last_mark():
+    assert answer_of("2*4=8 #### 7 #### 1,008<|im_end|>") == "1008" and answer_of("no mark") == "no mark"
