@@ -38,8 +38,9 @@ RIVALS = ("fixed", "count", "adalora")  # fixed: contributions of a search whose
 
 def key(trial: dict) -> str:
     """What tells a trial from others, of a trial or of its row."""
-    names = ("kind", "stage", "task", "seed", "label", "method", "rate", "size", "account", "k")
-    return json.dumps([trial.get(name) for name in names])
+    names = ("kind", "stage", "task", "seed", "label", "method", "size", "account", "k")
+    rate = trial["rate"] if trial["kind"] == "tuning" else None  # elsewhere it follows from tuning, and rows tell it
+    return json.dumps([*map(trial.get, names), rate])
 
 
 def trials(rows: list[dict]) -> Iterator[dict]:

@@ -137,3 +137,9 @@ def test_no_trial_begins_after_the_seconds_that_are_given(tmp_path, monkeypatch)
 
 def test_an_answer_is_what_follows_the_last_mark():
     assert answer_of("2*4=8 #### 7 #### 1,008<|im_end|>") == "1008" and answer_of("no mark") == "no mark"
+
+
+def test_a_row_is_its_trial_whatever_else_it_tells():
+    trial = {"kind": "train", **plan.final_of("e2e", 11), "method": "uniform", "size": "half", "account": "a"}
+    assert plan.key({**trial, "rate": 8e-3, "loss": 2.0, "steps": 250}) == plan.key(trial)
+    assert plan.key(tuning("e2e", "uniform", {1e-3: 2.0})[0]) != plan.key(tuning("e2e", "uniform", {2e-3: 2.0})[0])
