@@ -33,10 +33,8 @@ def work(options) -> int:
         if time.monotonic() - started > options.seconds:
             return []
         rows = trials.read_rows(options.output)
-        done = set(map(allocation_plan.key, rows))
-        due = ((allocation_plan.key(trial), (trial, rows)) for trial in allocation_plan.trials(rows))
-        chosen = [(key, found) for key, found in due if key not in done]
-        return [(k, f) for k, f in chosen if f[0]["task"] in options.tasks and f[0]["kind"] in options.kinds]
+        chosen = [t for t in allocation_plan.left(rows) if t["task"] in options.tasks and t["kind"] in options.kinds]
+        return [(allocation_plan.key(trial), (trial, rows)) for trial in chosen]
 
     def run(found) -> None:
         row = allocation_run.run(found[0], options, found[1])
@@ -52,7 +50,7 @@ def main() -> int:
     parser.add_argument("--data", help="folder with a folder per task")
     parser.add_argument("--models", nargs="+", default=[], help="gpt2=FOLDER minilm=FOLDER")
     parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
-    tasks = [task for task in allocation_plan.CAPACITY + allocation_plan.AMPLE if task != "gsm8k"]
+    tasks = allocation_plan.ON_CPU
     parser.add_argument("--tasks", nargs="+", default=tasks, help="only these tasks; default: all but gsm8k")
     parser.add_argument("--kinds", nargs="+", default=allocation_plan.TRIALS, help="only trials of these kinds")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no trial after so many")

@@ -109,8 +109,7 @@ def allocated() -> str:
     """All of its tables, its picture, where the rows come from, and how many are missing of those that are due."""
     if not (rows := rows_of("allocation")):
         return not_measured(ALLOCATION)
-    done = set(map(allocation_plan.key, rows))
-    left = sum(allocation_plan.key(trial) not in done for trial in allocation_plan.trials(rows))
+    left = sum(trial["task"] in allocation_plan.ON_CPU for trial in allocation_plan.left(rows))
     missing = not_measured(ALLOCATION, f"not measured yet, {left} trials and those that follow") if left else ""
     return join(curves(), allocation_report.report(rows), provenance(rows, ALLOCATION), missing)
 
@@ -142,7 +141,7 @@ def reliability_tables(rows: list[dict]) -> str:
     from benchmarks import reliability  # here: it takes the Hub away from what comes after it
 
     latest = {row["check"]: row for row in rows}
-    public = lambda fault: re.sub(r"/tmp/[^/\s'\"]+", "FOLDER", " ".join(fault.split()))
+    public = lambda fault: re.sub(r"(?:/[^/\s'\"]+)*?/tmp[^/\s'\"]+", "FOLDER", " ".join(fault.split()))
     faults = [f"- {name}: {public(fault)}" for name, row in latest.items() for fault in row["faults"]]
     failed = join("What did not hold:", "\n".join(faults)) if faults else ""
     return join(reliability.report(rows), failed)

@@ -24,6 +24,13 @@ def trained_beside_lora(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]
     return {name: p for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
 
 
+@torch.no_grad()
+def set_values(values: dict[torch.nn.Parameter, torch.Tensor]) -> None:
+    """Give parameters these values, in place."""
+    for parameter, value in values.items():
+        parameter.copy_(value)
+
+
 def fresh_modules(model: torch.nn.Module, info: dict) -> list[str]:
     """Modules outside `HEADS` whose weights a checkpoint lacks, and which transformers has drawn at random: a pooler
     (DeBERTa; BERT's, of a checkpoint of its masked language model), heads of other names (BART, T5, XLNet). They have

@@ -11,6 +11,7 @@ from autolora_trainer.heldout.passes import count_targets, ordered_batches, targ
 from autolora_trainer.heldout.prefixes import NOISE, find_size, mean_loss, measured_prefixes, paired_error
 from autolora_trainer.heldout.split import EndlessBatches
 from autolora_trainer.lora.gates import gated
+from autolora_trainer.lora.heads import set_values
 from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, undecided
 from autolora_trainer.training.passes import unrecorded
 
@@ -123,16 +124,12 @@ class MeasurementMixin:
             return None
         trained = {parameter: parameter.detach().clone() for parameter in self.fresh_heads}
         try:
-            with torch.no_grad():
-                for parameter, value in self.fresh_heads.items():
-                    parameter.copy_(value)
+            set_values(self.fresh_heads)
             self._train_heads(self.state.global_step)
             with self._measured(batches) as losses:
                 return losses([])
         finally:
-            with torch.no_grad():
-                for parameter, value in trained.items():
-                    parameter.copy_(value)
+            set_values(trained)
 
     def _train_heads(self, steps: int) -> None:
         """Train the heads alone, under an adapter that is switched off."""

@@ -23,6 +23,7 @@ from autolora_trainer.search.rules import filled
 LLM = ("smollm2", "gsm8k")  # have one size, three seeds, and of the other methods the shuffled ranks
 CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", *LLM)  # tasks where capacity may be a limit
 AMPLE = ("sst2", "qnli", "mnli")
+ON_CPU = tuple(task for task in CAPACITY + AMPLE if task != "gsm8k")  # which decodes too much for one
 SEEDS, FEW = (11, 12, 13, 14, 15), 3  # of the final table; lesser methods have the first ones
 DEVELOP = {"stage": "develop", "seed": 1}
 SIZES = {"eighth": 1 / 8, "half": 1 / 2, "twice": 2.0}  # times the information over 2 bits a parameter
@@ -41,6 +42,12 @@ def key(trial: dict) -> str:
     names = ("kind", "stage", "task", "seed", "label", "method", "size", "account", "k")
     rate = trial["rate"] if trial["kind"] == "tuning" else None  # elsewhere it follows from tuning, and rows tell it
     return json.dumps([*map(trial.get, names), rate])
+
+
+def left(rows: list[dict]) -> list[dict]:
+    """The trials that are due and have no row."""
+    done = set(map(key, rows))
+    return [trial for trial in trials(rows) if key(trial) not in done]
 
 
 def trials(rows: list[dict]) -> Iterator[dict]:

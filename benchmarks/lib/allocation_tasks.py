@@ -81,9 +81,9 @@ TASKS = {
     )
 }
 PROMPTS = {"bleu": (48, 48), "answers": (200, 256)}  # decoded greedily: how many, and new tokens at most
-CHATS = {  # of a chat's folder: what is asked of a row, and what is to be said
-    "e2e": ("Write one sentence from this data: {meaning_representation}", "{human_reference}"),
-    "gsm8k": ("{question}", "{answer}"),
+CHATS = {  # the folder of a chat's rows, what is asked of one, and what is to be said
+    "smollm2": ("e2e", "Write one sentence from this data: {meaning_representation}", "{human_reference}"),
+    "gsm8k": ("gsm8k", "{question}", "{answer}"),
 }
 
 
@@ -129,8 +129,8 @@ def _files(task: Task, options, stage: str, folder: str) -> tuple[str, str | Non
     place = os.path.join(options.data, task.name)
     if task.name == "novels":
         return _novels(options, folder)
-    if task.model == "smollm2":
-        return _chat(options, {"smollm2": "e2e"}.get(task.name, task.name), folder)
+    if task.name in CHATS:
+        return _chat(options, task.name, folder)
     train = os.path.join(place, "train.jsonl")
     if stage == "develop":
         return train, None
@@ -158,9 +158,9 @@ def _novels(options, folder: str) -> tuple[str, str]:
 
 def _chat(options, name: str, folder: str) -> tuple[str, str]:
     """A task as a chat, in the words of SmolLM2's template."""
-    paths, place, (question, answer) = [], os.path.join(options.data, name), CHATS[name]
+    paths, (place, question, answer) = [], CHATS[name]
     for split in ("train", "test"):
-        with open(os.path.join(place, f"{split}.jsonl"), encoding="utf-8") as file:
+        with open(os.path.join(options.data, place, f"{split}.jsonl"), encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
         asked = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
         said = f"{answer}<|im_end|>"

@@ -5,7 +5,7 @@ import os
 from benchmarks.lib import comparison, plans, trials
 from benchmarks.lib.trials import reported
 
-COMPARED = {"core": "core table", "ner": "jnlpba", "e2e": "e2e", "webnlg": "webnlg"}  # files of rows, and their names
+COMPARED = ("core", "ner", "e2e", "webnlg")  # files whose rows have the ranks of the default
 
 
 def rows_of(*names: str) -> list[dict]:
@@ -55,10 +55,10 @@ def progress(rows: list[dict], plan: dict, command: str) -> str:
     return not_measured(command, what) if left else ""
 
 
-def plan_block(name: str, picture: str = "") -> str:
-    """The table of a plan's rows with a picture of it, where they come from, and what is missing."""
+def plan_block(name: str) -> str:
+    """The table of a plan's rows, where they come from, and what is missing."""
     rows, plan, command = reported(rows_of(name)), plan_of(f"plans/{name}"), command_of(f"plans/{name}", name)
-    shown = [comparison.report(rows, plan), picture, provenance(rows, command)] if rows else []
+    shown = [comparison.report(rows, plan), provenance(rows, command)] if rows else []
     return join(*shown, progress(rows, plan, command))
 
 

@@ -28,11 +28,6 @@ def searched(task="e2e", seed=1, stage="develop", k=8):
             "orders": {"contributions": order, "svd": order[::-1]}, "found": dict.fromkeys(COSTS, 2)}  # fmt: skip
 
 
-def due(rows):
-    done = set(map(plan.key, rows))
-    return [trial for trial in plan.trials(rows) if plan.key(trial) not in done]
-
-
 def test_sizes_are_the_nearest_steps_of_the_ladder():
     # rank 1 everywhere has 320 parameters, on one kind 80 and 240; the rows teach 640 bits: 320 parameters' worth
     assert plan.sizes_of("e2e", [information()]) == {"eighth": ["1 on attn.c_proj"], "half": ["1 on mlp.c_fc"],
@@ -53,21 +48,21 @@ def test_of_several_kinds_the_best_on_training_rows_is_uniforms():
 
 
 def test_what_is_due_waits_for_the_rows_it_needs():
-    first = due([])
+    first = plan.left([])
     assert {trial["kind"] for trial in first if trial["task"] in plan.CAPACITY} == {"information"}
     rows = [information()]
-    assert [t["method"] for t in due(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")] == ["uniform"] * 3
-    assert [t["k"] for t in due(rows) if (t["kind"], t["task"]) == ("search", "e2e")] == [8]
+    assert [t["method"] for t in plan.left(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")] == ["uniform"] * 3
+    assert [t["k"] for t in plan.left(rows) if (t["kind"], t["task"]) == ("search", "e2e")] == [8]
     rows.append(searched())
-    assert len([t for t in due(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")]) == 6
-    assert not [t for t in due(rows) if (t["kind"], t["task"]) == ("none", "e2e")]
+    assert len([t for t in plan.left(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")]) == 6
+    assert not [t for t in plan.left(rows) if (t["kind"], t["task"]) == ("none", "e2e")]
     for method in ("uniform", "contributions"):
         rows += tuning("e2e", method, {2e-3: 3.0, 4e-3: 2.0, 8e-3: 2.5})
     assert plan.rate_of("e2e", "contributions", rows) == 4e-3
-    seeds = [t["seed"] for t in due(rows) if (t["kind"], t["task"]) == ("none", "e2e")]
-    assert seeds == list(plan.SEEDS) and not [t for t in due(rows) if t["kind"] == "train"]
+    seeds = [t["seed"] for t in plan.left(rows) if (t["kind"], t["task"]) == ("none", "e2e")]
+    assert seeds == list(plan.SEEDS) and not [t for t in plan.left(rows) if t["kind"] == "train"]
     rows.append(searched(seed=11, stage="final"))
-    trained = [(t["method"], t["size"], t["account"]) for t in due(rows) if t["kind"] == "train"]
+    trained = [(t["method"], t["size"], t["account"]) for t in plan.left(rows) if t["kind"] == "train"]
     assert ("contributions", "eighth", "a") in trained and ("uniform", "half", "b") in trained
     assert ("contributions", "found", "a") in trained and ("shuffled", "eighth", "a") in trained
     assert len(trained) == len(set(trained))

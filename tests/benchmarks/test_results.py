@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 
 import pytest
 import yaml
@@ -162,7 +163,7 @@ def test_cost_is_paired_by_round_and_reliability_names_what_failed(place):
         "passed": 1,
         "count": 2,
         "seconds": 3.0,
-        "faults": ["it\nwas lost in '/tmp/tmpx1/killed/a'"],
+        "faults": [f"it\nwas lost in '{tempfile.gettempdir()}/tmpx1/killed/a'"],
         "command": "c",
     }
     place("reliability", {**checks, "passed": 0, "faults": ["old"]}, checks)
