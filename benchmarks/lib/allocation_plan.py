@@ -23,7 +23,8 @@ from autolora_trainer.search.rules import filled
 LLM = ("smollm2", "gsm8k")  # have one size, three seeds, and of the other methods the shuffled ranks
 CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", *LLM)  # tasks where capacity may be a limit
 AMPLE = ("sst2", "qnli", "mnli")
-ON_CPU = tuple(task for task in CAPACITY + AMPLE if task != "gsm8k")  # which decodes too much for one
+LONG = {"e2e_long": "e2e"}  # four times the rows and steps, at the rates of the short one
+ON_CPU = tuple(task for task in (*CAPACITY, *AMPLE, *LONG) if task != "gsm8k")  # which decodes too much for one
 SEEDS, FEW = (11, 12, 13, 14, 15), 3  # of the final table; lesser methods have the first ones
 DEVELOP = {"stage": "develop", "seed": 1}
 SIZES = {"eighth": 1 / 8, "half": 1 / 2, "twice": 2.0}  # times the information over 2 bits a parameter
@@ -57,12 +58,11 @@ def trials(rows: list[dict]) -> Iterator[dict]:
     for task in CAPACITY + AMPLE:
         yield from _developing(task, rows)
     for seed in SEEDS:
-        yield from (t for task in CAPACITY + AMPLE for t in _of_seed(task, seed, rows))
-    for methods in (PATTERNS, RIVALS):
-        for seed in SEEDS:
-            for task in CAPACITY:
-                for method in methods:
-                    yield from _lesser(task, seed, method, rows)
+        yield from (t for task in (*CAPACITY, *AMPLE, *LONG) for t in _of_seed(task, seed, rows))
+    for seed in SEEDS[:FEW]:
+        for task in CAPACITY:
+            for method in PATTERNS + RIVALS:
+                yield from _lesser(task, seed, method, rows)
 
 
 def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
@@ -87,7 +87,7 @@ def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
 
 def _grid(task: str, method: str, rows: list[dict]) -> list[float]:
     """The rates that tuning tries: beyond an edge of the grid as long as the best is there, twice at most."""
-    grid, tried = list(RATES[task in CAPACITY]), tried_rates(task, method, rows)
+    grid, tried = list(RATES[LONG.get(task, task) in CAPACITY]), tried_rates(task, method, rows)
     for _ in range(2):
         if set(grid) <= set(tried):
             best = min(grid, key=tried.get)
@@ -99,7 +99,8 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
     """The main comparison: contributions and uniform at all sizes, and the size found against uniform rank 8."""
     final = final_of(task, seed)
     rates = [rate_of(task, method, rows) for method in ("contributions", "uniform")]
-    if None in rates or (task in LLM and seed not in SEEDS[:FEW]):
+    few = seed in SEEDS[:FEW]
+    if None in rates or (task in (*LLM, *LONG) and not few):
         return
     yield {"kind": "none", **final}
     yield {"kind": "search", **final, "k": (wide := search_rank(task, rows))}
@@ -109,30 +110,29 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
         if step_of(task, size, rows) is not None:
             for method in ("contributions", "uniform"):
                 yield {**train, "method": method, "size": size}
-            if task in ("e2e", "webnlg") and size in SMALL:
+            if task in ("e2e", "webnlg") and size in SMALL and few:
                 yield {**train, "method": "uniform", "size": size, "account": "b"}
                 yield {**train, "method": "warm", "size": size}
     yield {"kind": "search", **final, "k": DEFAULT_K}
     if search_of(task, seed, rows, k=DEFAULT_K) and task not in LLM:
-        yield {**train, "method": "contributions", "size": "found"}
+        yield {**train, "method": "warm", "size": "found"}
         yield {**train, "method": "uniform", "size": "rank 8"}
-        if task in AMPLE:
+        if task not in CAPACITY:
             yield {**train, "method": "uniform", "size": "found"}
-        if seed in SEEDS[:FEW]:
-            yield {**train, "method": "warm", "size": "found"}
+        if few:
+            yield {**train, "method": "contributions", "size": "found"}
 
 
 def _lesser(task: str, seed: int, method: str, rows: list[dict]) -> Iterator[dict]:
-    """The other methods, at the small sizes."""
-    few = seed in SEEDS[:FEW]
-    if search_of(task, seed, rows, k=search_rank(task, rows)) is None or not (few or task in ("e2e", "webnlg")):
+    """The other methods: the patterns at the small sizes, the rivals at the middle one."""
+    if search_of(task, seed, rows, k=search_rank(task, rows)) is None:
         return
     train = {"kind": "train", **final_of(task, seed), "method": method}
-    if method == "fixed" and few:
+    if method == "fixed":
         yield (search := {"kind": "search", **final_of(task, seed), "k": search_rank(task, rows), "label": "fixed"})
         if search_of(task, seed, rows, k=search["k"], label="fixed") is None:
             return
-    sizes = SMALL if method in PATTERNS else ("half",) if few else ()
+    sizes = SMALL if method in PATTERNS else ("half",)
     if task in LLM:
         sizes = ("half",) if method == "shuffled" else ()
     for size in sizes:
@@ -271,6 +271,7 @@ def shuffled(ranks: dict[str, int], seed: int) -> dict[str, int]:
 
 def tried_rates(task: str, method: str, rows: list[dict]) -> dict[float, float]:
     """{rate: held-out loss} of a method's tuning."""
+    task = LONG.get(task, task)
     return {r["rate"]: r["loss"] for r in rows if (r["kind"], r["task"], r.get("method")) == ("tuning", task, method)}
 
 

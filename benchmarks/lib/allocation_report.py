@@ -10,7 +10,7 @@ import statistics
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, LLM, SMALL
+from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, LLM, LONG, SMALL
 from benchmarks.lib.significance import ENOUGH, interval, markdown, p_value
 from benchmarks.pictures import LOOKS
 
@@ -135,24 +135,25 @@ def found_size(rows: list[dict]) -> str:
     body, medians = [], []
     gains = shares(rows, "contributions", "found", rival_size="rank 8")
     warm = shares(rows, "warm", "found", rival_size="rank 8")
-    for task in TASKS:
+    for task in (*TASKS, *LONG):
         own = [r for r in rows if (r["kind"], r.get("task"), r.get("size")) == ("train", task, "found")]
-        own = [r for r in own if r["method"] == "contributions"]
+        own = [r for r in own if r["method"] == "warm"]
         wide = {r["seed"]: r for r in rows if (r["kind"], r["task"], r.get("size")) == ("train", task, "rank 8")}
         pairs = [(r, wide[r["seed"]]) for r in own if r["seed"] in wide]
         if not pairs:
             continue
         parts = [100 * r["parameters"] / w["parameters"] for r, w in pairs]
         scores = [r["score"] - w["score"] for r, w in pairs if r["score"] is not None]
-        medians.append(statistics.median(parts))
+        median = statistics.median(parts)
+        medians += [median] if task in TASKS else []
         points = f"{np.mean(scores):+.2f} {pairs[0][0]['metric']}" if scores else "-"
         spread = f"{min(parts):.0f} to {max(parts):.0f} %"
         losses_of = [cell(found.get(task, [])) for found in (warm, gains)]
-        body.append([task, len(pairs), f"{medians[-1]:.0f} %", spread, *losses_of, points])
+        body.append([task, len(pairs), f"{median:.0f} %", spread, *losses_of, points])
     if not body:
         return ""
     table = markdown(
-        ["task", "seeds", "size, of rank 8's", "by seed", "share of the gain", "from scratch", "score, from scratch"],
+        ["task", "seeds", "size, of rank 8's", "by seed", "share of the gain", "from scratch", "score"],
         body,
     )
     return f"{table}\n\nMedian size over the tasks: {statistics.median(medians):.0f} % of rank 8's."
@@ -182,7 +183,7 @@ def picture(rows: list[dict]) -> Figure:
             sizes = sorted(points)
             means = [statistics.mean(points[size]) for size in sizes]
             axis.plot(sizes, means, marker=marker, linestyle=line, color=colour, label=method, markersize=5)
-        found = [r for r in own if (r["method"], r["size"]) == ("contributions", "found")]
+        found = [r for r in own if (r["method"], r["size"]) == ("warm", "found")]
         axis.plot(
             [r["parameters"] for r in found], [r["loss"] for r in found], "*", color="black", label="size found"
         )  # fmt: skip

@@ -29,6 +29,7 @@ from autolora_trainer.scripts.request import settle
 from autolora_trainer.search.trainer import AutoLoraTrainer
 from autolora_trainer.tasks.generation import generate_texts
 from autolora_trainer.tasks.nlg_metrics import bleu
+from benchmarks.lib import allocation_plan as plan
 from benchmarks.lib import trials
 
 HELD_OUT = 0.2  # of the training rows: D_val of the search, and what `develop` scores on
@@ -70,6 +71,7 @@ TASKS = {
     task.name: task
     for task in (
         Task("e2e", "run_nlg", "e2e", "gpt2", 2000, 400, 250, 4e-3, "bleu", LM),
+        Task("e2e_long", "run_nlg", "e2e", "gpt2", 8000, 400, 1000, 4e-3, "bleu", LM),
         Task("webnlg", "run_nlg", "webnlg", "gpt2", 2000, 400, 250, 4e-3, "bleu", {**LM, "max_seq_length": 384}),
         Task("novels", "run_nlg", "nlg", "gpt2", 1600, 400, 200, 4e-3, "loss", {**LM, "prompt_format": "plain"}),
         Task("jnlpba", "run_ner", "jnlpba", "minilm", 4800, 1000, 300, 2e-3, "f1", PAIRS),
@@ -126,7 +128,7 @@ def prepared(task: Task, seed: int, options, stage: str, folder: str, **changes)
 
 def _files(task: Task, options, stage: str, folder: str) -> tuple[str, str | None]:
     """(training file, file to score on)."""
-    place = os.path.join(options.data, task.name)
+    place = os.path.join(options.data, plan.LONG.get(task.name, task.name))
     if task.name == "novels":
         return _novels(options, folder)
     if task.name in CHATS:

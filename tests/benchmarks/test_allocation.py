@@ -7,7 +7,7 @@ import pytest
 from benchmarks import allocation
 from benchmarks.lib import allocation_plan as plan
 from benchmarks.lib import allocation_report as report
-from benchmarks.lib.allocation_run import by_value
+from benchmarks.lib.allocation_run import _same, by_value
 from benchmarks.lib.allocation_tasks import answer_of
 
 COSTS = {f"h.{block}.{kind}": cost for block in range(4) for kind, cost in (("attn.c_proj", 20), ("mlp.c_fc", 60))}
@@ -64,7 +64,7 @@ def test_what_is_due_waits_for_the_rows_it_needs():
     rows.append(searched(seed=11, stage="final"))
     trained = [(t["method"], t["size"], t["account"]) for t in plan.left(rows) if t["kind"] == "train"]
     assert ("contributions", "eighth", "a") in trained and ("uniform", "half", "b") in trained
-    assert ("contributions", "found", "a") in trained and ("shuffled", "eighth", "a") in trained
+    assert ("warm", "found", "a") in trained and ("shuffled", "eighth", "a") in trained
     assert len(trained) == len(set(trained))
 
 
@@ -102,7 +102,7 @@ def table_rows():
             for method, loss in (("uniform", 2.0), ("contributions", 2.0 - ahead), ("mlp", 2.1)):
                 rows.append({"kind": "train", **base, "method": method, "size": size, "account": "a", "loss": loss,
                              "parameters": 100, "score": None, "metric": "bleu"})  # fmt: skip
-        rows.append({**rows[-2], "size": "found", "parameters": 50, "score": 60.0})
+        rows.append({**rows[-2], "method": "warm", "size": "found", "parameters": 50, "score": 60.0})
         rows.append({**rows[-4], "size": "rank 8", "parameters": 200, "score": 61.0})
     return rows
 
@@ -115,6 +115,25 @@ def test_shares_of_uniforms_gain():
     text = report.report(rows)
     assert "+3.0 %" in text and "25 % of rank 8's" in text and "-1.00 bleu" in text
     assert report.report([]) == "\n"
+
+
+def test_a_training_that_was_the_same_is_not_run_again():
+    row = {"kind": "train", "stage": "final", "task": "e2e", "seed": 11, "method": "uniform", "size": "twice",
+           "account": "a", "rate": 4e-3, "steps": 250, "ranks": [8, 8], "loss": 2.0}  # fmt: skip
+    wide = {**row, "size": "rank 8", "loss": None}
+    assert _same(wide, [row]) is row
+    for changed in ({"steps": 398}, {"ranks": [8, 4]}, {"seed": 12}, {"rate": 2e-3}, {"method": "mlp"}):
+        assert _same(wide, [{**row, **changed}]) is None
+
+
+def test_a_longer_training_takes_the_rates_of_the_short_one():
+    rows = [
+        r for method in ("uniform", "contributions") for r in tuning("e2e", method, {2e-3: 3.0, 4e-3: 2.0, 8e-3: 2.5})
+    ]
+    assert plan.rate_of("e2e_long", "warm", rows) == plan.rate_of("e2e", "warm", rows) == 4e-3
+    rows += [information(), {**searched(seed=11, stage="final"), "task": "e2e_long", "k": plan.DEFAULT_K}]
+    sizes = {(t["method"], t["size"]) for t in plan.left(rows) if (t["kind"], t["task"]) == ("train", "e2e_long")}
+    assert sizes == {("warm", "found"), ("contributions", "found"), ("uniform", "found"), ("uniform", "rank 8")}
 
 
 def test_holm():
