@@ -1,17 +1,30 @@
 """AutoLoRA (Zhang et al., NAACL 2024, arXiv:2403.09113) for PEFT and `Trainer`: search LoRA ranks, retrain, ship."""
 
+import importlib
 import logging
+from typing import TYPE_CHECKING
+
+from autolora_trainer.version import __version__
+
+if TYPE_CHECKING:
+    from autolora_trainer.ranks.adapter import build_adapter
+    from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
+    from autolora_trainer.search.arguments import AutoLoraTrainingArguments
+    from autolora_trainer.search.callback import RankSelectionCallback
+    from autolora_trainer.search.trainer import AutoLoraMixin, AutoLoraTrainer
 
 # on some CPUs bitsandbytes, which PEFT imports where it is there, misses another package at every start
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-from autolora_trainer.ranks.adapter import build_adapter  # noqa: E402
-from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank  # noqa: E402
-from autolora_trainer.search.arguments import AutoLoraTrainingArguments  # noqa: E402
-from autolora_trainer.search.callback import RankSelectionCallback  # noqa: E402
-from autolora_trainer.search.trainer import AutoLoraMixin, AutoLoraTrainer  # noqa: E402
-from autolora_trainer.version import __version__  # noqa: E402
-
+HOMES = {  # loaded when they are asked for: torch and transformers take seconds
+    "AutoLoraMixin": "search.trainer",
+    "AutoLoraTrainer": "search.trainer",
+    "AutoLoraTrainingArguments": "search.arguments",
+    "LearnedRanks": "ranks.learned",
+    "ModuleRank": "ranks.learned",
+    "RankSelectionCallback": "search.callback",
+    "build_adapter": "ranks.adapter",
+}
 __all__ = [
     "AutoLoraMixin",
     "AutoLoraTrainer",
@@ -22,3 +35,13 @@ __all__ = [
     "__version__",
     "build_adapter",
 ]
+
+
+def __getattr__(name: str):
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOMES])

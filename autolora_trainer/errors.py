@@ -41,6 +41,22 @@ def without_secrets(text: str) -> str:
     return HUB_TOKEN.sub("***", text)
 
 
+def hide_secrets(argv: list[str]) -> list[str]:
+    """A command line without the Hub's tokens: trackers send `sys.argv` along (seen with wandb 0.31).
+
+    Example:
+        >>> hide_secrets(["--hub-token", "hf_abc", "--token=hf_abc", "--seed", "1"])
+        ['--hub-token', '***', '--token=***', '--seed', '1']
+    """
+    hidden, secret = [], ("--token", "--hub_token", "--hub-token")
+    for word in argv:
+        name, equals, _ = word.partition("=")
+        if hidden and hidden[-1] in secret:
+            word = "***"
+        hidden.append(f"{name}=***" if equals and name in secret else word)
+    return hidden
+
+
 def sentence(error: BaseException, most: int = 300) -> str:
     """The message of another library's exception as one sentence of at most `most` characters, or a few more.
 

@@ -1,7 +1,7 @@
-"""The command `autolora`: what people do with a run's results.
+"""The command `autolora`: what people do with adapters, and with a run's results.
 
 autolora run glue --task_name mrpc …        the scripts, after a pip install
-autolora show DIR|REPO                      rank grid, parameters, what a server needs, cost
+autolora show ADAPTER                       rank grid, parameters, MB, what a server needs, of any LoRA adapter
 autolora export DIR|REPO --format peft      the ranks for tools that take a rank pattern: peft, axolotl, and
                                             method_comparison, an experiment folder of PEFT's benchmark
 autolora diff A B                           where two patterns differ
@@ -13,9 +13,8 @@ import sys
 
 from autolora_trainer.commands.export import FORMATS, export, export_experiment, scale_of
 from autolora_trainer.commands.show import diff, show
-from autolora_trainer.errors import UsageError, run_guarded, usage_errors
+from autolora_trainer.errors import UsageError, hide_secrets, run_guarded, usage_errors
 from autolora_trainer.ranks.learned import LearnedRanks
-from autolora_trainer.scripts.command_line import hide_secrets
 from autolora_trainer.version import __version__
 
 SCRIPTS = {"glue": "run_glue", "nlg": "run_nlg", "ner": "run_ner"}
@@ -32,9 +31,10 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run_glue, run_nlg or run_ner with their own arguments", add_help=False)
     run.add_argument("script", choices=SCRIPTS)
     run.add_argument("arguments", nargs=argparse.REMAINDER)
-    for name, text in (("show", "rank grid, parameters, cost"), ("export", "the ranks for another tool")):
+    for name, text in (("show", "rank grid, parameters, MB, cost"), ("export", "the ranks for another tool")):
         command = commands.add_parser(name, help=text)
-        command.add_argument("source", metavar="DIR|REPO", help="an output directory, a ranks.json or a repository")
+        what = "a LoRA adapter or an output directory, here or on the Hub, or a ranks.json"
+        command.add_argument("source", metavar="ADAPTER", help=what)
         if name == "export":
             command.add_argument("--format", default="peft", choices=FORMATS)
             command.add_argument("--lora_alpha", type=int, help="default: that of the run, else 16")

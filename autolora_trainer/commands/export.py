@@ -4,12 +4,10 @@ import json
 import os
 
 import yaml
-from peft import LoraConfig
 
 from autolora_trainer.commands.show import neighbour
 from autolora_trainer.files import write_json
 from autolora_trainer.ranks.learned import LearnedRanks
-from autolora_trainer.runs.outputs import RUN_FILE
 
 FORMATS = ("peft", "axolotl", "method_comparison")
 
@@ -57,7 +55,8 @@ def export_experiment(ranks: LearnedRanks, output: str, **lora) -> str:
     return f"adapter_config.json and training_params.json in {output}"
 
 
-def _pattern(ranks: LearnedRanks, form: str, lora: dict) -> LoraConfig:
+def _pattern(ranks: LearnedRanks, form: str, lora: dict):
+    """The `LoraConfig` of ranks of whole modules."""
     parts = [name for name, rank in ranks.ranks.items() if "#" in name and rank]
     if parts:
         raise ValueError(
@@ -69,7 +68,7 @@ def _pattern(ranks: LearnedRanks, form: str, lora: dict) -> LoraConfig:
 
 def scale_of(source: str) -> dict:
     """What decides the scale of the updates, as far as a run says beside its ranks."""
-    settings = (neighbour(source, RUN_FILE) or {}).get("settings")
+    settings = (neighbour(source, "run.json") or {}).get("settings")
     known = {"lora_alpha": int, "use_rslora": bool, "scaling": str}
     settings = settings if isinstance(settings, dict) else {}
     return {name: settings[name] for name, kind in known.items() if isinstance(settings.get(name), kind)}

@@ -1,28 +1,31 @@
-"""`autolora show` and `autolora diff`: what is to be known of a result, and where two patterns differ."""
+"""`autolora show` and `autolora diff`: what is to be known of an adapter, and where two patterns differ."""
 
 import json
 import os
+import statistics
 from contextlib import suppress
 
-from scipy.stats import spearmanr
-
-from autolora_trainer.ranks.adapter import lora_rank_for_servers
+from autolora_trainer.ranks.adapter_file import CONFIG_FILE, AdapterFile
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.curve import format_curve
 from autolora_trainer.report.tables import bare_name, format_cost, format_table, is_score
 
 
 def show(source: str) -> str:
-    """What there is to know of a finished run: of an output directory, a `ranks.json`, or a Hub repository."""
-    ranks = LearnedRanks.from_pretrained(source)
+    """What there is to know of any LoRA adapter, in a folder or on the Hub, and of a run of this package; of a
+    `ranks.json` too. No model is loaded."""
+    ranks, adapter = LearnedRanks.from_pretrained(source), _adapter(source)
     lines = [f"ranks of {ranks.base_model or 'a model without a name'}", format_rank_table(ranks.ranks)]
-    origin = f"rule {ranks.rank_rule}" if ranks.rank_rule else "no rule recorded"
-    lines.append(f"{origin}, {ranks.initial_rank} components per module at the start")
+    if ranks.rank_rule:
+        lines.append(f"rule {ranks.rank_rule}, {ranks.initial_rank} components per module at the start")
     results = neighbour(source, "all_results.json")
     if ranks.curve is not None:
         size = (results or {}).get("adapter_params", ranks.curve.size)
         lines += ["", format_curve(ranks.curve, size)]
+    if adapter is not None:
+        lines += _described(adapter)
     with suppress(ValueError):  # a rank that vLLM cannot serve
         lines.append(f"a server needs --max-lora-rank {lora_rank_for_servers(ranks.ranks)}")
     if results:
@@ -36,6 +39,31 @@ def show(source: str) -> str:
     if cost:
         lines += ["", format_cost(cost)]
     return "\n".join(lines)
+
+
+def _adapter(source: str) -> AdapterFile | None:
+    """The adapter of a folder or a repository; None of a file, and where there are ranks alone."""
+    if os.path.isfile(source) or (os.path.isdir(source) and not os.path.exists(os.path.join(source, CONFIG_FILE))):
+        return None
+    with suppress(ValueError):  # an adapter of another form, or a repository of ranks alone
+        return AdapterFile.from_pretrained(source)
+
+
+def _described(adapter: AdapterFile) -> list[str]:
+    """Size, dtype and scale of an adapter, and what its scales mean for a server."""
+    dora, rslora = (adapter.config.get(name) for name in ("use_dora", "use_rslora"))
+    kind = "DoRA" if dora else "rsLoRA" if rslora else "LoRA"
+    scales = sorted(set(adapter.scales.values()))
+    beside = f", {adapter.other_parameters:,} beside them" if adapter.other_parameters else ""
+    dtypes = " and ".join(adapter.dtypes)
+    lines = [
+        f"{kind}: {adapter.parameters:,} parameters{beside}, {adapter.megabytes:.2f} MB in {dtypes}",
+        f"largest rank {max(adapter.ranks.values())}, scale {scales[0]:.4g}"
+        + f" to {scales[-1]:.4g}" * (len(scales) > 1),
+    ]
+    if max(scales) > 1.001 * min(scales):
+        lines.append("the scales differ: a server that reads one, lora_alpha / r, computes something else; merge it")
+    return lines
 
 
 def neighbour(source: str, name: str) -> dict | None:
@@ -64,5 +92,17 @@ def diff(first: LearnedRanks, second: LearnedRanks) -> str:
     lines.append(f"{len(rows)} of {len(names)} modules differ; total rank {first.total_rank} and {second.total_rank}")
     xs, ys = zip(*shared) if shared else ((), ())
     if len(set(xs)) > 1 and len(set(ys)) > 1:
-        lines.append(f"Spearman correlation over {len(shared)} shared modules: {spearmanr(xs, ys).statistic:.2f}")
+        spearman = statistics.correlation(_places(xs), _places(ys))  # scipy.stats takes a second to load
+        lines.append(f"Spearman correlation over {len(shared)} shared modules: {spearman:.2f}")
     return "\n".join(lines)
+
+
+def _places(values) -> list[float]:
+    """The place of each value in their order; equal ones share the mean of theirs.
+
+    Example:
+        >>> _places([5, 3, 5])
+        [2.5, 1.0, 2.5]
+    """
+    ordered = sorted(values)
+    return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in values]

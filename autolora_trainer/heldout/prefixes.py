@@ -12,8 +12,9 @@ import torch
 
 from autolora_trainer.heldout.passes import target_loss, undisturbed
 from autolora_trainer.lora.gates import gated
-from autolora_trainer.lora.parts import lora_parts, module_of
+from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.lora.svd import in_svd_basis
+from autolora_trainer.names import module_of
 from autolora_trainer.ranks.curve import Curve, CurvePoint
 
 Component = tuple[str, int]  # (module or part, j): a singular direction of its update, by falling singular value

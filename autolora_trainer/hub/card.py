@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 
 from autolora_trainer.files import write_atomically
 from autolora_trainer.hub.public import is_hub_id, on_one_line, public_command, public_name
-from autolora_trainer.ranks.adapter import lora_rank_for_servers
 from autolora_trainer.ranks.grid import rank_grid
 from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.heatmap import HEATMAP_FILES
 from autolora_trainer.report.tables import format_cost, format_score, format_table, scores_by_split
 

@@ -25,7 +25,8 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 from torch import nn
 
-from autolora_trainer.lora.parts import MASK, SEPARATOR, lora_layers
+from autolora_trainer.lora.parts import MASK, lora_layers
+from autolora_trainer.names import SEPARATOR
 
 SEARCHED_PARTS = ("q", "v")  # where nothing else is asked for: the paper adapts query and value (§5.1)
 FUSED = ("c_attn", "qkv_proj", "Wqkv", "query_key_value")

@@ -6,7 +6,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-SEPARATOR = "#"
+from autolora_trainer.names import SEPARATOR
+
 MASK = "fused_mask"  # buffer of a layer that `split_layer` has divided
 
 
@@ -99,11 +100,6 @@ def lora_parts(model: nn.Module, adapter_name: str = "default") -> dict[str, Lor
             parts[full] = LoraPart(full, layer, adapter_name, slice(start, start + rank), rows)
             start += rank
     return parts
-
-
-def module_of(name: str) -> str:
-    """`h.0.attn.c_attn#q` -> `h.0.attn.c_attn`."""
-    return name.partition(SEPARATOR)[0]
 
 
 def masked_parameters(model: nn.Module) -> int:

@@ -16,9 +16,10 @@ import torch
 from peft import AdaLoraConfig, PeftModel, get_peft_model
 
 from autolora_trainer.errors import sentence
-from autolora_trainer.lora.parts import SEPARATOR, lora_parts, module_of
+from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.methods.adalora_trainer import AdaLoraTrainer, kept_parameters
 from autolora_trainer.methods.base import PEFT_ADAPTER, Built, Job, Method, Plan, peft_type_in
+from autolora_trainer.names import SEPARATOR, module_of
 from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.training.trainer import optimizer_steps

@@ -1,16 +1,15 @@
-"""Ranks and a model: the ordinary PEFT adapter of given ranks (§4.5), the model they belong to, what serves them."""
+"""Ranks and a model: the ordinary PEFT adapter of given ranks (§4.5), and the model they belong to."""
 
 import hashlib
 import os
-from collections.abc import Mapping
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.integrations import dequantize_module_weight
 
 from autolora_trainer.lora.fused import split_parts
-from autolora_trainer.lora.parts import base_model_of, lora_parts, module_of
-from autolora_trainer.ranks.grid import by_module
+from autolora_trainer.lora.parts import base_model_of, lora_parts
+from autolora_trainer.names import module_of
 from autolora_trainer.ranks.learned import LearnedRanks
 
 
@@ -89,24 +88,3 @@ def public_model_name(model) -> str:
     if os.path.isdir(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") > 1:
         return os.path.basename(os.path.normpath(name))
     return name
-
-
-# All that vLLM takes: `MaxLoRARanks` of its vllm/config/lora.py. That has 1 too, which older releases refuse.
-SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-
-
-def lora_rank_for_servers(ranks: Mapping[str, int]) -> int:
-    """The value of vLLM's `--max-lora-rank` that serves an adapter of these ranks, those of a fused projection's parts
-    added up: its default, 16, refuses larger ranks.
-
-    Raises:
-        ValueError: if a rank is beyond 512, which vLLM cannot serve.
-    Example:
-        >>> lora_rank_for_servers({"q": 9})
-        16
-    """
-    largest = max(by_module(ranks).values(), default=0)
-    for allowed in SERVER_RANKS:
-        if largest <= allowed:
-            return allowed
-    raise ValueError(f"vLLM serves LoRA up to rank {SERVER_RANKS[-1]}, got rank {largest}. Lower initial_rank.")

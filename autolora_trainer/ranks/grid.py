@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 
-from autolora_trainer.lora.parts import module_of
+from autolora_trainer.names import module_of
 
 
 def split_name(name: str) -> tuple[str | None, int | None, str]:

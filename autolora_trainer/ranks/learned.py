@@ -7,16 +7,17 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi
-from peft import LoraConfig
-
-from autolora_trainer import hub_client
 from autolora_trainer.files import write_atomically
-from autolora_trainer.lora.parts import module_of
+from autolora_trainer.names import module_of
+from autolora_trainer.ranks.adapter_file import CONFIG_FILE, AdapterFile
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.document import ADVICE, FORMAT_VERSION, NUMBERS, is_number, read_document
 from autolora_trainer.ranks.grid import by_module, format_rank_table
+
+if TYPE_CHECKING:  # PEFT loads torch, which reading ranks does without
+    from peft import LoraConfig
 
 RANKS_FILE = "ranks.json"
 MAX_FILE_BYTES = 20_000_000
@@ -130,7 +131,7 @@ class LearnedRanks:
     def from_pretrained(
         cls, source: str | os.PathLike, revision: str | None = None, token: str | None = None
     ) -> "LearnedRanks":
-        """Ranks from a `ranks.json`, a folder that holds one, or a repository of the Hub.
+        """Ranks from a `ranks.json`, a folder or repository of the Hub that holds one, or any LoRA adapter.
 
         Raises:
             ValueError: if there is none, it cannot be reached, or it is not valid.
@@ -140,13 +141,29 @@ class LearnedRanks:
         if os.path.exists(path):
             return cls.load(path)
         if os.path.isdir(source):
-            raise ValueError(f"{source} holds no {RANKS_FILE}. Give the output directory of a finished run.")
+            if not os.path.exists(os.path.join(source, CONFIG_FILE)):
+                what = f"{source} holds neither {RANKS_FILE} nor {CONFIG_FILE}"
+                raise ValueError(f"{what}. Give the output directory of a finished run, or an adapter.")
+            return cls.from_adapter(AdapterFile.from_pretrained(source))
+        from huggingface_hub.errors import EntryNotFoundError
+
+        from autolora_trainer import hub_client
+
         try:
             path = hub_client.download(source, RANKS_FILE, MAX_FILE_BYTES, revision, token)
+        except EntryNotFoundError:  # a repository of another's
+            return cls.from_adapter(AdapterFile.from_pretrained(source, revision, token))
         except Exception as error:  # HTTP, JSON, OS and value errors of the client
             what = f"{source!r} is neither a folder or file here nor a repository that gives a {RANKS_FILE}"
             raise ValueError(f"{what}: {hub_client.reason(error, token)}.") from error
         return cls.load(path)
+
+    @classmethod
+    def from_adapter(cls, adapter: AdapterFile) -> "LearnedRanks":
+        """The ranks of an adapter, whoever trained it."""
+        modules = {name: ModuleRank(rank) for name, rank in adapter.ranks.items()}
+        base_model = adapter.config.get("base_model_name_or_path")
+        return cls(modules, base_model, initial_rank=max(adapter.ranks.values()))
 
     def push_to_hub(self, repo_id: str, token: str | None = None, private: bool | None = None) -> str:
         """Share the pattern alone, as `ranks.json` in a repository, and return its address; see `from_pretrained`.
@@ -154,6 +171,10 @@ class LearnedRanks:
         Raises:
             ValueError: one line, with the reason, if the Hub does not take it.
         """
+        from huggingface_hub import HfApi
+
+        from autolora_trainer import hub_client
+
         try:
             with hub_client.bounded_waits():
                 api = HfApi(token=token)
@@ -165,8 +186,8 @@ class LearnedRanks:
         return str(url)
 
     def to_lora_config(
-        self, base: LoraConfig | None = None, scaling: str = "constant", **lora_arguments
-    ) -> LoraConfig:
+        self, base: "LoraConfig | None" = None, scaling: str = "constant", **lora_arguments
+    ) -> "LoraConfig":
         """An ordinary PEFT `LoraConfig` with these ranks as `rank_pattern`.
 
         Args:
@@ -183,6 +204,8 @@ class LearnedRanks:
         Raises:
             ValueError: if every rank is zero (PEFT has no empty adapter), or `scaling` is unknown.
         """
+        from peft import LoraConfig
+
         if scaling not in ("constant", "paper"):
             raise ValueError(f"scaling must be constant or paper, got {scaling!r}.")
         kept = {name: rank for name, rank in self.module_ranks.items() if rank > 0}
@@ -229,7 +252,7 @@ def _plain(number: float) -> int | float:
     return int(number) if float(number).is_integer() else number
 
 
-def _lora_settings(base: LoraConfig | None) -> dict:
+def _lora_settings(base: "LoraConfig | None") -> dict:
     """The init fields of a LoraConfig, less those that the ranks decide."""
     decided = {"r", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "peft_type"}
     fields = () if base is None else dataclasses.fields(base)

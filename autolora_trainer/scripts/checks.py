@@ -10,8 +10,8 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from autolora_trainer.errors import one_line
 from autolora_trainer.hub.push import check_repo_id
-from autolora_trainer.lora.parts import SEPARATOR, module_of
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
+from autolora_trainer.names import SEPARATOR, module_of
 from autolora_trainer.tasks.lengths import longest_row, positions
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.values import check_choice

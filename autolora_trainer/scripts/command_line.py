@@ -9,7 +9,7 @@ import sys
 import yaml
 from transformers import HfArgumentParser
 
-from autolora_trainer.errors import UsageError, usage_errors
+from autolora_trainer.errors import UsageError, hide_secrets, usage_errors
 from autolora_trainer.scripts.arguments import (
     PRESETS,
     DataArguments,
@@ -19,8 +19,6 @@ from autolora_trainer.scripts.arguments import (
 )
 from autolora_trainer.search.arguments import check_effect
 from autolora_trainer.values import check_choice
-
-SECRET_ARGUMENTS = ("--token", "--hub_token")
 
 
 class _OneLineParser(HfArgumentParser):
@@ -81,22 +79,6 @@ def _suggestion(name: str, known) -> str:
     name = str(name).lstrip("-").partition("=")[0].replace("-", "_")
     close = difflib.get_close_matches(name, [dest for dest in known if dest not in ("config", "help")], 1)
     return f" Did you mean {close[0]}?" if close else " --help lists the arguments."
-
-
-def hide_secrets(argv: list[str]) -> list[str]:
-    """A command line without the Hub's tokens: trackers send `sys.argv` along (seen with wandb 0.31).
-
-    Example:
-        >>> hide_secrets(["--hub_token", "hf_abc", "--token=hf_abc", "--seed", "1"])
-        ['--hub_token', '***', '--token=***', '--seed', '1']
-    """
-    hidden = []
-    for word in argv:
-        name, equals, _ = word.partition("=")
-        if hidden and _with_underscores(hidden[-1]) in SECRET_ARGUMENTS:
-            word = "***"
-        hidden.append(f"{name}=***" if equals and _with_underscores(name) in SECRET_ARGUMENTS else word)
-    return hidden
 
 
 def _with_underscores(word: str) -> str:

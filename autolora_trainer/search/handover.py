@@ -8,8 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from autolora_trainer.lora.heads import trained_beside_lora
-from autolora_trainer.lora.parts import SEPARATOR, init_that_changes_base, lora_layers, lora_parts
+from autolora_trainer.lora.parts import init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
+from autolora_trainer.names import SEPARATOR
 from autolora_trainer.search.selection import SelectionGates
 
 

@@ -111,7 +111,10 @@ def test_run_hands_the_arguments_to_the_script(monkeypatch):
     "argv, sentence",
     [
         (["show", "nothing/here"], "'nothing/here' is neither a folder or file here nor a repository"),
-        (["show", "."], r". holds no ranks.json. Give the output directory of a finished run."),
+        (
+            ["show", "."],
+            ". holds neither ranks.json nor adapter_config.json. Give the output directory of a finished run, or an",
+        ),
         (["export", ".", "--format", "toml"], "invalid choice: 'toml'"),
         (["shwo", "."], "invalid choice: 'shwo'"),
         ([], "the following arguments are required: command; autolora --help lists the commands"),

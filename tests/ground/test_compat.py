@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-import transformers.trainer
 from transformers import Trainer
 
-from autolora_trainer import AutoLoraTrainer
+from autolora_trainer import AutoLoraTrainer, compat
 from autolora_trainer.compat import HOOKS, check_hooks
 from autolora_trainer.methods.adalora import AdaLoraTrainer
 from autolora_trainer.training.trainer import FinalTrainer
@@ -15,7 +14,7 @@ from tests.helpers.commands import ROOT
 
 def test_a_transformers_without_a_hook_is_refused(monkeypatch):
     assert "transformers==5.23.0\n" in (Path(ROOT) / "constraints.txt").read_text()
-    monkeypatch.setattr(transformers, "__version__", "9.1")
+    monkeypatch.setattr(compat.transformers, "__version__", "9.1")
     check_hooks()
     for name in HOOKS:
         stub = type("Trainer", (), {hook: None for hook in HOOKS if hook != name})

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -29,7 +29,7 @@ from autolora_trainer.scripts.arguments import ModelArguments
 from autolora_trainer.scripts.source import load_pretrained
 from tests.helpers.commands import sst2_command
 from tests.helpers.hub_server import HubServer, use
-from tests.helpers.models import tiny_checkpoint
+from tests.helpers.models import tiny_checkpoint, tiny_roberta
 from tests.helpers.rows import sentences
 
 TOKEN = "hf_tokenofthetests123456"
@@ -180,6 +180,18 @@ def test_ranks_once_loaded_are_there_without_the_hub(server, monkeypatch):
     LearnedRanks.from_pretrained("me/ranks")
     server.fail("resolve", 500)
     assert LearnedRanks.from_pretrained("me/ranks") == RANKS
+
+
+def test_any_adapter_is_shown_from_a_few_kilobytes(server, tmp_path, capsys):
+    get_peft_model(tiny_roberta(), LoraConfig(task_type="SEQ_CLS", r=3, lora_alpha=6)).save_pretrained(tmp_path)
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    server.repositories["they/adapter"] = {name: (tmp_path / name).read_bytes() for name in names}
+    cli.main(["show", "they/adapter"])
+    out = capsys.readouterr().out
+    assert "query  3  3" in out and "largest rank 3, scale 2" in out and "--max-lora-rank 8" in out
+    del server.repositories["they/adapter"]["adapter_model.safetensors"]
+    with pytest.raises(UsageError, match="nor a repository with adapter_config.json and adapter_model.safetensors"):
+        cli.main(["show", "they/adapter"])
 
 
 def test_ranks_of_other_weights_are_told_on_use(place, server, tmp_path, caplog):

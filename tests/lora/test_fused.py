@@ -37,9 +37,10 @@ from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, Learned
 from autolora_trainer.lora.fused import add_lora, out_features, part_rows, resolve_targets
 from autolora_trainer.lora.parts import lora_layers, lora_parts
 from autolora_trainer.methods.base import count_parameters
-from autolora_trainer.ranks.adapter import build_adapter, lora_rank_for_servers
+from autolora_trainer.ranks.adapter import build_adapter
 from autolora_trainer.ranks.grid import rank_grid
 from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.search.handover import start_from
 from autolora_trainer.search.selection import attach_gates
 from tests.helpers.models import tiny_gpt2, tiny_roberta

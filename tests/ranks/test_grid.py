@@ -2,9 +2,9 @@
 
 import pytest
 
-from autolora_trainer.ranks.adapter import lora_rank_for_servers
 from autolora_trainer.ranks.grid import format_rank_table, rank_grid
 from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.ranks.serving import lora_rank_for_servers
 from tests.helpers.ranks import of_ranks, roberta
 
 

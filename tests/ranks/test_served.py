@@ -14,8 +14,9 @@ from autolora_trainer import LearnedRanks
 from autolora_trainer.commands import cli
 from autolora_trainer.errors import UsageError
 from autolora_trainer.lora.parts import lora_layers, lora_parts
-from autolora_trainer.ranks.adapter import build_adapter, lora_rank_for_servers
+from autolora_trainer.ranks.adapter import build_adapter
 from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.ranks.serving import lora_rank_for_servers
 from tests.helpers.models import byte_llama, tiny_gpt2
 
 # What vLLM lets LoRA adapt of a Llama and of a GPT-2, by the last part of the name.

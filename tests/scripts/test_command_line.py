@@ -5,9 +5,9 @@ import importlib
 import pytest
 
 import run_glue
-from autolora_trainer.errors import UsageError
+from autolora_trainer.errors import UsageError, hide_secrets
 from autolora_trainer.scripts.arguments import PRESETS
-from autolora_trainer.scripts.command_line import hide_secrets, parse_arguments
+from autolora_trainer.scripts.command_line import parse_arguments
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ CLI = [
     Bad("show: nothing", "cli", ["show"],
         "the following arguments are required: DIR|REPO; autolora --help lists the commands"),
     Bad("show: a folder without ranks", "cli", ["show", Folder()],
-        "…/argument1/folder holds no ranks.json. Give the output directory of a finished run."),
+        "…/argument1/folder holds neither ranks.json nor adapter_config.json. Give the output directory of a finished "
+        "run, or an adapter."),
     Bad("show: a file without ranks", "cli", ["show", File("ranks.json", "{}")],
         "…/argument1/ranks.json is not a valid ranks.json: … it, or give the ranks.json of a finished run."),
     Bad("show: neither folder nor repository", "cli", ["show", "nothing/here"],

@@ -40,7 +40,8 @@ LIBRARY = [
     Bad("load: no text", "library", lambda place: LearnedRanks.load(written(place, b"\xff\xfe")),
         "…/ranks.json is not a ranks.json: 'utf-8' codec can't … it, or give the ranks.json of a finished run."),
     Bad("load: nothing there", "library", lambda place: LearnedRanks.from_pretrained(place),
-        "… holds no ranks.json. Give the output directory of a finished run."),
+        "… holds neither ranks.json nor adapter_config.json. Give the output directory of a finished run, or an "
+        "adapter."),
     Bad("from_pretrained: no repository", "library", lambda place: LearnedRanks.from_pretrained("nothing/here"),
         "'nothing/here' is neither a folder or file here nor a … the `HF_HUB_OFFLINE` environment variable."),
     Bad("push_to_hub: no name", "library", lambda place: ONE.push_to_hub("a b"),
