@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autolora_trainer.search.arguments import AutoLoraTrainingArguments
     from autolora_trainer.search.callback import RankSelectionCallback
     from autolora_trainer.search.trainer import AutoLoraMixin, AutoLoraTrainer
+    from autolora_trainer.shrink import CompressedAdapter, compress
 
 # on some CPUs bitsandbytes, which PEFT imports where it is there, misses another package at every start
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -20,20 +21,24 @@ HOMES = {  # loaded when they are asked for: torch and transformers take seconds
     "AutoLoraMixin": "search.trainer",
     "AutoLoraTrainer": "search.trainer",
     "AutoLoraTrainingArguments": "search.arguments",
+    "CompressedAdapter": "shrink",
     "LearnedRanks": "ranks.learned",
     "ModuleRank": "ranks.learned",
     "RankSelectionCallback": "search.callback",
     "build_adapter": "ranks.adapter",
+    "compress": "shrink",
 }
 __all__ = [
     "AutoLoraMixin",
     "AutoLoraTrainer",
     "AutoLoraTrainingArguments",
+    "CompressedAdapter",
     "LearnedRanks",
     "ModuleRank",
     "RankSelectionCallback",
     "__version__",
     "build_adapter",
+    "compress",
 ]
 
 

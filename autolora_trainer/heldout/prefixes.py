@@ -115,9 +115,11 @@ def find_size(
     costs: dict[str, int],
     tolerance: float = 0.05,
     none: torch.Tensor | None = None,
+    of_whole: bool = False,
 ) -> Curve:
     """The smallest prefix of an order that keeps the held-out gain: its loss, and a standard error of the difference,
-    lie within `tolerance` times the gain of the best prefix.
+    lie within `tolerance` times the gain of the best prefix; or, `of_whole`, within `tolerance` times the loss of the
+    whole order.
 
     About ten prefixes are measured: all of the order and its halves down to a sixteenth, on while they keep the gain
     or are better; then bisection.
@@ -134,13 +136,14 @@ def find_size(
         return min(measured, key=lambda size: mean_loss(measured[size]))
 
     def keeps(size: int) -> bool:
-        """Whether a prefix keeps the gain, as far as has been measured."""
+        """Whether a prefix loses no more than it may, as far as has been measured."""
         if size not in measured:
             measured[size] = losses(order[:size])
-        top = best()
-        gain = mean_loss(measured[0]) - mean_loss(measured[top])
-        lost = mean_loss(measured[size]) - mean_loss(measured[top])
-        return size == top or lost + paired_error(measured[size], measured[top]) <= tolerance * gain
+        top = len(order) if of_whole else best()
+        loss = mean_loss(measured[top])
+        allowed = tolerance * (loss if of_whole else mean_loss(measured[0]) - loss)
+        lost = mean_loss(measured[size]) - loss
+        return size == top or lost + paired_error(measured[size], measured[top]) <= allowed
 
     high = len(order)
     for halvings in range(HALVINGS + 1):  # the shape of the curve
@@ -154,7 +157,7 @@ def find_size(
     top = best()
     gain = mean_loss(measured[0]) - mean_loss(measured[top])
     decided = top > 0 and gain > NOISE * paired_error(measured[0], measured[top])
-    kept = min((size for size in measured if size and keeps(size)), default=0) if decided else 0
+    kept = min((size for size in measured if size and keeps(size)), default=0) if decided or of_whole else 0
     points = [_point(size, order, costs, rows, measured[top]) for size, rows in sorted(measured.items())]
     return Curve(tuple(points), kept, decided, tolerance)
 

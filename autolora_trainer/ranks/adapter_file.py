@@ -85,6 +85,14 @@ class AdapterFile:
         return sum(math.prod(shape) for _, shape in self.tensors.values()) - self.parameters
 
     @property
+    def labels(self) -> int | None:
+        """How many outputs the saved head of a classifier has; None where there is no head that is known."""
+        for name, (_, shape) in self.tensors.items():
+            if re.search(r"\.(score|classifier|classifier\.out_proj)\.weight$", name):
+                return shape[0]
+        return None
+
+    @property
     def megabytes(self) -> float:
         """Of all tensors, 10^6 bytes each."""
         return sum(math.prod(shape) * BITS.get(dtype, _digits(dtype)) / 8e6 for dtype, shape in self.tensors.values())

@@ -20,10 +20,11 @@ def save_rank_curve(curve: Curve, folder: str | os.PathLike, size: int) -> tuple
         size: the chosen one, in adapter parameters.
     """
     with style():
-        return save_in_both_forms(_curve_figure(curve, size), folder, CURVE_FILES, dpi=160)
+        return save_in_both_forms(curve_figure(curve, size), folder, CURVE_FILES, dpi=160)
 
 
-def _curve_figure(curve: Curve, size: int):
+def curve_figure(curve: Curve, size: int):
+    """The picture of `save_rank_curve` as a matplotlib figure."""
     from matplotlib.figure import Figure
 
     none, *rest = curve.points

@@ -1,22 +1,19 @@
 """Contributions and sizes measured on a Trainer: its own loss, its held-out rows, α folded into the update."""
 
-import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
 from autolora_trainer.heldout.contributions import contributions
-from autolora_trainer.heldout.passes import count_targets, ordered_batches, target_loss, undisturbed
+from autolora_trainer.heldout.passes import count_targets, undisturbed
 from autolora_trainer.heldout.prefixes import NOISE, find_size, mean_loss, measured_prefixes, paired_error
-from autolora_trainer.heldout.split import EndlessBatches
+from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.gates import gated
 from autolora_trainer.lora.heads import set_values
 from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, undecided
-from autolora_trainer.training.passes import unrecorded
 
 ORDER_BATCHES, SIZE_BATCHES, LOOK_BATCHES = 16, 8, 3  # of held-out rows, as large as a weight step's
-LEAST_ROWS, MOST_ROWS = 32, 128
 ENOUGH_TARGETS = 256  # of rows that judge the size; where a row has one target, as many rows
 SAME = 0.8  # what two looks share, and the order has settled
 
@@ -45,7 +42,7 @@ def shared_ranks(ranks: dict[str, int], earlier: dict[str, int]) -> float:
     return sum(min(rank, earlier.get(name, 0)) for name, rank in ranks.items()) / total if total else 0.0
 
 
-class MeasurementMixin:
+class MeasurementMixin(HeldOutMixin):
     """Over a Trainer with `gates`, and with D_val as `order_dataset` and `size_dataset`.
 
     Attributes:
@@ -155,65 +152,3 @@ class MeasurementMixin:
                 if all(parameter.grad.isfinite().all() for parameter in heads):
                     optimizer.step()
             optimizer.zero_grad()
-
-    def _held_out_batches(self, rows, count: int, targets: int = 0) -> list:
-        """A sample of held-out rows, as many as `count` weight steps have within bounds, or as it takes for so many
-        `targets`: this process's share, in batches of the training's size."""
-        args, generator = self.args, torch.Generator().manual_seed(self.args.seed)
-        at_once = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        most = min(max(count * at_once, LEAST_ROWS), MOST_ROWS)
-        rows, collate = self._as_the_model_takes(rows)
-        drawn = torch.randperm(len(rows), generator=generator).tolist()
-        if targets:
-            first = [rows[index] for index in drawn[:most]]
-            in_row = max(1, count_targets(self.model, collate(first)) / len(first))
-            most = max(most, math.ceil(targets / in_row))
-        sample = [rows[index] for index in sorted(drawn[:most])]
-        size = args.per_device_train_batch_size
-        batches = ordered_batches(sample, size, collate, args.process_index, args.world_size)
-        return [self._prepare_inputs(batch) for batch in batches]
-
-    def _endless_batches(self, rows) -> EndlessBatches:
-        args = self.args
-        rows, collate = self._as_the_model_takes(rows)
-        size = args.per_device_train_batch_size
-        return EndlessBatches(rows, size, collate, args.seed, args.process_index, args.world_size)
-
-    def _as_the_model_takes(self, rows):
-        """(rows, collator) without the columns that the model does not take."""
-        if hasattr(rows, "column_names"):
-            return self._remove_unused_columns(rows, "held-out"), self.data_collator
-        return rows, self._get_collator_with_removed_columns(self.data_collator, "held-out")
-
-    def _held_out_loss(self, model, inputs):
-        return target_loss(model, inputs, self._mean_loss)
-
-    def _mean_loss(self, inputs):
-        """(mean loss, outputs) by Trainer's own `compute_loss`, which leaves no records."""
-        with self.compute_loss_context_manager(), unrecorded(self):
-            return self.compute_loss(self.model, dict(inputs), return_outputs=True)
-
-    @contextmanager
-    def _plain_loss(self):
-        """Inside, without label smoothing, as in evaluation."""
-        smoother, self.label_smoother = self.label_smoother, None
-        try:
-            yield
-        finally:
-            self.label_smoother = smoother
-
-    def _add_up(self, tensors: list[torch.Tensor]) -> None:
-        """Sums over processes, in place."""
-        if self.args.world_size > 1:
-            for tensor in tensors:
-                moved = tensor.to(self.args.device)
-                torch.distributed.all_reduce(moved)
-                tensor.copy_(moved)
-
-    def _collect(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all processes, one after another."""
-        if self.args.world_size == 1:
-            return rows
-        found = [None] * self.args.world_size
-        torch.distributed.all_gather_object(found, rows)
-        return torch.cat(found)

@@ -120,3 +120,12 @@ def test_prefixes_are_measured_with_the_other_components_off():
     assert chosen_of(order[:2]) == {order[0][0]: [order[0][1]], order[1][0]: [order[1][1]]} or (
         order[0][0] == order[1][0]
     )
+
+
+def test_of_the_whole_the_loss_itself_may_grow():
+    """The measure of a cut: of a loss of 1.12 the last two components may go for 3 %, the last one for 1 %."""
+    losses = losses_of([0.5, 0.2, 0.1, 0.05, 0.02, 0.01], noise=0, start=2.0)
+    kept = lambda tolerance: find_size(losses, ORDER[:6], COSTS, tolerance, of_whole=True).kept
+    assert [kept(tolerance) for tolerance in (0.0, 0.01, 0.03)] == [6, 5, 4]
+    nothing = find_size(losses_of([0.0] * 40, noise=0), ORDER, COSTS, 0.01, of_whole=True)
+    assert nothing.kept == 1 and not nothing.decided

@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "autolora_trainer"
 # A room imports what stands on a lower floor; rooms on one floor do not import each other. See docs/contributing.md.
 FLOORS = [
-    {"errors", "files", "values", "version", "names", "compat", "hub_client", "sample"},
+    {"errors", "files", "values", "version", "names", "untouched", "compat", "hub_client", "sample"},
     {"lora"},
     {"ranks"},
     {"training", "report", "tasks"},
     {"heldout"},
     {"search", "runs"},
-    {"hub"},
+    {"hub", "shrink"},
     {"methods"},
     {"scripts"},
     {"commands"},

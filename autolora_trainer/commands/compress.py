@@ -1,0 +1,47 @@
+"""`autolora compress`: any LoRA adapter, made smaller on held-out rows."""
+
+import os
+import tempfile
+
+import torch
+from transformers.utils import logging
+
+from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
+from autolora_trainer.ranks.adapter_file import AdapterFile
+from autolora_trainer.shrink import compress
+
+
+def run(options) -> str:
+    """Compress `options.adapter`; what there is to say of the result."""
+    if os.path.isdir(options.output_dir) and os.listdir(options.output_dir):
+        raise ValueError(f"--output_dir {options.output_dir} is not empty. Give a new folder.")
+    base = options.base_model or AdapterFile.from_pretrained(options.adapter).config.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{options.adapter} does not name its base model. Give --base_model.")
+    logging.set_verbosity_error()
+    shared = {"base_model": base, "max_lora_rank": options.max_lora_rank, "size": options.size}
+    shared |= {"tolerance": options.tolerance, "output_dir": options.output_dir}
+    if options.eval_file is None:
+        rank = options.rank if options.energy is None else options.energy
+        return _said(options, compress(options.adapter, rank=rank, **shared))
+    rows, tokenizer = read_rows(options.eval_file), load_tokenizer(options.adapter, base)
+    task, rows = task_of(rows, options.eval_file, tokenizer, options.max_length)
+    train_rows = None
+    if options.train_file is not None:
+        _, train_rows = task_of(read_rows(options.train_file), options.train_file, tokenizer, options.max_length)
+    with tempfile.TemporaryDirectory() as folder:
+        args = task.arguments(
+            folder, per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
+            bf16=options.bf16, use_cpu=not torch.accelerator.is_available(), report_to="none", disable_tqdm=True,
+            **task.own_arguments,
+        )  # fmt: skip
+        small = compress(
+            options.adapter, rows, args=args, trainer_class=task.trainer_class, train_dataset=train_rows,
+            heal_steps=options.heal_steps, **task.prepared, **shared,
+        )  # fmt: skip
+    return _said(options, small)
+
+
+def _said(options, small) -> str:
+    what = "adapter, ranks.json" + (", curve.json and rank_curve.png" if small.curve else "")
+    return f"{small}\n{what} in {options.output_dir}"
