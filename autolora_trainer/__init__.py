@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from autolora_trainer.version import __version__
 
 if TYPE_CHECKING:
+    from autolora_trainer.find import RankSearch, find_ranks
     from autolora_trainer.ranks.adapter import build_adapter
     from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
     from autolora_trainer.search.arguments import AutoLoraTrainingArguments
@@ -24,9 +25,11 @@ HOMES = {  # loaded when they are asked for: torch and transformers take seconds
     "CompressedAdapter": "shrink",
     "LearnedRanks": "ranks.learned",
     "ModuleRank": "ranks.learned",
+    "RankSearch": "find",
     "RankSelectionCallback": "search.callback",
     "build_adapter": "ranks.adapter",
     "compress": "shrink",
+    "find_ranks": "find",
 }
 __all__ = [
     "AutoLoraMixin",
@@ -35,10 +38,12 @@ __all__ = [
     "CompressedAdapter",
     "LearnedRanks",
     "ModuleRank",
+    "RankSearch",
     "RankSelectionCallback",
     "__version__",
     "build_adapter",
     "compress",
+    "find_ranks",
 ]
 
 

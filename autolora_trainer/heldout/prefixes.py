@@ -7,6 +7,8 @@ taken on other held-out rows, which did not order them. The size found is the sm
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -15,7 +17,7 @@ from autolora_trainer.lora.gates import gated
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.lora.svd import in_svd_basis
 from autolora_trainer.names import module_of
-from autolora_trainer.ranks.curve import Curve, CurvePoint
+from autolora_trainer.ranks.curve import BITS_PER_PARAMETER, MOST_LOAD, Curve, CurvePoint
 
 Component = tuple[str, int]  # (module or part, j): a singular direction of its update, by falling singular value
 NOISE = 3.0  # standard errors beyond which a gain on held-out rows is no chance; the best of some ten sizes is asked
@@ -115,6 +117,7 @@ def find_size(
     costs: dict[str, int],
     tolerance: float = 0.05,
     none: torch.Tensor | None = None,
+    targets: int | None = None,
     of_whole: bool = False,
 ) -> Curve:
     """The smallest prefix of an order that keeps the held-out gain: its loss, and a standard error of the difference,
@@ -122,49 +125,78 @@ def find_size(
     whole order.
 
     About ten prefixes are measured: all of the order and its halves down to a sixteenth, on while they keep the gain
-    or are better; then bisection.
+    or are better; then bisection. A curve is of what a short search has learned. What a long training has to learn
+    grows with its targets: no size is found that would have to store more than 1.5 times what it can (`Curve.load`;
+    with 2.4 and 4.9 times E2E's retrain lost 4 and 5 % of its gain, with 1.3 nothing, `benchmarks/README.md`).
 
     Args:
         losses: of some components; see `measured_prefixes`.
         order: components that may be taken, those that help; see `in_order`.
         costs: {module: parameters of one component}.
         none: (rows, 2) of no adapter, where that is not the adapter without components: with a head trained alone.
+        targets: of the training rows; None where their loss is not in nats.
     """
-    measured = {0: losses([]) if none is None else none}
+    sizes = _Sizes(losses, order, tolerance, of_whole, {0: losses([]) if none is None else none})
+    sizes.search()
+    decided = sizes.best > 0 and sizes.gain > NOISE * paired_error(sizes.measured[0], sizes.measured[sizes.best])
+    kept = min((n for n in sizes.measured if n and sizes.keeps(n)), default=0) if decided or of_whole else 0
+    if kept and targets and not of_whole:
+        kept = _roomy(kept, order, costs, sizes.gain / math.log(2) * targets)
+        sizes.keeps(kept)
+    top = sizes.measured[sizes.best]
+    points = [_point(size, order, costs, rows, top) for size, rows in sorted(sizes.measured.items())]
+    return Curve(tuple(points), kept, decided, tolerance, targets)
 
-    def best() -> int:
-        return min(measured, key=lambda size: mean_loss(measured[size]))
 
-    def keeps(size: int) -> bool:
+@dataclass
+class _Sizes:
+    """Prefixes of an order, measured where they are asked for; `measured`: {size: (rows, 2)}, 0 among them."""
+
+    losses: Callable[[Sequence[Component]], torch.Tensor]
+    order: Sequence[Component]
+    tolerance: float
+    of_whole: bool
+    measured: dict[int, torch.Tensor]
+
+    @property
+    def best(self) -> int:
+        return min(self.measured, key=lambda size: mean_loss(self.measured[size]))
+
+    @property
+    def gain(self) -> float:
+        return mean_loss(self.measured[0]) - mean_loss(self.measured[self.best])
+
+    def keeps(self, size: int) -> bool:
         """Whether a prefix loses no more than it may, as far as has been measured."""
-        if size not in measured:
-            measured[size] = losses(order[:size])
-        top = len(order) if of_whole else best()
-        loss = mean_loss(measured[top])
-        allowed = tolerance * (loss if of_whole else mean_loss(measured[0]) - loss)
-        lost = mean_loss(measured[size]) - loss
-        return size == top or lost + paired_error(measured[size], measured[top]) <= allowed
+        if size not in self.measured:
+            self.measured[size] = self.losses(self.order[:size])
+        top = len(self.order) if self.of_whole else self.best
+        rows, whole = self.measured[size], self.measured[top]
+        allowed = self.tolerance * (mean_loss(whole) if self.of_whole else self.gain)
+        return size == top or mean_loss(rows) - mean_loss(whole) + paired_error(rows, whole) <= allowed
 
-    high = len(order)
-    for halvings in range(HALVINGS + 1):  # the shape of the curve
-        keeps(high >> halvings)
-    while high > 1 and len(measured) < SIZES and (keeps(high // 2) or _falls(measured, high)):
-        high //= 2
-    low = high // 2
-    while high - low > 1 and len(measured) < SIZES:
-        middle = min(max(round(math.sqrt(low * high)), low + 1), high - 1)
-        low, high = (low, middle) if keeps(middle) else (middle, high)
-    top = best()
-    gain = mean_loss(measured[0]) - mean_loss(measured[top])
-    decided = top > 0 and gain > NOISE * paired_error(measured[0], measured[top])
-    kept = min((size for size in measured if size and keeps(size)), default=0) if decided or of_whole else 0
-    points = [_point(size, order, costs, rows, measured[top]) for size, rows in sorted(measured.items())]
-    return Curve(tuple(points), kept, decided, tolerance)
+    def search(self) -> None:
+        """Halves, then bisection."""
+        high = len(self.order)
+        for halvings in range(HALVINGS + 1):  # the shape of the curve
+            self.keeps(high >> halvings)
+        while high > 1 and len(self.measured) < SIZES and (self.keeps(high // 2) or self._falls(high)):
+            high //= 2
+        low = high // 2
+        while high - low > 1 and len(self.measured) < SIZES:
+            middle = min(max(round(math.sqrt(low * high)), low + 1), high - 1)
+            low, high = (low, middle) if self.keeps(middle) else (middle, high)
+
+    def _falls(self, size: int) -> bool:
+        """Whether half of a size has a smaller loss: the larger has learned noise."""
+        return mean_loss(self.measured[size // 2]) < mean_loss(self.measured[size])
 
 
-def _falls(measured: dict[int, torch.Tensor], size: int) -> bool:
-    """Whether half of a size has a smaller loss: the larger has learned noise."""
-    return mean_loss(measured[size // 2]) < mean_loss(measured[size])
+def _roomy(kept: int, order: Sequence[Component], costs: dict[str, int], bits: float) -> int:
+    """The smallest prefix, of `kept` components at least, that stores so many bits within `MOST_LOAD`; or all."""
+    parameters = list(accumulate(costs[name] for name, _ in order))
+    needed = bits / (BITS_PER_PARAMETER * MOST_LOAD)
+    return next((size for size in range(kept, len(order)) if parameters[size - 1] >= needed), len(order))
 
 
 def _point(size: int, order, costs, rows: torch.Tensor, best: torch.Tensor) -> CurvePoint:

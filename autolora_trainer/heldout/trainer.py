@@ -60,8 +60,13 @@ class HeldOutMixin:
 
     def _mean_loss(self, inputs):
         """(mean loss, outputs) by Trainer's own `compute_loss`, which leaves no records."""
+        asked = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         with self.compute_loss_context_manager(), unrecorded(self):
-            return self.compute_loss(self.model, dict(inputs), return_outputs=True)
+            found = self.compute_loss(self.model, dict(inputs), return_outputs=True)
+        for parameter, asks in asked:  # DPO and its like switch to a reference adapter and back, which turns it on
+            if parameter.requires_grad != asks:
+                parameter.requires_grad_(asks)
+        return found
 
     @contextmanager
     def _plain_loss(self):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 CURVE_FILE = "curve.json"
 BITS_PER_PARAMETER = 2.0  # that a LoRA parameter stores; see `Curve.load`
+MOST_LOAD = 1.5  # of a size that is found; see `find_size`
 
 
 @dataclass(frozen=True)

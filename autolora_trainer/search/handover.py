@@ -1,16 +1,18 @@
 """What a retrain may start from: the chosen components of a search, and its trained heads."""
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora.variants import DoraLinearVariant
 from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autolora_trainer.lora.cut import PREFIX
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
-from autolora_trainer.names import SEPARATOR
+from autolora_trainer.names import SEPARATOR, module_of
+from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.search.selection import SelectionGates
 
 
@@ -63,6 +65,35 @@ def handover_tensors(
     for name, parameter in trained_beside_lora(model).items():
         tensors[f"head.{name}"] = parameter.detach().cpu().contiguous()
     return tensors
+
+
+def adapter_tensors(
+    tensors: dict[str, torch.Tensor], config: LoraConfig, rows: dict[str, tuple[torch.Tensor, int]] | None = None
+) -> dict[str, torch.Tensor]:
+    """`handover_tensors` as the file of an adapter, {name in adapter_model.safetensors: tensor}.
+
+    Args:
+        config: of the adapter, as `LearnedRanks.to_lora_config` makes it.
+        rows: {part of a fused projection: (its rows, those of the whole)}.
+    """
+    pieces: dict[str, list] = {}
+    for name in (key[2:] for key in tensors if key.startswith("A.")):
+        a, b = tensors[f"A.{name}"], tensors[f"B.{name}"]
+        if rows and name in rows:
+            own, most = rows[name]
+            b = torch.zeros(most, b.shape[1], dtype=b.dtype).index_copy(0, own.cpu(), b)
+        pieces.setdefault(module_of(name), []).append((a, b))
+    found = {}
+    for name, own in pieces.items():
+        a, b = (torch.cat(part, dim) for part, dim in zip(zip(*own), (0, 1)))
+        found |= {f"{PREFIX}{name}.lora_A.weight": a, f"{PREFIX}{name}.lora_B.weight": b}
+    scales = AdapterFile(config.to_dict(), {name: ("F32", tuple(t.shape)) for name, t in found.items()}).scales
+    for name, scale in scales.items():
+        found[f"{PREFIX}{name}.lora_B.weight"] = found[f"{PREFIX}{name}.lora_B.weight"] / scale
+    for name, tensor in tensors.items():
+        if name.startswith("head."):
+            found[name.removeprefix("head.").replace(".modules_to_save.default", "")] = tensor
+    return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Contributions and sizes measured on a Trainer: its own loss, its held-out rows, α folded into the update."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -91,8 +91,7 @@ class MeasurementMixin(HeldOutMixin):
         with self.gates.folded(), self._plain_loss():
             none = self._no_adapter(batches)
             with self._measured(batches) as losses:
-                curve = find_size(losses, order, costs, self.args.tolerance, none)
-        return replace(curve, targets=self._targets(batches))
+                return find_size(losses, order, costs, self.args.tolerance, none, self._targets(batches))
 
     def _targets(self, batches) -> int | None:
         """Targets of all rows that the retrain will see, by those of a held-out sample; None where there is no length,

@@ -44,8 +44,8 @@ class AutoLoraMixin(MeasurementMixin, HypergradientPassesMixin, SearchStateMixin
         args: `AutoLoraTrainingArguments`.
         train_dataset: the training set. It is split into D_tr and D_val by `args.val_fraction`, unless `val_dataset`
             is given, which then is D_val whole.
-        val_dataset: D_val, if you split yourself, as the collator takes it. `eval_dataset` stays the benchmark's: it
-            takes no part in the search.
+        val_dataset: D_val, if you split yourself, as the collator takes it; or the same object as `eval_dataset`, and
+            the Trainer prepares it. Another `eval_dataset` stays the benchmark's: it takes no part in the search.
         size_dataset: rows that judge the size where it is found; others of D_val order the components. Default: half
             of D_val.
         peft_config: the `LoraConfig` to wrap `model` with; its `r` is replaced by `args.initial_rank`.
@@ -79,6 +79,8 @@ class AutoLoraMixin(MeasurementMixin, HypergradientPassesMixin, SearchStateMixin
         super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks, **trainer_arguments)
         if val_dataset is None:  # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
             self.train_dataset, val_dataset = split_train(self.train_dataset, args.val_fraction, args.seed)
+        elif val_dataset is trainer_arguments.get("eval_dataset"):
+            val_dataset = self.eval_dataset  # which the Trainer has prepared likewise
         else:
             check_prepared(self, train_dataset, val_dataset)
         fix_loss_scale(self)

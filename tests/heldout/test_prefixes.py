@@ -129,3 +129,14 @@ def test_of_the_whole_the_loss_itself_may_grow():
     assert [kept(tolerance) for tolerance in (0.0, 0.01, 0.03)] == [6, 5, 4]
     nothing = find_size(losses_of([0.0] * 40, noise=0), ORDER, COSTS, 0.01, of_whole=True)
     assert nothing.kept == 1 and not nothing.decided
+
+
+def test_a_size_has_room_for_what_the_rows_teach():
+    """Five components of 10 parameters keep all that a short search has learned, 0.9 nats of each target."""
+    losses = losses_of([0.18] * 5 + [1e-6] * 35, noise=0)
+    kept = lambda targets: find_size(losses, ORDER, COSTS, 0.01, targets=targets).kept
+    bits = 0.9 / math.log(2)
+    assert kept(None) == kept(int(5 * 10 * 3 / bits)) == 5  # 3 bits a parameter: 1.5 times the 2 that it stores
+    curve = find_size(losses, ORDER, COSTS, 0.01, targets=int(17 * 10 * 3 / bits))
+    assert curve.kept == 17 and curve.size == 170 and curve.load(170) == pytest.approx(1.5, rel=0.01)
+    assert kept(10**6) == 40  # all that there is

@@ -20,7 +20,7 @@ FLOORS = [
     {"training", "report", "tasks"},
     {"heldout"},
     {"search", "runs"},
-    {"hub", "shrink"},
+    {"hub", "shrink", "find"},
     {"methods"},
     {"scripts"},
     {"commands"},
