@@ -23,7 +23,7 @@ from autolora_trainer.search.rules import filled
 LLM = ("smollm2", "gsm8k")  # have one size, three seeds, and of the other methods the shuffled ranks
 CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", *LLM)  # tasks where capacity may be a limit
 AMPLE = ("sst2", "qnli", "mnli")
-LONG = {"e2e_long": "e2e"}  # four times the rows and steps, at the rates of the short one
+LONG = {"e2e_long": "e2e"}  # four times the rows and steps; at uniform's rate of the short one, for every method
 ON_CPU = tuple(task for task in (*CAPACITY, *AMPLE, *LONG) if task != "gsm8k")  # which decodes too much for one
 SEEDS, FEW = (11, 12, 13, 14, 15), 3  # of the final table; lesser methods have the first ones
 DEVELOP = {"stage": "develop", "seed": 1}
@@ -277,6 +277,7 @@ def tried_rates(task: str, method: str, rows: list[dict]) -> dict[float, float]:
 
 def rate_of(task: str, method: str, rows: list[dict]) -> float | None:
     """The rate that tuning chose: of contributions for patterns that a search made, else of uniform."""
-    source = "contributions" if method in ("contributions", "warm", "shuffled", "svd", "count", "fixed") else "uniform"
+    of_search = method in ("contributions", "warm", "shuffled", "svd", "count", "fixed") and task not in LONG
+    source = "contributions" if of_search else "uniform"
     tried = tried_rates(task, source, rows)
     return min(tried, key=tried.get) if set(_grid(task, source, rows)) <= set(tried) else None

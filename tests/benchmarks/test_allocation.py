@@ -130,7 +130,9 @@ def test_a_longer_training_takes_the_rates_of_the_short_one():
     rows = [
         r for method in ("uniform", "contributions") for r in tuning("e2e", method, {2e-3: 3.0, 4e-3: 2.0, 8e-3: 2.5})
     ]
-    assert plan.rate_of("e2e_long", "warm", rows) == plan.rate_of("e2e", "warm", rows) == 4e-3
+    rows += tuning("e2e", "contributions", {8e-3: 1.0, 1.6e-2: 3.0})
+    assert plan.rate_of("e2e", "warm", rows) == 8e-3
+    assert plan.rate_of("e2e_long", "warm", rows) == plan.rate_of("e2e", "uniform", rows) == 4e-3
     rows += [information(), {**searched(seed=11, stage="final"), "task": "e2e_long", "k": plan.DEFAULT_K}]
     sizes = {(t["method"], t["size"]) for t in plan.left(rows) if (t["kind"], t["task"]) == ("train", "e2e_long")}
     assert sizes == {("warm", "found"), ("contributions", "found"), ("uniform", "found"), ("uniform", "rank 8")}
