@@ -63,6 +63,8 @@ class RankSearch:
         config: a plain `LoraConfig`, after `run`.
         ranks: `LearnedRanks`.
         curve: held-out loss against size; None for a size that was given.
+        parameters: adapter parameters of the learned ranks.
+        start: what the search has learned, {name in adapter_model.safetensors: tensor}; see `save_adapter`.
     """
 
     def __init__(
@@ -96,7 +98,8 @@ class RankSearch:
             )
         self.model = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
         self.train_dataset, self.eval_dataset, self.peft_config = train_dataset, eval_dataset, peft_config
-        self.args, self.trainer_class, self.output_dir = args, trainer_class or trainer_of(args), output_dir
+        self.trainer_class, self.output_dir = trainer_class or trainer_of(args, train_dataset), output_dir
+        self.args = args
         self.prepared = {"data_collator": data_collator, "processing_class": processing_class}
         self.settings = {
             "val_fraction": val_fraction, "size": size, "tolerance": tolerance, "max_lora_rank": max_lora_rank,
@@ -106,7 +109,8 @@ class RankSearch:
         }  # fmt: skip
         self.config: LoraConfig | None = None
         self.ranks: LearnedRanks | None = None
-        self._start: dict[str, torch.Tensor] = {}
+        self.start: dict[str, torch.Tensor] = {}
+        self.parameters = 0
 
     @property
     def curve(self) -> Curve | None:
@@ -120,8 +124,8 @@ class RankSearch:
             if settings["size"] == "same":
                 settings["size"] = f"lora:{given.r}"
             trainer = _searching(self.trainer_class)(
-                model=base, args=search_arguments(self.args, settings), train_dataset=self.train_dataset,
-                eval_dataset=self.eval_dataset, val_dataset=self.eval_dataset, peft_config=given,
+                model=base, args=search_arguments(self.args, settings, self.trainer_class),
+                train_dataset=self.train_dataset, eval_dataset=self.eval_dataset, val_dataset=self.eval_dataset, peft_config=given,
                 **{name: value for name, value in self.prepared.items() if value is not None},
             )  # fmt: skip
             trainer.train()
@@ -132,7 +136,8 @@ class RankSearch:
             parts = trainer.gates.parts.items()
             rows = {n: (p.rows, p.layer.lora_B["default"].weight.shape[0]) for n, p in parts if p.rows is not None}
             self.config = self.ranks.to_lora_config(given)
-            self._start = adapter_tensors(start, self.config, rows)
+            self.start = adapter_tensors(start, self.config, rows)
+            self.parameters = sum(part.cost * self.ranks.ranks[name] for name, part in parts)
         return self
 
     def _base(self) -> tuple[torch.nn.Module, LoraConfig]:
@@ -152,7 +157,7 @@ class RankSearch:
         """The curve as a matplotlib figure."""
         if self.curve is None:
             raise ValueError("There is no curve: call run() first, with size auto.")
-        return curve_figure(self.curve, self.curve.size)
+        return curve_figure(self.curve, self.parameters)
 
     def save_adapter(self, folder: str | os.PathLike) -> None:
         """Write a trainable PEFT adapter of the learned ranks that holds what the search has learned, for tools that
@@ -161,7 +166,7 @@ class RankSearch:
             raise ValueError("There is nothing to save. Call run() first.")
         os.makedirs(folder, exist_ok=True)
         self.config.save_pretrained(os.fspath(folder))
-        save_file(self._start, os.path.join(folder, WEIGHTS_FILE), metadata={"format": "pt"})
+        save_file(self.start, os.path.join(folder, WEIGHTS_FILE), metadata={"format": "pt"})
 
 
 def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **settings) -> LoraConfig:
@@ -175,7 +180,8 @@ def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **se
         peft_config: a `LoraConfig` whose task_type, target_modules, lora_alpha … are kept. Default: all linear
             layers.
         eval_dataset: held-out rows, which choose; default: `val_fraction` (0.2) of the training rows.
-        args: `TrainingArguments`, `SFTConfig`, `DPOConfig` …: batch, precision, rate. Its trainer prepares the rows.
+        args: `TrainingArguments`, `SFTConfig`, `DPOConfig` …: batch, precision, rate. Its trainer prepares the rows;
+            without any, `SFTTrainer` where they are texts.
         data_collator, processing_class, trainer_class: as the trainer takes them; by default that of `args`.
         size: auto (found on held-out rows), same (as many parameters as peft_config), lora:R, or parameters.
         tolerance: share of the held-out gain that a size which is found may lose; a retrain wins most of it back.
@@ -189,13 +195,19 @@ def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **se
     return RankSearch(model, train_dataset, peft_config, **settings).run().config
 
 
-def trainer_of(args: TrainingArguments | None) -> type[Trainer]:
-    """The trainer that arguments are for.
+TEXT_ROWS = ({"messages"}, {"prompt", "completion"}, {"text"})  # columns that SFTTrainer prepares
+
+
+def trainer_of(args: TrainingArguments | None, rows=None) -> type[Trainer]:
+    """The trainer that arguments are for; without any, that of the rows: TRL's SFTTrainer for texts.
 
     Example:
         >>> trainer_of(None).__name__
         'Trainer'
     """
+    columns = set(getattr(rows, "column_names", None) or ())
+    if args is None and "input_ids" not in columns and any(own <= columns for own in TEXT_ROWS):
+        return getattr(importlib.import_module("trl"), "SFTTrainer")
     for kind in type(args).__mro__ if args is not None else ():
         if kind.__name__ in TRAINERS:
             module, name = TRAINERS[kind.__name__]
@@ -209,10 +221,18 @@ def task_type_of(model: torch.nn.Module) -> str | None:
     return next((task for end, task in TASK_TYPES.items() if name.endswith(end)), None)
 
 
-def search_arguments(args: TrainingArguments | None, settings: dict) -> AutoLoraTrainingArguments:
-    """The arguments of a search from those of a training: of its class too, and with its batch, rate and precision."""
+def search_arguments(
+    args: TrainingArguments | None, settings: dict, trainer_class: type[Trainer] = Trainer
+) -> AutoLoraTrainingArguments:
+    """The arguments of a search from those of a training: of its class too, and with its batch, rate and precision.
+    Without any, a rate of 1e-4, in bfloat16 where there is an accelerator."""
     if args is None:
-        return AutoLoraTrainingArguments(learning_rate=1e-4, disable_tqdm=True, **{**QUIET, **settings})
+        known = [kind.__name__ for kind in trainer_class.__mro__]
+        of_class = {trainer: kind for kind, (module, trainer) in TRAINERS.items() if module == "trl"}
+        name = next((of_class[own] for own in known if own in of_class), None)
+        kind = TrainingArguments if name is None else getattr(importlib.import_module("trl"), name)
+        bf16 = torch.accelerator.is_available()
+        args = kind(settings["output_dir"], learning_rate=1e-4, bf16=bf16, report_to="none", disable_tqdm=True)
     kind = type(args)
     own = {f.name: getattr(args, f.name) for f in dataclasses.fields(args) if f.init}
     if issubclass(AutoLoraTrainingArguments, kind):

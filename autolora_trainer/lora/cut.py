@@ -9,9 +9,7 @@ from peft.tuners.lora import LoraLayer
 
 from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_changes_base, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors, thin_svd
-from autolora_trainer.names import module_of
-
-PREFIX = "base_model.model."  # of the names in a file of PEFT's
+from autolora_trainer.names import PREFIX, module_of
 
 
 def check_cuttable(model: torch.nn.Module, adapter_name: str = "default") -> None:

@@ -7,11 +7,10 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from autolora_trainer.lora.cut import PREFIX
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
-from autolora_trainer.names import SEPARATOR, module_of
+from autolora_trainer.names import PREFIX, SEPARATOR, module_of
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.search.selection import SelectionGates
 

@@ -4,8 +4,16 @@ import glob
 import os
 import re
 
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM
+from trl import SFTConfig
+
 import autolora_trainer
 from tests.helpers.commands import ROOT
+from tests.helpers.models import byte_llama, byte_tokenizer, padded
+from tests.helpers.trainings import short_training
 
 
 def readme() -> str:
@@ -13,8 +21,26 @@ def readme() -> str:
         return file.read()
 
 
-def test_program_of_the_first_screen_runs(tmp_path, monkeypatch, capsys):
-    program = re.search(r"```python\n(.*?)```", readme(), re.DOTALL)[1]
+def test_five_lines_in_a_trl_script(tmp_path, monkeypatch):
+    program = re.findall(r"```python\n(.*?)```", readme(), re.DOTALL)[0]
+    assert len(program.strip().splitlines()) <= 6
+    torch.manual_seed(0)
+    byte_llama().save_pretrained(tmp_path)
+    padded(byte_tokenizer(llama=True)).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    dataset = Dataset.from_list(
+        [{"text": f"{name} is a pub by the {place}."} for name in "ABCDEFGH" for place in "xyz"]
+    )
+    monkeypatch.chdir(tmp_path)
+    args = short_training(tmp_path, SFTConfig, max_steps=2, bf16=False)  # TRL's defaults want a GPU
+    names = {"model": model, "dataset": dataset, "args": args}
+    short = program.replace("peft_config=config)", "peft_config=config, args=args)")
+    exec(compile(short, "README.md", "exec"), names)
+    assert type(names["config"]) is LoraConfig and names["config"].rank_pattern
+
+
+def test_program_of_the_search_runs(tmp_path, monkeypatch, capsys):
+    program = re.findall(r"```python\n(.*?)```", readme(), re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     short = program.replace("max_steps=100", "max_steps=9").replace("num_train_epochs=3", "max_steps=2")
     assert short.count("max_steps") == 2
