@@ -125,7 +125,8 @@ class RankSearch:
                 settings["size"] = f"lora:{given.r}"
             trainer = _searching(self.trainer_class)(
                 model=base, args=search_arguments(self.args, settings, self.trainer_class),
-                train_dataset=self.train_dataset, eval_dataset=self.eval_dataset, val_dataset=self.eval_dataset, peft_config=given,
+                train_dataset=self.train_dataset, eval_dataset=self.eval_dataset, val_dataset=self.eval_dataset,
+                peft_config=given,
                 **{name: value for name, value in self.prepared.items() if value is not None},
             )  # fmt: skip
             trainer.train()
