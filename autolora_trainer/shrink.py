@@ -36,6 +36,7 @@ from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks, ModuleRank
 from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.curve import curve_figure, save_rank_curve
+from autolora_trainer.report.heatmap import figure_svg
 from autolora_trainer.report.tables import format_table
 from autolora_trainer.search.rules import filled
 from autolora_trainer.training.passes import fix_loss_scale
@@ -91,6 +92,13 @@ class CompressedAdapter:
         if self.curve is None:
             raise ValueError("No held-out rows judged this size, so there is no curve. Give eval_dataset.")
         return curve_figure(self.curve, self.file.parameters)
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        """Sizes, curve and grid in a notebook, as text and as HTML."""
+        html = self.ranks._repr_mimebundle_()["text/html"]
+        if self.curve is not None:
+            html += figure_svg(self.plot())
+        return {"text/plain": str(self), "text/html": html}
 
     def __str__(self) -> str:
         own, rows = self.file, []

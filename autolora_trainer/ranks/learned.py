@@ -15,6 +15,7 @@ from autolora_trainer.ranks.adapter_file import CONFIG_FILE, AdapterFile
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.document import ADVICE, FORMAT_VERSION, NUMBERS, is_number, read_document
 from autolora_trainer.ranks.grid import by_module, format_rank_table
+from autolora_trainer.ranks.html import format_rank_html
 
 if TYPE_CHECKING:  # PEFT loads torch, which reading ranks does without
     from peft import LoraConfig
@@ -69,6 +70,33 @@ class LearnedRanks:
     @property
     def ranks(self) -> dict[str, int]:
         return {name: module.rank for name, module in self.modules.items()}
+
+    @property
+    def shades(self) -> dict[str, float]:
+        """How dark the cell of every module is, 0 to 1: what it takes off the held-out loss, over the largest; its
+        rank over the largest where that was not measured."""
+        gains = {name: max(0.0, sum(module.contributions)) for name, module in self.modules.items()}
+        values = gains if any(gains.values()) else self.ranks
+        largest = max(values.values(), default=0) or 1
+        return {name: value / largest for name, value in values.items()}
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        """The grid in a notebook, as text and as HTML."""
+        gain = sum(max(0.0, sum(module.contributions)) for module in self.modules.values())
+        tips = {
+            name: f"{name}: rank {module.rank}"
+            + (f", {sum(module.contributions) / gain:.1%} of the held-out gain" if gain else "")
+            for name, module in self.modules.items()
+        }
+        return {"text/plain": str(self), "text/html": format_rank_html(self.ranks, self.shades, tips)}
+
+    def to_pandas(self):
+        """A row a module: name, rank, contribution (nats a target, of all its components together)."""
+        import pandas
+
+        columns = {"module": list(self.modules), "rank": list(self.ranks.values())}
+        columns["contribution"] = [sum(m.contributions) if m.contributions else None for m in self.modules.values()]
+        return pandas.DataFrame(columns)
 
     @property
     def module_ranks(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The grid of ranks as a picture (Figure 3 of the paper), and the one style of all pictures."""
 
+import io
 import os
 from collections.abc import Sequence
 
@@ -49,6 +50,13 @@ def save_in_both_forms(figure, folder: str | os.PathLike, names: tuple[str, str]
     return png, svg
 
 
+def figure_svg(figure) -> str:
+    """A picture as an `<svg>` element."""
+    with style(), io.StringIO() as text:
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        return text.getvalue()[text.getvalue().index("<svg") :]
+
+
 def pixels(figure) -> np.ndarray:
     """A picture as (height, width, 3) bytes, for trackers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -90,18 +98,9 @@ def rank_heatmap_pixels(ranks: LearnedRanks) -> np.ndarray:
         return pixels(_heatmap_figure(ranks))
 
 
-def shares(ranks: LearnedRanks) -> dict[str, float]:
-    """How dark the cell of every module is, 0 to 1: what it takes off the held-out loss, over the largest; its rank
-    over the largest where that was not measured."""
-    gains = {name: max(0.0, sum(module.contributions)) for name, module in ranks.modules.items()}
-    values = gains if any(gains.values()) else ranks.ranks
-    largest = max(values.values(), default=0) or 1
-    return {name: value / largest for name, value in values.items()}
-
-
 def _heatmap_figure(ranks: LearnedRanks, title: str | None = None):
     rows, columns, grid = rank_grid(ranks.ranks)
-    _, _, shades = rank_grid(shares(ranks))
+    _, _, shades = rank_grid(ranks.shades)
     subtitle = rank_summary(ranks.ranks)
     if title is None:
         model = (ranks.base_model or "").rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]

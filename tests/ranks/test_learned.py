@@ -4,6 +4,7 @@ import json
 import math
 import re
 import typing
+from html.parser import HTMLParser
 
 import pytest
 
@@ -76,3 +77,36 @@ def test_malformed_file_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         LearnedRanks.load(path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+class Cells(HTMLParser):
+    """What a browser would show of a table: (text, title) of its cells, and every tag and attribute in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.seen = [], set()
+
+    def handle_starttag(self, tag, attributes):
+        self.seen |= {tag, *(name for name, _ in attributes)}
+        if tag == "td":
+            self.cells.append(["", dict(attributes).get("title")])
+
+    def handle_data(self, text):
+        if self.cells and text.strip().isdigit():
+            self.cells[-1][0] = text
+
+
+def test_a_notebook_shows_the_grid_without_script_or_network():
+    modules = {f"h.{i}.{p}": ModuleRank(i + (p == "v"), (), (0.1 * i, 0.02)) for i in range(40) for p in ("q", "v")}
+    ranks = LearnedRanks({**modules, "odd'<b>name": ModuleRank(1)})
+    shown = ranks._repr_mimebundle_()
+    assert shown["text/plain"] == str(ranks)
+    parser = Cells()
+    parser.feed(shown["text/html"])
+    titles = {title: text for text, title in parser.cells if title}
+    assert len(titles) == 81 and titles["h.7.v: rank 8, 0.5% of the held-out gain"] == "8"
+    assert "odd'<b>name: rank 1, 0.0% of the held-out gain" in titles
+    assert parser.seen <= {"div", "table", "tr", "th", "td", "br", "p", "style", "title"}
+    frame = ranks.to_pandas()
+    assert list(frame.columns) == ["module", "rank", "contribution"] and frame["rank"].sum() == ranks.total_rank
+    assert frame["contribution"][3] == pytest.approx(0.12) and frame["contribution"].isna().sum() == 1

@@ -74,6 +74,8 @@ def test_the_folder_is_smaller_and_says_why(cut_adapter):
     text = str(small)
     assert "216 of 768 parameters (28%)" in text and "8  given" in text and "6  chosen" in text
     assert small.plot().axes
+    shown = small._repr_mimebundle_()
+    assert shown["text/plain"] == text and "<svg" in shown["text/html"] and "<script" not in shown["text/html"]
 
 
 def test_the_curve_is_the_loss_of_the_cut_adapters(cut_adapter):
