@@ -19,6 +19,12 @@ class Terminated(Exception):
     """A run was told to stop (SIGTERM), and has; the message says where it goes on. Exit status 143, as of a shell."""
 
 
+def is_first_process() -> bool:
+    """Whether this process is the first of those that `torchrun` or `accelerate launch` has started, or the only one:
+    it alone prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def usage_errors():
     """Around set-up, before anything runs: a `ValueError` or `OSError` there is about what the user gave."""

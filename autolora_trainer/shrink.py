@@ -154,7 +154,7 @@ def compress(
         tolerance: share by which the held-out loss may grow, a standard error included.
         max_lora_rank: a cap on any module, for servers.
         heal_steps: so many steps of ordinary training afterwards, on `train_dataset`, with `args`.
-        output_dir: where to save it.
+        output_dir: where to save it; of several processes the first does.
     Raises:
         ValueError: one line, for an adapter that is not plain LoRA, or is of another base model, for rows that are
             missing or too few, and for a size out of reach.
@@ -178,7 +178,7 @@ def compress(
             healing.max_steps, healing.save_strategy, healing.load_best_model_at_end = heal_steps, "no", False
             small.tensors = _healed(model, small, lambda own: trainer_class(
                 model=own, args=healing, train_dataset=train_dataset, **prepared))  # fmt: skip
-    if output_dir is not None:
+    if output_dir is not None and args.process_index == 0:
         small.save_pretrained(output_dir)
     return small
 

@@ -17,7 +17,7 @@ import sys
 
 from autolora_trainer.commands.export import FOLDERS, FORMATS, export, export_adapter, export_experiment, scale_of
 from autolora_trainer.commands.show import diff, show
-from autolora_trainer.errors import UsageError, hide_secrets, run_guarded, usage_errors
+from autolora_trainer.errors import UsageError, hide_secrets, is_first_process, run_guarded, usage_errors
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.version import __version__
 
@@ -142,7 +142,9 @@ def main(argv: list[str] | None = None) -> None:
         elif options.command == "export":
             print(_export(options))
         elif options.command in ("find", "compress"):
-            print(importlib.import_module(f"autolora_trainer.commands.{options.command}").run(options))
+            said = importlib.import_module(f"autolora_trainer.commands.{options.command}").run(options)
+            if is_first_process():
+                print(said)
         else:
             print(diff(LearnedRanks.from_pretrained(options.first), LearnedRanks.from_pretrained(options.second)))
 

@@ -1,20 +1,19 @@
 """`autolora compress`: any LoRA adapter, made smaller on held-out rows."""
 
-import os
 import tempfile
 
 import torch
 from transformers.utils import logging
 
 from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
+from autolora_trainer.commands.export import check_new
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.shrink import compress
 
 
 def run(options) -> str:
     """Compress `options.adapter`; what there is to say of the result."""
-    if os.path.isdir(options.output_dir) and os.listdir(options.output_dir):
-        raise ValueError(f"--output_dir {options.output_dir} is not empty. Give a new folder.")
+    check_new(options.output_dir)
     base = options.base_model or AdapterFile.from_pretrained(options.adapter).config.get("base_model_name_or_path")
     if not base:
         raise ValueError(f"{options.adapter} does not name its base model. Give --base_model.")

@@ -6,6 +6,7 @@ import os
 import yaml
 
 from autolora_trainer.commands.show import neighbour
+from autolora_trainer.errors import is_first_process
 from autolora_trainer.files import write_json
 from autolora_trainer.ranks.adapter_file import CONFIG_FILE, WEIGHTS_FILE, AdapterFile
 from autolora_trainer.ranks.learned import LearnedRanks
@@ -157,9 +158,9 @@ def _as_the_search_ended(kept: dict, config, source: str, file: AdapterFile) -> 
 
 
 def check_new(output: str) -> None:
-    """Raise `ValueError` for a folder that holds something."""
-    if os.path.isdir(output) and os.listdir(output):
-        raise ValueError(f"--output {output} is not empty. Give a new folder.")
+    """Raise `ValueError` for a folder that holds something; of several processes the first looks."""
+    if is_first_process() and os.path.isdir(output) and os.listdir(output):
+        raise ValueError(f"{output} is not empty. Give a new folder.")
 
 
 def _pattern(ranks: LearnedRanks, form: str, lora: dict):

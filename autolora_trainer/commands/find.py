@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
 from autolora_trainer.commands.export import TEXTS, check_new, export, write_adapter
-from autolora_trainer.errors import sentence
+from autolora_trainer.errors import is_first_process, sentence
 from autolora_trainer.files import write_json
 from autolora_trainer.find import RankSearch
 from autolora_trainer.ranks.curve import CURVE_FILE
@@ -51,7 +51,7 @@ def run(options) -> str:
         tolerance=options.tolerance, max_lora_rank=options.max_lora_rank, initial_rank=options.initial_rank,
         search_steps=options.search_steps, output_dir=args.output_dir, seed=options.seed, **task.prepared,
     ).run()  # fmt: skip
-    return "\n".join(_written(search, options))
+    return "\n".join(_written(search, options)) if is_first_process() else ""
 
 
 def _written(search: RankSearch, options) -> list[str]:

@@ -115,11 +115,20 @@ def _rows(model: torch.nn.Module, logits: torch.Tensor, labels) -> tuple[torch.T
     return losses.sum(1), (labels != IGNORED).sum(1).float()
 
 
+class Idle(dict):
+    """A batch that is computed and counts nothing: every process computes as many, since trainers such as TRL's gather
+    figures from all of them in every loss."""
+
+
 def ordered_batches(rows, batch_size: int, collate: Callable, process_index: int = 0, num_processes: int = 1) -> list:
-    """Rows as batches, those of like length together, of which this process takes its share; every row is in one."""
+    """Rows as batches, those of like length together, of which this process takes its share; every row is in one, and
+    where they do not come out even some processes have an `Idle` one."""
     order = sorted(range(len(rows)), key=lambda row: _length(rows[row]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [collate([rows[row] for row in batch]) for batch in batches[process_index::num_processes]]
+    own = [collate([rows[row] for row in batch]) for batch in batches[process_index::num_processes]]
+    if len(own) < -(-len(batches) // num_processes):
+        own.append(Idle(collate([rows[row] for row in batches[0]])))
+    return own
 
 
 def _length(row) -> int:

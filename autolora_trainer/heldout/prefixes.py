@@ -89,7 +89,8 @@ def measured_prefixes(
                 sums, counts = (torch.as_tensor(value).cpu().double().reshape(-1) for value in loss(model, batch))
                 rows.append(torch.stack([sums, counts], dim=1))
             found = torch.cat(rows) if rows else torch.zeros(0, 2, dtype=torch.double)
-            return found if collect is None else collect(found)
+            found = found if collect is None else collect(found)
+            return found[found[:, 1] > 0]  # rows without a target say nothing
 
         yield losses
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from autolora_trainer.heldout.passes import count_targets, ordered_batches, target_loss
+from autolora_trainer.heldout.passes import Idle, count_targets, ordered_batches, target_loss
 from autolora_trainer.heldout.split import EndlessBatches
 from autolora_trainer.training.passes import unrecorded
 
@@ -35,7 +35,10 @@ class HeldOutMixin:
         batches = ordered_batches(
             rows, args.per_device_train_batch_size, collate, args.process_index, args.world_size
         )  # fmt: skip
-        return [self._prepare_inputs(batch) for batch in batches]
+        return [
+            type(batch)(self._prepare_inputs(batch)) if isinstance(batch, Idle) else self._prepare_inputs(batch)
+            for batch in batches
+        ]
 
     def _drawn_batches(self, rows, most: int) -> list:
         """`most` rows at most, drawn by the seed, as `_batches`."""
@@ -56,7 +59,9 @@ class HeldOutMixin:
         return rows, self._get_collator_with_removed_columns(self.data_collator, "held-out")
 
     def _held_out_loss(self, model, inputs):
-        return target_loss(model, inputs, self._mean_loss)
+        """See `target_loss`."""
+        found = target_loss(model, inputs, self._mean_loss)
+        return tuple(0 * value for value in found) if isinstance(inputs, Idle) else found
 
     def _mean_loss(self, inputs):
         """(mean loss, outputs) by Trainer's own `compute_loss`, which leaves no records."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from autolora_trainer.heldout.contributions import contributions
-from autolora_trainer.heldout.passes import count_targets, undisturbed
+from autolora_trainer.heldout.passes import Idle, count_targets, undisturbed
 from autolora_trainer.heldout.prefixes import NOISE, find_size, mean_loss, measured_prefixes, paired_error
 from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.gates import gated
@@ -99,8 +99,11 @@ class MeasurementMixin(HeldOutMixin):
         labels, parts = batches[0].get("labels"), (self.train_dataset, self.order_dataset, self.size_dataset)
         if not torch.is_tensor(labels) or labels.is_floating_point() or not all(hasattr(p, "__len__") for p in parts):
             return None
-        counted = sum(count_targets(self.model, batch) for batch in batches)
-        return round(counted / sum(len(batch["labels"]) for batch in batches) * sum(map(len, parts)))
+        own = [batch for batch in batches if not isinstance(batch, Idle)]
+        counted = torch.tensor([sum(count_targets(self.model, b) for b in own), sum(len(b["labels"]) for b in own)])
+        self._add_up([counted])  # or the processes would disagree about the size
+        targets, rows = counted.tolist()
+        return round(targets / rows * sum(map(len, parts)))
 
     @contextmanager
     def _measured(self, batches):

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from torch import nn
 
 from autolora_trainer.heldout.contributions import contributions, path_points, shares_of_gain
-from autolora_trainer.heldout.passes import count_targets, ordered_batches, target_loss, undisturbed
+from autolora_trainer.heldout.passes import Idle, count_targets, ordered_batches, target_loss, undisturbed
 from autolora_trainer.lora.parts import lora_parts
 from tests.helpers.models import FAMILIES, lora, tiny_gpt2, tiny_llama, tiny_roberta
 
@@ -286,3 +286,15 @@ def test_batches_hold_every_row_once_over_processes():
     shares = [ordered_batches(rows, 4, list, process, 3) for process in range(3)]
     lengths = sorted(len(row["input_ids"]) for share in shares for batch in share for row in batch)
     assert lengths == sorted(1 + i % 7 for i in range(23))
+
+
+def test_every_process_computes_as_many_batches():
+    """Trainers such as TRL's gather figures in every loss: a process with fewer would let the others wait for ever."""
+    rows = [{"input_ids": [1] * length} for length in range(1, 12)]
+    for size, processes in ((2, 4), (4, 2), (3, 4), (11, 3), (1, 2)):
+        shares = [
+            ordered_batches(rows, size, lambda own: {"rows": own}, index, processes) for index in range(processes)
+        ]
+        assert len({len(own) for own in shares}) == 1
+        real = [row for own in shares for batch in own if not isinstance(batch, Idle) for row in batch["rows"]]
+        assert sorted(len(row["input_ids"]) for row in real) == list(range(1, 12))
