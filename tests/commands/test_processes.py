@@ -1,4 +1,4 @@
-"""`autolora find` and `compress` in two processes: whatever trainers gather, and the ranks of one where none trains."""
+"""`autolora find` and `compress` in two processes, whatever trainers gather; the ranks of one where none trains."""
 
 import json
 import os
