@@ -196,7 +196,7 @@ def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **se
     return RankSearch(model, train_dataset, peft_config, **settings).run().config
 
 
-TEXT_ROWS = ({"messages"}, {"prompt", "completion"}, {"text"})  # columns that SFTTrainer prepares
+TEXT_ROWS = ({"messages"}, {"prompt", "completion"}, {"text"})  # columns that SFTTrainer prepares, the richest first
 
 
 def trainer_of(args: TrainingArguments | None, rows=None) -> type[Trainer]:

@@ -13,9 +13,9 @@ from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from autolora_trainer.errors import sentence
+from autolora_trainer.find import TEXT_ROWS
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-SFT = ({"messages"}, {"prompt", "completion"}, {"text"})  # sets of columns that TRL knows, the richest first
 
 
 @dataclass
@@ -66,7 +66,7 @@ def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task,
     columns = set(rows.column_names)
     if "label" in columns:
         return _classification(rows, path, tokenizer, max_length)
-    wanted = next((kind for kind in SFT if kind <= columns), None)
+    wanted = next((kind for kind in TEXT_ROWS if kind <= columns), None)
     if wanted is None:
         raise ValueError(
             f"{path} has the columns {', '.join(sorted(columns))}. Needed: messages, or prompt and completion, or "

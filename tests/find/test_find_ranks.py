@@ -6,7 +6,14 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForSequenceClassification, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from transformers import (
+    LlamaForSequenceClassification,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
 from trl import DPOConfig, KTOConfig, RewardConfig, SFTConfig, SFTTrainer
 
 from autolora_trainer import find_ranks
@@ -83,6 +90,18 @@ def test_trl_prepares_the_rows_of_its_configs(tmp_path, kind, data, more):
     assert same(before, everything(model))
     assert type(config) is LoraConfig and config.task_type == ("SEQ_CLS" if kind is RewardConfig else "CAUSAL_LM")
     assert sum(config.rank_pattern.values()) >= 1 and "q_proj" in " ".join(config.rank_pattern) or config.r >= 1
+
+
+def test_an_encoder_and_decoder(tmp_path):
+    torch.manual_seed(0)
+    small = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(**small, decoder_start_token_id=0))
+    data = [{"input_ids": [5, 6, 7, 8], "labels": [8, 7, 6, 5]}] * 24
+    args = short_training(tmp_path, Seq2SeqTrainingArguments, per_device_train_batch_size=4)
+    before = everything(model)
+    config = find_ranks(model, data, args=args, size="lora:1", search_steps=6, initial_rank=4)
+    assert same(before, everything(model)) and config.task_type == "SEQ_2_SEQ_LM"
+    assert any("decoder" in name for name in config.rank_pattern)
 
 
 def test_held_out_rows_of_ones_own_are_prepared_too(tmp_path):
