@@ -26,6 +26,7 @@ from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import curve_figure
 from autolora_trainer.search.arguments import (
     LOOK_STEPS,
+    SEARCH_SCHEDULE,
     SEARCH_STEPS,
     AutoLoraTrainingArguments,
 )
@@ -106,6 +107,7 @@ class RankSearch:
             "min_rank": min_rank, "initial_rank": initial_rank, "rank_rule": rank_rule, "seed": seed,
             "max_steps": search_steps or SEARCH_STEPS,
             "search_look_steps": 0 if search_steps or rank_rule != "contributions" else LOOK_STEPS,
+            **({} if search_steps else SEARCH_SCHEDULE),
         }  # fmt: skip
         self.config: LoraConfig | None = None
         self.ranks: LearnedRanks | None = None

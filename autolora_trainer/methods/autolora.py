@@ -23,6 +23,7 @@ from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, SEARCH_FOLDE
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import (
     LOOK_STEPS,
+    SEARCH_SCHEDULE,
     SEARCH_STEPS,
     AutoLoraTrainingArguments,
     SearchArguments,
@@ -227,6 +228,7 @@ def search_arguments(request) -> AutoLoraTrainingArguments:
     own = {name: getattr(settings, name) for name in SearchArguments.__dataclass_fields__}
     if epochs is None and steps < 0:
         steps = SEARCH_STEPS
+        shared |= SEARCH_SCHEDULE
         if settings.rank_rule == "contributions":
             own["search_look_steps"] = settings.search_look_steps or LOOK_STEPS
     return AutoLoraTrainingArguments(

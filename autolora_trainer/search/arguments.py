@@ -11,6 +11,8 @@ from autolora_trainer.values import check_choice, check_numbers, setting
 RANK_RULE_CHOICES = ("contributions", "threshold")
 REMOVED_RULES = ("adaptive", "strength", "singular", "sensitivity", "uniform")  # until 0.1.0; worse than contributions
 LOOK_STEPS, SEARCH_STEPS = 28, 112  # of the scripts' search: weight steps between two looks, and at most
+# Its rate does not fall: it is the beginning of a training, and not a short one (`benchmarks/README.md`).
+SEARCH_SCHEDULE = {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {}}
 # The hypergradients that read a setting.
 HYPERGRADIENTS_OF = {
     "virtual_step": ("finite_difference", "exact"),
