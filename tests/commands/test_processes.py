@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from autolora_trainer.commands import cli
 from tests.commands.test_compress import KINDS
 from tests.helpers.commands import ROOT, launch_command
 from tests.helpers.models import byte_llama, byte_tokenizer, lora, padded
@@ -38,22 +38,32 @@ def typed(place, command, output, batch):
     return ["compress", str(place / "adapter"), "--eval_file", rows, "--tolerance", "0.2", *more]
 
 
-@pytest.mark.parametrize("command", ["find", "compress"])
-def test_two_processes(place, command):
+def launched(place, command):
+    """What two processes say."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT}
-    said = {}
-    for count, start in ((1, [sys.executable]), (2, launch_command("torchrun", 2))):
-        argv = [*start, CLI, *typed(place, command, f"{command}{count}", 4 // count)]
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-        said[count] = done.stdout.replace(f"{command}{count}", "")
-    found = [json.loads((place / f"{command}{n}" / "ranks.json").read_text())["modules"] for n in (1, 2)]
-    if command == "compress":
-        assert {n: m["rank"] for n, m in found[0].items()} == {n: m["rank"] for n, m in found[1].items()}
-        for name, module in found[0].items():
-            assert module["contributions"] == pytest.approx(found[1][name]["contributions"], abs=1e-4)
-        assert said[1] == said[2]  # once, and the same to the digit
-    else:  # Adam's first steps, of gradients near 0, are not those of one process
-        assert len(said[2].splitlines()) == len(said[1].splitlines()) and said[2].count("total rank") == 1
+    argv = [*launch_command("torchrun", 2), CLI, *typed(place, command, f"{command}2", 2)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
     folder = place / f"{command}2" / ("adapter" if command == "find" else "")
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(place / "base"), folder)
+    return done.stdout
+
+
+def modules(folder):
+    return json.loads((folder / "ranks.json").read_text())["modules"]
+
+
+def test_two_processes_compress_as_one_does(place, capsys):
+    cli.main(typed(place, "compress", "compress1", 4))
+    alone = capsys.readouterr().out.replace("compress1", "compress2")
+    assert launched(place, "compress") == alone  # once, and the same to the digit
+    one, two = (modules(place / f"compress{n}") for n in (1, 2))
+    assert {name: own["rank"] for name, own in one.items()} == {name: own["rank"] for name, own in two.items()}
+    for name, own in one.items():
+        assert own["contributions"] == pytest.approx(two[name]["contributions"], abs=1e-4)
+
+
+def test_two_processes_find_ranks(place):
+    """Not those of one: Adam's first steps are of gradients near 0."""
+    said = launched(place, "find")
+    assert said.count("total rank") == 1 and sum(own["rank"] for own in modules(place / "find2").values()) > 0

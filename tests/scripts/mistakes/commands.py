@@ -15,7 +15,7 @@ CLI = [
     Bad("a mistake in what is handed to a script", "cli", ["run", "glue", "--task_name", "mrcp"],
         "task_name must be one of cola, sst2, mrpc, qqp, mnli, … wnli, sample, got 'mrcp'. Did you mean mrpc?"),
     Bad("show: nothing", "cli", ["show"],
-        "the following arguments are required: DIR|REPO; autolora --help lists the commands"),
+        "the following arguments are required: ADAPTER; autolora --help lists the commands"),
     Bad("show: a folder without ranks", "cli", ["show", Folder()],
         "…/argument1/folder holds neither ranks.json nor adapter_config.json. Give the output directory of a finished "
         "run, or an adapter."),
@@ -48,7 +48,8 @@ CLI = [
     Bad("export: ranks that are all zero", "cli", ["export", Ranks(modules={MODULES[0]: {"rank": 0}})],
         "Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a size."),
     Bad("export: parts of fused modules", "cli", ["export", Ranks(modules={"h.0.attn.c_attn#q": {"rank": 1}})],
-        "'h.0.attn.c_attn#q' is a part of a fused module, and peft … itself, or --ranks of this package's scripts."),
+        "'h.0.attn.c_attn#q' is a part of a fused module, and peft … --format adapter, or --ranks of this package's "
+        "scripts."),
     Bad("export: an argument that there is not", "cli", ["export", Finished(), "--fromat", "peft"],
         "unrecognized arguments: --fromat peft; autolora --help lists the commands"),
     Bad("diff: one pattern", "cli", ["diff", Finished()],
