@@ -39,7 +39,7 @@ def test_the_planted_ranks_are_found_in_one_call(tmp_path):
     args = short_training(tmp_path, learning_rate=2e-2, weight_decay=0.0, per_device_train_batch_size=32)
     config = find_ranks(
         model, planted_data(model), LoraConfig(target_modules=r"layers\.\d", lora_alpha=8), args=args,
-        val_fraction=0.5, tolerance=0.001, search_steps=500,
+        val_fraction=0.5, tolerance=0.001, search_steps=250,
     )  # fmt: skip
     assert config.rank_pattern == {rf"^layers\.{i}": rank for i, rank in enumerate(Planted.ranks) if rank}
     assert type(config) is LoraConfig and pickle.loads(pickle.dumps(config)).rank_pattern == config.rank_pattern
@@ -112,18 +112,6 @@ def test_held_out_rows_of_ones_own_are_prepared_too(tmp_path):
         processing_class=padded(byte_tokenizer(llama=True)),
     ).run()  # fmt: skip
     assert search.curve is not None and search.ranks.rank_rule == "contributions"
-
-
-def test_five_lines_with_sft_trainer(tmp_path):
-    torch.manual_seed(0)
-    model, dataset = byte_llama(), Dataset.from_list(PAIRS * 4)
-    more = {"args": short_training(tmp_path, SFTConfig, per_device_train_batch_size=2, bf16=False, max_steps=3),
-            "processing_class": padded(byte_tokenizer(llama=True))}  # fmt: skip
-    config = find_ranks(model, dataset, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"), **more)
-    trainer = SFTTrainer(model, train_dataset=dataset, peft_config=config, **more)
-    trainer.train()
-    ranks = {name: layer.r["default"] for name, layer in lora_layers(trainer.model).items()}
-    assert {f"^{name}".replace(".", r"\."): rank for name, rank in ranks.items()} == config.rank_pattern
 
 
 def test_a_peft_model_gives_its_base_and_its_settings(tmp_path):
