@@ -11,7 +11,6 @@ import tempfile
 
 import torch
 from peft import LoraConfig, PeftModel
-from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -20,15 +19,13 @@ from transformers import (
 )
 
 from autolora_trainer.lora.cut import check_cuttable
-from autolora_trainer.ranks.adapter_file import WEIGHTS_FILE
+from autolora_trainer.ranks.adapter import save_adapter
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import curve_figure
 from autolora_trainer.search.arguments import (
-    LOOK_STEPS,
-    SEARCH_SCHEDULE,
-    SEARCH_STEPS,
     AutoLoraTrainingArguments,
+    default_length,
 )
 from autolora_trainer.search.handover import adapter_tensors, handover_tensors
 from autolora_trainer.search.trainer import AutoLoraMixin
@@ -105,9 +102,7 @@ class RankSearch:
         self.settings = {
             "val_fraction": val_fraction, "size": size, "tolerance": tolerance, "max_lora_rank": max_lora_rank,
             "min_rank": min_rank, "initial_rank": initial_rank, "rank_rule": rank_rule, "seed": seed,
-            "max_steps": search_steps or SEARCH_STEPS,
-            "search_look_steps": 0 if search_steps or rank_rule != "contributions" else LOOK_STEPS,
-            **({} if search_steps else SEARCH_SCHEDULE),
+            **({"max_steps": search_steps} if search_steps else default_length(rank_rule)),
         }  # fmt: skip
         self.config: LoraConfig | None = None
         self.ranks: LearnedRanks | None = None
@@ -167,9 +162,7 @@ class RankSearch:
         go on training an adapter."""
         if self.config is None:
             raise ValueError("There is nothing to save. Call run() first.")
-        os.makedirs(folder, exist_ok=True)
-        self.config.save_pretrained(os.fspath(folder))
-        save_file(self.start, os.path.join(folder, WEIGHTS_FILE), metadata={"format": "pt"})
+        save_adapter(self.config, self.start, folder)
 
 
 def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **settings) -> LoraConfig:

@@ -19,18 +19,17 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from safetensors.torch import save_file
 from transformers import Trainer, TrainingArguments
 
 from autolora_trainer.errors import sentence
-from autolora_trainer.files import replacing, write_json
+from autolora_trainer.files import write_json
 from autolora_trainer.heldout.contributions import contributions
-from autolora_trainer.heldout.prefixes import chosen_of, find_size, in_order, measured_prefixes
+from autolora_trainer.heldout.prefixes import chosen_of, find_size, measured_prefixes
 from autolora_trainer.heldout.split import split_held_out
 from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.cut import check_cuttable, cut, cuttable_parts, leading, singular_values
-from autolora_trainer.ranks.adapter import fingerprint, is_other_model, public_model_name
-from autolora_trainer.ranks.adapter_file import WEIGHTS_FILE, AdapterFile
+from autolora_trainer.ranks.adapter import fingerprint, is_other_model, public_model_name, save_adapter
+from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.ranks.curve import CURVE_FILE, Curve
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks, ModuleRank
@@ -38,7 +37,7 @@ from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.curve import curve_figure, save_rank_curve
 from autolora_trainer.report.heatmap import figure_svg
 from autolora_trainer.report.tables import format_table
-from autolora_trainer.search.rules import filled
+from autolora_trainer.search.rules import filled, ordered
 from autolora_trainer.training.passes import fix_loss_scale
 from autolora_trainer.untouched import untouched
 
@@ -78,10 +77,7 @@ class CompressedAdapter:
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write adapter_config.json, adapter_model.safetensors, ranks.json and, where there is a curve, curve.json and
         its picture; the weights whole or not at all."""
-        os.makedirs(folder, exist_ok=True)
-        with replacing(os.path.join(folder, WEIGHTS_FILE)) as temporary:
-            save_file(self.tensors, temporary, metadata={"format": "pt"})
-        self.config.save_pretrained(os.fspath(folder))
+        save_adapter(self.config, self.tensors, folder)
         self.ranks.save(os.path.join(folder, RANKS_FILE))
         if self.curve is not None:
             write_json(os.path.join(folder, CURVE_FILE), self.curve.to_dict(), indent=1)
@@ -248,8 +244,7 @@ def _chosen(trainer, adapter_name: str, size, tolerance: float, max_lora_rank: i
         batches = trainer._drawn_batches(order_rows, MOST_ROWS)
         found = contributions(model, batches, trainer._held_out_loss, reduce=trainer._add_up, **own)
         costs = {name: part.cost for name, part in parts.items()}
-        possible = {name: found[name][: min(part.rank, *part.shape)] for name, part in parts.items()}
-        order = in_order(possible, costs, 0, max_lora_rank)
+        order = ordered(found, parts, 0, max_lora_rank)
         batches = trainer._drawn_batches(size_rows, MOST_ROWS)
         with measured_prefixes(model, batches, trainer._held_out_loss, collect=trainer._collect, **own) as losses:
             curve = find_size(losses, order, costs, tolerance, of_whole=True)

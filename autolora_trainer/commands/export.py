@@ -105,8 +105,10 @@ def export_adapter(source: str, output: str, form: str = "adapter", pad: bool = 
     from peft import LoraConfig
     from safetensors.torch import load_file
 
+    from autolora_trainer.runs.outputs import HANDOVER_FILE, SEARCH_FOLDER
+
     config = LoraConfig.from_pretrained(source)
-    kept = os.path.join(source, "search", "kept_components.safetensors")
+    kept = os.path.join(source, SEARCH_FOLDER, HANDOVER_FILE)
     if os.path.exists(kept):
         tensors, what = _as_the_search_ended(load_file(kept), config, source, file), "what the search had learned"
     else:
@@ -116,18 +118,15 @@ def export_adapter(source: str, output: str, form: str = "adapter", pad: bool = 
 
 def write_adapter(config, tensors: dict, output: str, form: str, pad: bool, what: str) -> str:
     """Write a trainable adapter into a new folder; what there is to say of it."""
-    from safetensors.torch import save_file
-
     from autolora_trainer.lora.pad import padded
+    from autolora_trainer.ranks.adapter import save_adapter
 
     if pad:
         shapes = {name: ("F32", tuple(tensor.shape)) for name, tensor in tensors.items()}
         config, tensors = padded(config, tensors, AdapterFile(config.to_dict(), shapes).scales)
         what += f", filled up to rank {config.r} with zeros"
     config.inference_mode = False
-    os.makedirs(output, exist_ok=True)
-    config.save_pretrained(output)
-    save_file(tensors, os.path.join(output, WEIGHTS_FILE), metadata={"format": "pt"})
+    save_adapter(config, tensors, output)
     said = f"{what}, in {output}"
     if form == "llama-factory":
         lines = {"adapter_name_or_path": output, "finetuning_type": "lora", "create_new_adapter": False}

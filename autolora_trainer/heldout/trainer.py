@@ -18,16 +18,9 @@ class HeldOutMixin:
     def _held_out_batches(self, rows, count: int, targets: int = 0) -> list:
         """A sample of held-out rows, as many as `count` weight steps have within bounds, or as it takes for so many
         `targets`: this process's share, in batches of the training's size."""
-        args, generator = self.args, torch.Generator().manual_seed(self.args.seed)
+        args = self.args
         at_once = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        most = min(max(count * at_once, LEAST_ROWS), MOST_ROWS)
-        rows, collate = self._as_the_model_takes(rows)
-        drawn = torch.randperm(len(rows), generator=generator).tolist()
-        if targets:
-            first = [rows[index] for index in drawn[:most]]
-            in_row = max(1, count_targets(self.model, collate(first)) / len(first))
-            most = max(most, math.ceil(targets / in_row))
-        return self._batches([rows[index] for index in sorted(drawn[:most])], collate)
+        return self._drawn_batches(rows, min(max(count * at_once, LEAST_ROWS), MOST_ROWS), targets)
 
     def _batches(self, rows, collate) -> list:
         """This process's share of some rows, in batches of the training's size."""
@@ -40,10 +33,14 @@ class HeldOutMixin:
             for batch in batches
         ]
 
-    def _drawn_batches(self, rows, most: int) -> list:
-        """`most` rows at most, drawn by the seed, as `_batches`."""
+    def _drawn_batches(self, rows, most: int, targets: int = 0) -> list:
+        """`most` rows at most, or as many as it takes for so many `targets`, drawn by the seed, as `_batches`."""
         rows, collate = self._as_the_model_takes(rows)
         drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.args.seed)).tolist()
+        if targets:
+            first = [rows[index] for index in drawn[:most]]
+            in_row = max(1, count_targets(self.model, collate(first)) / len(first))
+            most = max(most, math.ceil(targets / in_row))
         return self._batches([rows[index] for index in sorted(drawn[:most])], collate)
 
     def _endless_batches(self, rows) -> EndlessBatches:

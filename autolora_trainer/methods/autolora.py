@@ -22,12 +22,10 @@ from autolora_trainer.report.curve import format_curve
 from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, SEARCH_FOLDER
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import (
-    LOOK_STEPS,
-    SEARCH_SCHEDULE,
-    SEARCH_STEPS,
     AutoLoraTrainingArguments,
     SearchArguments,
     check_schedule,
+    default_length,
 )
 from autolora_trainer.search.callback import RankSelectionCallback
 from autolora_trainer.search.checks import check_devices
@@ -224,21 +222,17 @@ def search_arguments(request) -> AutoLoraTrainingArguments:
     shared = {name: getattr(training, name) for name in SHARED_ARGUMENTS}
     if shared["save_strategy"] == "best":
         shared["save_strategy"] = "steps"  # there is no best in a search
-    epochs, steps = settings.search_epochs, settings.search_max_steps
     own = {name: getattr(settings, name) for name in SearchArguments.__dataclass_fields__}
-    if epochs is None and steps < 0:
-        steps = SEARCH_STEPS
-        shared |= SEARCH_SCHEDULE
-        if settings.rank_rule == "contributions":
-            own["search_look_steps"] = settings.search_look_steps or LOOK_STEPS
+    length = {"max_steps": settings.search_max_steps}
+    if settings.search_epochs is None and settings.search_max_steps < 0:
+        length = default_length(settings.rank_rule)
+        length["search_look_steps"] = settings.search_look_steps or length["search_look_steps"]
     return AutoLoraTrainingArguments(
         output_dir=os.path.join(request.output_dir, SEARCH_FOLDER),
         learning_rate=settings.search_learning_rate or training.learning_rate,
-        num_train_epochs=epochs or 1.0,
-        max_steps=steps,
+        num_train_epochs=settings.search_epochs or 1.0,
         remove_unused_columns=training.remove_unused_columns,
-        **shared,
-        **own,
+        **{**shared, **own, **length},
     )
 
 

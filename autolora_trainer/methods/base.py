@@ -19,12 +19,11 @@ from autolora_trainer.hub.card import Card, json_in
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.lora.parts import masked_parameters
 from autolora_trainer.ranks.adapter import fingerprint
+from autolora_trainer.ranks.adapter_file import CONFIG_FILE
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.training.trainer import FinalTrainer
-
-PEFT_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class SavedForm:
 
 def peft_type_in(folder: str) -> str | None:
     """The type of the PEFT adapter in a folder; None where there is none, or its file is no JSON."""
-    return json_in(folder, PEFT_CONFIG).get("peft_type")
+    return json_in(folder, CONFIG_FILE).get("peft_type")
 
 
 def _load_peft(base: torch.nn.Module, folder: str) -> PeftModel:
@@ -49,7 +48,7 @@ def _load_peft(base: torch.nn.Module, folder: str) -> PeftModel:
     return PeftModel.from_pretrained(base, folder)
 
 
-PEFT_ADAPTER = SavedForm(is_in=lambda folder: os.path.exists(os.path.join(folder, PEFT_CONFIG)), load=_load_peft)
+PEFT_ADAPTER = SavedForm(is_in=lambda folder: os.path.exists(os.path.join(folder, CONFIG_FILE)), load=_load_peft)
 
 
 def load_saved(forms, source, folder: str) -> tuple[torch.nn.Module, SavedForm]:

@@ -13,6 +13,14 @@ REMOVED_RULES = ("adaptive", "strength", "singular", "sensitivity", "uniform")  
 LOOK_STEPS, SEARCH_STEPS = 28, 112  # of the scripts' search: weight steps between two looks, and at most
 # Its rate does not fall: it is the beginning of a training, and not a short one (`benchmarks/README.md`).
 SEARCH_SCHEDULE = {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {}}
+
+
+def default_length(rank_rule: str) -> dict:
+    """The arguments of a search whose length nobody gives: until it has settled, `SEARCH_STEPS` steps at most."""
+    looks = LOOK_STEPS if rank_rule == "contributions" else 0
+    return {"max_steps": SEARCH_STEPS, "search_look_steps": looks, **SEARCH_SCHEDULE}
+
+
 # The hypergradients that read a setting.
 HYPERGRADIENTS_OF = {
     "virtual_step": ("finite_difference", "exact"),
