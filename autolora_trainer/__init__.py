@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from autolora_trainer.version import __version__
 
 if TYPE_CHECKING:
-    from autolora_trainer.find import RankSearch, find_ranks
+    from autolora_trainer.find.rank_search import RankSearch, find_ranks
     from autolora_trainer.ranks.adapter import build_adapter
     from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
     from autolora_trainer.search.arguments import AutoLoraTrainingArguments
     from autolora_trainer.search.callback import RankSelectionCallback
     from autolora_trainer.search.trainer import AutoLoraMixin, AutoLoraTrainer
-    from autolora_trainer.shrink import CompressedAdapter, compress
+    from autolora_trainer.shrink.compressing import compress
+    from autolora_trainer.shrink.result import CompressedAdapter
 
 # on some CPUs bitsandbytes, which PEFT imports where it is there, misses another package at every start
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -22,14 +23,14 @@ HOMES = {  # loaded when they are asked for: torch and transformers take seconds
     "AutoLoraMixin": "search.trainer",
     "AutoLoraTrainer": "search.trainer",
     "AutoLoraTrainingArguments": "search.arguments",
-    "CompressedAdapter": "shrink",
+    "CompressedAdapter": "shrink.result",
     "LearnedRanks": "ranks.learned",
     "ModuleRank": "ranks.learned",
-    "RankSearch": "find",
+    "RankSearch": "find.rank_search",
     "RankSelectionCallback": "search.callback",
     "build_adapter": "ranks.adapter",
-    "compress": "shrink",
-    "find_ranks": "find",
+    "compress": "shrink.compressing",
+    "find_ranks": "find.rank_search",
 }
 __all__ = [
     "AutoLoraMixin",

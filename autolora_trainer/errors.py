@@ -75,14 +75,17 @@ def sentence(error: BaseException, most: int = 300) -> str:
     return text if text.endswith((".", "?", "!")) else text + "."
 
 
-def run_guarded(main, program: str) -> int:
+INTERRUPTED = "interrupted; type the same command with --resume_from_checkpoint to go on."
+
+
+def run_guarded(main, program: str, interrupted: str = INTERRUPTED) -> int:
     """Run a script's `main` and turn its exceptions into one line and an exit status: 2 for a `UsageError`, 1 for a
-    failure while running. `AUTOLORA_DEBUG=1` shows the traceback."""
+    failure while running, 130 for Ctrl-C. `AUTOLORA_DEBUG=1` shows the traceback."""
     try:
         main()
         return 0
     except KeyboardInterrupt:
-        message, status = "interrupted; type the same command with --resume_from_checkpoint to go on.", 130
+        message, status = interrupted, 130
     except Terminated as stop:
         message, status = str(stop), 143
     except Exception as error:

@@ -9,15 +9,13 @@ import argparse
 import os
 import sys
 
-import matplotlib
 from matplotlib.figure import Figure
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from autolora_trainer import LearnedRanks  # noqa: E402
+from autolora_trainer.drawing import save_in_both_forms, style  # noqa: E402
 from autolora_trainer.ranks.grid import rank_grid  # noqa: E402
 
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "autolora_trainer", "font.family": "DejaVu Sans", "font.size": 10}
-STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
 # A method is told by its marker and its line; colour only helps. Colours: Okabe and Ito (2008).
 COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()
 LOOKS = list(zip("os^DvPX", ("-", "--", ":", "-.", "-", "--", ":"), COLOURS))
@@ -50,10 +48,9 @@ def heatmaps(tasks: dict[str, LearnedRanks]) -> Figure:
 
 def save(figure: Figure, stem: str) -> list[str]:
     """Write `stem`.svg and `stem`.png, the same bytes for the same figure."""
-    os.makedirs(os.path.dirname(stem) or ".", exist_ok=True)
-    figure.savefig(f"{stem}.svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(f"{stem}.png", dpi=160, metadata={"Software": None})
-    return [f"{stem}.svg", f"{stem}.png"]
+    folder, name = os.path.split(stem)
+    os.makedirs(folder or ".", exist_ok=True)
+    return list(save_in_both_forms(figure, folder, (f"{name}.png", f"{name}.svg"), dpi=160))
 
 
 def main() -> None:
@@ -62,7 +59,7 @@ def main() -> None:
     parser.add_argument("sources", nargs="+", help="label=FOLDER")
     parser.add_argument("--output", required=True, help="path without an ending")
     options = parser.parse_args()
-    with matplotlib.rc_context(STYLE):
+    with style():
         pairs = [source.rpartition("=")[::2] for source in options.sources]
         figure = heatmaps({label or path: LearnedRanks.from_pretrained(path) for label, path in pairs})
         print(*save(figure, options.output), sep="\n")

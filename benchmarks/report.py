@@ -18,9 +18,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import matplotlib
-
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from autolora_trainer.drawing import style  # noqa: E402
 from benchmarks import pictures, planted  # noqa: E402
 from benchmarks.lib import (  # noqa: E402
     allocation_plan,
@@ -183,7 +182,7 @@ def draw(folder: str) -> list[str]:
     figures = {name: partial(pictures.heatmaps, tasks) for name, tasks in patterns.figure3(searched_ranks()).items()}
     if rows := rows_of("allocation"):
         figures["allocation"] = partial(allocation_report.picture, rows)
-    with matplotlib.rc_context(pictures.STYLE):
+    with style():
         saved = [pictures.save(figure(), os.path.join(folder, name)) for name, figure in figures.items()]
     return [path for paths in saved for path in paths]
 

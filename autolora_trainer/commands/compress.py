@@ -1,28 +1,42 @@
 """`autolora compress`: any LoRA adapter, made smaller on held-out rows."""
 
+import sys
 import tempfile
 
 import torch
-from transformers.utils import logging
 
 from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
 from autolora_trainer.commands.export import check_new
+from autolora_trainer.commands.surroundings import one_bar, pushed, repository
+from autolora_trainer.errors import is_first_process
 from autolora_trainer.ranks.adapter_file import AdapterFile
-from autolora_trainer.shrink import compress
+from autolora_trainer.shrink.compressing import compress
+from autolora_trainer.shrink.result import CompressedAdapter
 
 
 def run(options) -> str:
     """Compress `options.adapter`; what there is to say of the result."""
+    repo_id = repository(options)
     check_new(options.output_dir)
     base = options.base_model or AdapterFile.from_pretrained(options.adapter).config.get("base_model_name_or_path")
     if not base:
         raise ValueError(f"{options.adapter} does not name its base model. Give --base_model.")
-    logging.set_verbosity_error()
+    one_bar()
+    small = _compressed(options, base)
+    if not is_first_process():
+        return ""
+    small.command = options.typed
+    small.save_pretrained(options.output_dir, repo_id)
+    what = "adapter, ranks.json" + (", curve.json and rank_curve.png" if small.curve else "")
+    lines = [str(small), f"{what} in {options.output_dir}"]
+    return "\n".join(lines + ([pushed(options, options.output_dir, repo_id)] if repo_id else []))
+
+
+def _compressed(options, base: str) -> CompressedAdapter:
     shared = {"base_model": base, "max_lora_rank": options.max_lora_rank, "size": options.size}
-    shared |= {"tolerance": options.tolerance, "output_dir": options.output_dir}
+    shared |= {"tolerance": options.tolerance, "device_map": options.device_map}
     if options.eval_file is None:
-        rank = options.rank if options.energy is None else options.energy
-        return _said(options, compress(options.adapter, rank=rank, **shared))
+        return compress(options.adapter, rank=options.rank if options.energy is None else options.energy, **shared)
     rows, tokenizer = read_rows(options.eval_file), load_tokenizer(options.adapter, base)
     task, rows = task_of(rows, options.eval_file, tokenizer, options.max_length)
     train_rows = None
@@ -31,16 +45,10 @@ def run(options) -> str:
     with tempfile.TemporaryDirectory() as folder:
         args = task.arguments(
             folder, per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
-            bf16=options.bf16, use_cpu=not torch.accelerator.is_available(), report_to="none", disable_tqdm=True,
-            **task.own_arguments,
+            bf16=options.bf16, use_cpu=not torch.accelerator.is_available(), report_to="none",
+            disable_tqdm=not sys.stderr.isatty(), logging_strategy="no", **task.own_arguments,
         )  # fmt: skip
-        small = compress(
+        return compress(
             options.adapter, rows, args=args, trainer_class=task.trainer_class, train_dataset=train_rows,
             heal_steps=options.heal_steps, **task.prepared, **shared,
         )  # fmt: skip
-    return _said(options, small)
-
-
-def _said(options, small) -> str:
-    what = "adapter, ranks.json" + (", curve.json and rank_curve.png" if small.curve else "")
-    return f"{small}\n{what} in {options.output_dir}"

@@ -13,7 +13,7 @@ from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from autolora_trainer.errors import sentence
-from autolora_trainer.find import TEXT_ROWS
+from autolora_trainer.find.arguments import TEXT_ROWS
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 

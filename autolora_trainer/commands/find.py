@@ -1,31 +1,49 @@
 """`autolora find`: which modules, which ranks and how large, for the rows and the tool that somebody has."""
 
 import os
+import sys
 
 import torch
 import transformers
 from peft import LoraConfig
-from transformers.utils import logging
+from transformers import set_seed
 
 from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
 from autolora_trainer.commands.export import TEXTS, check_new, export, write_adapter
+from autolora_trainer.commands.surroundings import one_bar, pushed, repository
 from autolora_trainer.errors import is_first_process, sentence
-from autolora_trainer.files import write_json
-from autolora_trainer.find import RankSearch
-from autolora_trainer.ranks.curve import CURVE_FILE
+from autolora_trainer.find.rank_search import RankSearch
+from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.ranks.serving import lora_rank_for_servers
-from autolora_trainer.report.curve import format_curve, save_rank_curve
-from autolora_trainer.report.heatmap import save_rank_heatmap
+from autolora_trainer.report.curve import format_curve
+from autolora_trainer.report.findings import save_findings
 
 ADAPTER = "adapter"  # the folder of a trainable adapter within the output folder
+SENTENCE = (
+    "A LoRA adapter for {base}, ready to be trained: modules and ranks were chosen by what they take off the loss of "
+    "held-out rows in a short search, and it holds what that search has learned."
+)
 
 
 def run(options) -> str:
     """Find the ranks of `options.model` for `options.data`; what there is to say of them."""
-    check_new(options.output_dir)
-    logging.set_verbosity_error()
+    repo_id = repository(options)
+    if repo_id is not None and options.format in TEXTS:
+        raise ValueError(f"--push_to_hub uploads an adapter, got --format {options.format}. Add --format adapter.")
+    if options.resume_from_checkpoint:
+        if os.path.exists(os.path.join(options.output_dir, RANKS_FILE)):
+            return f"already finished: autolora show {options.output_dir}"
+    else:
+        check_new(options.output_dir)
+    one_bar()
+    search = _search(options).run(options.resume_from_checkpoint)
+    return "\n".join(_written(search, options, repo_id)) if is_first_process() else ""
+
+
+def _search(options) -> RankSearch:
+    """Rows, model and settings."""
     tokenizer = load_tokenizer(options.model, options.model)
     rows = read_rows(options.data)
     task, rows = task_of(rows, options.data, tokenizer, options.max_length)
@@ -33,47 +51,45 @@ def run(options) -> str:
     if options.eval_file is not None:
         _, held_out = task_of(read_rows(options.eval_file), options.eval_file, tokenizer, options.max_length)
     labels = {} if task.labels is None else {"num_labels": task.labels}
+    set_seed(options.seed)  # of a head that the checkpoint lacks
     try:
-        model = getattr(transformers, task.model_class).from_pretrained(options.model, **labels)
+        kind = getattr(transformers, task.model_class)
+        model = kind.from_pretrained(options.model, device_map=options.device_map, **labels)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{options.model} does not load as {task.model_class}: {sentence(error)}") from error
     model.config.pad_token_id = tokenizer.pad_token_id
     targets = options.lora_target_modules
     settings = {"r": options.lora_r, "lora_alpha": options.lora_alpha, "task_type": task.task_type}
     args = task.arguments(
-        os.path.join(options.output_dir, "search"), per_device_train_batch_size=options.batch_size,
-        learning_rate=options.learning_rate, bf16=options.bf16, use_cpu=not torch.accelerator.is_available(),
-        report_to="none", disable_tqdm=True, **task.own_arguments,
+        options.output_dir, per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
+        bf16=options.bf16, use_cpu=not torch.accelerator.is_available(), report_to="none",
+        disable_tqdm=not sys.stderr.isatty(), **task.own_arguments,
     )  # fmt: skip
-    search = RankSearch(
+    return RankSearch(
         model, rows, LoraConfig(target_modules=targets[0] if len(targets) == 1 else targets, **settings),
         eval_dataset=held_out, args=args, trainer_class=task.trainer_class, size=options.size,
         tolerance=options.tolerance, max_lora_rank=options.max_lora_rank, initial_rank=options.initial_rank,
-        search_steps=options.search_steps, output_dir=args.output_dir, seed=options.seed, **task.prepared,
-    ).run()  # fmt: skip
-    return "\n".join(_written(search, options)) if is_first_process() else ""
+        search_steps=options.search_steps, output_dir=options.output_dir, seed=options.seed, **task.prepared,
+    )  # fmt: skip
 
 
-def _written(search: RankSearch, options) -> list[str]:
-    """Write what was found; what there is to say of it."""
+def _written(search: RankSearch, options, repo_id: str | None) -> list[str]:
+    """Write what was found, ranks.json of the output folder last; what there is to say of it."""
     ranks, folder, form = search.ranks, options.output_dir, options.format
-    ranks.save(os.path.join(folder, RANKS_FILE))
-    save_rank_heatmap(ranks, folder)
-    lines = [format_rank_table(ranks.ranks)]
+    lines, end = [format_rank_table(ranks.ranks)], []
     if ranks.curve is not None:
-        write_json(os.path.join(folder, CURVE_FILE), ranks.curve.to_dict(), indent=1)
-        save_rank_curve(ranks.curve, folder, search.parameters)
         lines.append(format_curve(ranks.curve, search.parameters))
-    megabytes = search.parameters * 4 / 1e6
-    lines.append(
-        f"{search.parameters:,} parameters, {megabytes:.2f} MB in float32; a server needs --max-lora-rank "
-        f"{lora_rank_for_servers(ranks.ranks)}"
-    )
+    size = f"{search.parameters:,} parameters, {search.parameters * 4 / 1e6:.2f} MB in float32"
+    lines.append(f"{size}; a server needs --max-lora-rank {lora_rank_for_servers(ranks.ranks)}")
     if form in TEXTS:
-        lines += ["", export(ranks, form, lora_alpha=options.lora_alpha)]
+        end = ["", export(ranks, form, lora_alpha=options.lora_alpha)]
     else:
         start = os.path.join(folder, ADAPTER)
         what = "a trainable adapter with what the search has learned"
-        lines.append(write_adapter(search.config, search.start, start, form, options.pad, what))
-    lines.append(f"ranks.json, curve.json and pictures in {folder}")
-    return lines
+        end = [write_adapter(search.config, search.start, start, form, options.pad, what)]
+        save_findings(ranks, start, search.parameters)
+        write_adapter_card(start, ranks, SENTENCE, size, "start", options.typed, repo_id)
+    save_findings(ranks, folder, search.parameters)
+    if repo_id is not None:
+        end.append(pushed(options, start, repo_id))
+    return [*lines, *end, f"ranks.json, curve.json and pictures in {folder}"]

@@ -18,9 +18,13 @@ class HeldOutMixin:
     def _held_out_batches(self, rows, count: int, targets: int = 0) -> list:
         """A sample of held-out rows, as many as `count` weight steps have within bounds, or as it takes for so many
         `targets`: this process's share, in batches of the training's size."""
+        return self._drawn_batches(rows, self._sample_size(count), targets)
+
+    def _sample_size(self, count: int) -> int:
+        """Rows of `count` weight steps, within bounds."""
         args = self.args
         at_once = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return self._drawn_batches(rows, min(max(count * at_once, LEAST_ROWS), MOST_ROWS), targets)
+        return min(max(count * at_once, LEAST_ROWS), MOST_ROWS)
 
     def _batches(self, rows, collate) -> list:
         """This process's share of some rows, in batches of the training's size."""

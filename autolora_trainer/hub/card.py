@@ -1,23 +1,29 @@
 """The model card of a run."""
 
-import html
-import json
 import math
 import os
 import re
-import shlex
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import SafetensorError, safe_open
 
 from autolora_trainer.files import write_atomically
+from autolora_trainer.hub.passages import (
+    TASK_TYPES,
+    code,
+    escape,
+    fence_of,
+    link,
+    max_lora_rank_of,
+    rank_sentence,
+    rank_tables,
+    snippet_of,
+    split_command,
+    task_type_of,
+    template,
+)
 from autolora_trainer.hub.public import is_hub_id, on_one_line, public_command, public_name
-from autolora_trainer.ranks.grid import rank_grid
 from autolora_trainer.ranks.learned import LearnedRanks
-from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.heatmap import HEATMAP_FILES
 from autolora_trainer.report.tables import format_cost, format_score, format_table, scores_by_split
 
@@ -26,14 +32,6 @@ CITED_PATTERN = (
     "A LoRA adapter{of_base}, trained on {data}, with ranks by the pattern {name}, a baseline of "
     f"[AutoLoRA]({PAPER_URL})."
 )
-# PEFT's task types: the Hub's pipeline tag, and the class that loads the base model
-TASK_TYPES = {
-    "SEQ_CLS": ("text-classification", "AutoModelForSequenceClassification"),
-    "TOKEN_CLS": ("token-classification", "AutoModelForTokenClassification"),
-    "CAUSAL_LM": ("text-generation", "AutoModelForCausalLM"),
-    "SEQ_2_SEQ_LM": ("text2text-generation", "AutoModelForSeq2SeqLM"),
-}
-MARKDOWN_COLUMNS = 24
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def write_model_card(
     task_name, dataset_name, method = map(public_name, (task_name, dataset_name, card.name))
     base_model, dataset_id, repo_id = (i if is_hub_id(i) else None for i in (base_model, dataset_id, repo_id))
     shown_base = base_model or public_name((ranks and ranks.base_model) or "") or None
-    task_type = _task_type(folder)
+    task_type = task_type_of(folder)
     pipeline_tag, auto_class = TASK_TYPES.get(task_type, TASK_TYPES["SEQ_CLS"])
     scores = scores_by_split({on_one_line(key): value for key, value in metrics.items()})
 
@@ -107,65 +105,28 @@ def write_model_card(
     )
     if not data.eval_results:
         data.pop("model_name")  # it names the model-index; alone it is no field of the Hub's
-    command = public_command(_split_command(command))
+    command = public_command(split_command(command))
     page = ModelCard.from_template(
         data,
-        template_str=_template(),
-        title=_escape(name),
+        template_str=template("model_card.md"),
+        title=escape(name),
         sentence=_sentence(card, method, base_model, shown_base, dataset_id, dataset_name),
         heatmap=ranks is not None and os.path.exists(os.path.join(folder, HEATMAP_FILES[0])),
-        rank_tables=_rank_tables(ranks) if ranks else [],
-        rank_sentence=_rank_sentence(ranks) if ranks else "",
+        rank_tables=rank_tables(ranks) if ranks else [],
+        rank_sentence=rank_sentence(ranks) if ranks else "",
         scores=_score_table(scores),
         training=_training(ranks, method, adapter_params, head_params, seed),
         cost=format_cost(cost, markdown=True) if cost.get("total") else "",
-        snippet=_snippet(folder, auto_class, base_model, shown_base, repo_id, card.library),
-        max_lora_rank=_max_lora_rank(ranks, task_type),
+        snippet=snippet_of(folder, auto_class, base_model, shown_base, repo_id, card.library),
+        max_lora_rank=max_lora_rank_of(ranks, task_type),
         served_model=base_model or "BASE_MODEL",
         command=command,
-        fence="`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0)),
+        fence=fence_of(command),
         cites=card.cites,
     )
     path = os.path.join(folder, "README.md")
     write_atomically(path, str(page).rstrip() + "\n")
     return path
-
-
-def _template() -> str:
-    # Jinja as `from_template` uses it leaves the line of a {% tag %} empty; the tags here take their line with them
-    text = resources.files("autolora_trainer").joinpath("hub/templates/model_card.md").read_text(encoding="utf-8")
-    return re.sub(r"^(\{%.*%\})\n", r"\1", text, flags=re.MULTILINE)
-
-
-def _escape(text) -> str:
-    """Text that Markdown, with its HTML and its tables, shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]()#|~$!])", r"\\\1", html.escape(on_one_line(text), quote=False))
-
-
-def _code(text) -> str:
-    """A module name as inline code; what could end the code or a table's cell is left out."""
-    return f"`{re.sub('[`|]', '', on_one_line(text))}`"
-
-
-def json_in(folder: str, name: str) -> dict:
-    """The object in a JSON file; {} where there is none."""
-    try:
-        with open(os.path.join(folder, name), encoding="utf-8") as file:
-            config = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
-
-
-def _task_type(folder) -> str:
-    """PEFT's name of the task, from the adapter's file or the class of a whole model."""
-    for name in ("adapter_config.json", "bottleneck_adapter.json"):
-        task_type = json_in(folder, name).get("task_type")
-        if task_type in TASK_TYPES:
-            return task_type
-    kinds = {"TokenClassification": "TOKEN_CLS", "LMHeadModel": "CAUSAL_LM", "CausalLM": "CAUSAL_LM"}
-    architecture = str((json_in(folder, "config.json").get("architectures") or [""])[0])
-    return next((kind for ending, kind in kinds.items() if architecture.endswith(ending)), "SEQ_CLS")
 
 
 def _tags(card: Card, base_model) -> list[str]:
@@ -175,7 +136,7 @@ def _tags(card: Card, base_model) -> list[str]:
 
 
 def _score_table(scores) -> str:
-    body = [[_escape(metric), _escape(split), format_score(value)] for metric, split, value in scores]
+    body = [[escape(metric), escape(split), format_score(value)] for metric, split, value in scores]
     return format_table(["metric", "split", "value"], body, markdown=True, left=2) if scores else ""
 
 
@@ -198,91 +159,16 @@ def _eval_results(scores, pipeline_tag, task_name, dataset_id, dataset_name) -> 
 
 
 def _sentence(card: Card, method, base_model, shown_base, dataset_id, dataset_name) -> str:
-    base, data = _link(shown_base or "", base_model), _link(dataset_name, dataset_id and f"datasets/{dataset_id}")
+    base, data = link(shown_base or "", base_model), link(dataset_name, dataset_id and f"datasets/{dataset_id}")
     of_base = f" for {base}" if base else ""
-    return card.sentence.format(base=base or "A model", of_base=of_base, data=data, name=_escape(method))
-
-
-def _link(text: str, place: str | None) -> str:
-    return f"[{_escape(text)}](https://huggingface.co/{place})" if place else _escape(text)
-
-
-def _rank_sentence(ranks: LearnedRanks) -> str:
-    dropped = sum(rank == 0 for rank in ranks.ranks.values())
-    parts = [f"Total rank {ranks.total_rank} in {len(ranks.modules)} modules"]
-    if ranks.rank_rule:
-        parts.append(f"chosen by the rule {_code(ranks.rank_rule)} from {ranks.initial_rank} components each")
-    if dropped:
-        parts.append(f"{dropped} of them at rank 0 and so left out of the adapter")
-    return ", ".join(parts) + ". Blocks across, projections down."
-
-
-def _rank_tables(ranks: LearnedRanks) -> list[str]:
-    rows, columns, grid = rank_grid(ranks.ranks)
-    tables = []
-    for start in range(0, len(columns), MARKDOWN_COLUMNS):
-        part = slice(start, start + MARKDOWN_COLUMNS)
-        body = [
-            [_code(label), *("" if rank is None else str(rank) for rank in row[part])]
-            for label, row in zip(rows, grid)
-            if set(row[part]) != {None}
-        ]
-        tables.append(format_table(["block", *map(_escape, columns[part])], body, markdown=True))
-    return tables
+    return card.sentence.format(base=base or "A model", of_base=of_base, data=data, name=escape(method))
 
 
 def _training(ranks, method, adapter_params, head_params, seed) -> str:
-    facts = [f"method: {_code(method)}", f"seed: {seed}", f"adapter parameters: {adapter_params:,}"]
+    facts = [f"method: {code(method)}", f"seed: {seed}", f"adapter parameters: {adapter_params:,}"]
     facts.append(f"other parameters trained (head): {head_params:,}")
     if ranks and ranks.constraint:
-        facts.append(f"constraint on the selection variables: {_code(ranks.constraint)}")
+        facts.append(f"constraint on the selection variables: {code(ranks.constraint)}")
     if ranks and ranks.threshold is not None:
         facts.append(f"threshold: {ranks.threshold:.4g}")
     return "\n".join(f"- {fact}" for fact in facts)
-
-
-def _max_lora_rank(ranks, task_type) -> int | None:
-    if ranks is not None and task_type == "CAUSAL_LM":
-        with suppress(ValueError):  # a rank that vLLM cannot serve
-            return lora_rank_for_servers(ranks.ranks)
-    return None
-
-
-def _split_command(command: str) -> list[str]:
-    with suppress(ValueError):
-        return shlex.split(command)
-    return command.split()
-
-
-def _snippet(folder, auto_class, base_model, shown_base, repo_id, library) -> str:
-    """The lines of Python that load what the folder holds."""
-    place = f'"{repo_id}"' if repo_id else '"."  # this folder, or its repository on the Hub'
-    lines = [f"from transformers import {auto_class}, AutoTokenizer", ""]
-    if library == "transformers":
-        lines += [f"name = {place}", f"model = {auto_class}.from_pretrained(name)"]
-        return "\n".join([*lines, "tokenizer = AutoTokenizer.from_pretrained(name)"])
-    source, load = "peft import PeftModel", "PeftModel.from_pretrained"
-    if library == "autolora_trainer":
-        source, load = "autolora_trainer.methods.adapter import load_bottleneck_adapter", "load_bottleneck_adapter"
-        place = '"."  # this folder, or a download of its repository'
-    hint = re.sub(r"[^\w.\- ]", "", shown_base or "")
-    base = f'"{base_model}"' if base_model else '"BASE_MODEL"  # the folder of the base model'
-    if hint and not base_model:
-        base += f", {hint}"
-    labels = _number_of_labels(folder) if "Classification" in auto_class else None
-    has_tokenizer = os.path.exists(os.path.join(folder, "tokenizer_config.json"))
-    lines = [f"from {source}", *lines, f"adapter = {place}", f"base = {base}"]
-    lines.append(f"model = {auto_class}.from_pretrained(base{f', num_labels={labels}' if labels else ''})")
-    lines.append(f"model = {load}(model, adapter)")
-    lines.append(f"tokenizer = AutoTokenizer.from_pretrained({'adapter' if has_tokenizer else 'base'})")
-    return "\n".join(lines)
-
-
-def _number_of_labels(folder) -> int | None:
-    """The rows of the classifier that was saved with the adapter, without which the base model builds another head."""
-    for name in ("adapter_model.safetensors", "bottleneck_adapter.safetensors"):
-        with suppress(OSError, SafetensorError), safe_open(os.path.join(folder, name), framework="pt") as file:
-            for key in file.keys():
-                if key.endswith(("classifier.out_proj.weight", "classifier.weight", "score.weight")):
-                    return file.get_slice(key).get_shape()[0]
-    return None

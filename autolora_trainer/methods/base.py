@@ -15,7 +15,8 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import TrainerCallback
 
 from autolora_trainer.errors import sentence
-from autolora_trainer.hub.card import Card, json_in
+from autolora_trainer.hub.card import Card
+from autolora_trainer.hub.passages import json_in
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.lora.parts import masked_parameters
 from autolora_trainer.ranks.adapter import fingerprint

@@ -9,12 +9,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from autolora_trainer.drawing import style
 from autolora_trainer.files import write_atomically
 from autolora_trainer.names import module_of
 from autolora_trainer.ranks.adapter_file import CONFIG_FILE, AdapterFile
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.document import ADVICE, FORMAT_VERSION, NUMBERS, is_number, read_document
 from autolora_trainer.ranks.grid import by_module, format_rank_table
+from autolora_trainer.ranks.heatmap import heatmap_figure
 from autolora_trainer.ranks.html import format_rank_html
 
 if TYPE_CHECKING:  # PEFT loads torch, which reading ranks does without
@@ -79,6 +81,17 @@ class LearnedRanks:
         values = gains if any(gains.values()) else self.ranks
         largest = max(values.values(), default=0) or 1
         return {name: value / largest for name, value in values.items()}
+
+    @property
+    def title(self) -> str:
+        """Of a picture."""
+        model = (self.base_model or "").rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+        return f"LoRA ranks of {model}" if model else "LoRA ranks"
+
+    def plot(self):
+        """The grid as a matplotlib figure."""
+        with style():
+            return heatmap_figure(self.ranks, self.shades, self.title)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
         """The grid in a notebook, as text and as HTML."""

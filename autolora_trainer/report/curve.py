@@ -3,8 +3,8 @@
 import math
 import os
 
+from autolora_trainer.drawing import FAINT, INK, RULE, save_in_both_forms, style
 from autolora_trainer.ranks.curve import BITS_PER_PARAMETER, Curve
-from autolora_trainer.report.heatmap import FAINT, INK, RULE, save_in_both_forms, style
 from autolora_trainer.report.tables import format_table
 
 AMPLE = 0.25  # load below which a larger adapter has no use
@@ -31,7 +31,8 @@ def curve_figure(curve: Curve, size: int):
     figure = Figure(figsize=(6.4, 3.9), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(none.loss, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-    axes.annotate("no adapter", (1, none.loss), (-4, -11), xycoords=("axes fraction", "data"),
+    below = none.loss >= max((point.loss for point in rest), default=none.loss)  # its line is at the top
+    axes.annotate("no adapter", (1, none.loss), (-4, -11 if below else 4), xycoords=("axes fraction", "data"),
                   textcoords="offset points", ha="right", fontsize=8.5, color=FAINT)  # fmt: skip
     if rest:
         best = curve.best.loss
@@ -45,10 +46,10 @@ def curve_figure(curve: Curve, size: int):
         axes.minorticks_off()
     if curve.decided:
         axes.axvline(size, color=INK, linewidth=1)
-        axes.annotate(f"{size:,}", (size, 1), (4, -11), xycoords=("data", "axes fraction"),
+        axes.annotate(f"{size:,}", (size, 1), (0, 3), xycoords=("data", "axes fraction"), ha="center",
                       textcoords="offset points", fontsize=9, color=INK, fontweight="bold")  # fmt: skip
     title = "Held-out loss against size" if curve.decided else "Held-out loss against size: undecided"
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
+    axes.set_title(title, loc="left", pad=18, fontsize=11, color=INK, fontweight="bold")
     axes.set_xlabel("adapter parameters (best components first)", fontsize=9, color=FAINT)
     axes.set_ylabel("loss a target, nats", fontsize=9, color=FAINT)
     axes.tick_params(labelsize=8, colors=FAINT)

@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
+from autolora_trainer.drawing import FAINT, INK, RULE, canvas, pixels, save_figure, style
 from autolora_trainer.ranks.grid import row_labels, split_name
-from autolora_trainer.report.heatmap import FAINT, INK, RULE, canvas, pixels, save_figure, style
 
 HISTORY_FILE = "selection_history.csv"
 HISTORY_PANELS = 48

@@ -30,9 +30,10 @@ from autolora_trainer.scripts.job import Job, make_trainer, set_up_logging
 from autolora_trainer.scripts.request import Request, settle
 from autolora_trainer.scripts.results import evaluate_saved, finish, typed_command
 from autolora_trainer.scripts.source import Source
-from autolora_trainer.training.callbacks import TerminationCallback, show_phase
+from autolora_trainer.training.callbacks import TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest, read_manifest
 from autolora_trainer.training.cost import CostMeter
+from autolora_trainer.training.progress import show_phase
 from autolora_trainer.version import __version__
 
 
@@ -127,11 +128,11 @@ def train(job: Job, plan: Plan) -> dict:
     callbacks = [*built.callbacks, termination, cost, CheckpointManifest(cost, request.save_total_limit)]
     trainer = make_trainer(job, built.model, callbacks, built.trainer, built.arguments)
     job.folder.clear()
-    total_rank = None
+    notes = {}
     if built.ranks is not None:
         trainer.add_callback(RankTracking(trainer, built.ranks))
-        total_rank = built.ranks.total_rank
-    show_phase(trainer, request.method.phase, lambda: total_rank)
+        notes["total rank"] = built.ranks.total_rank
+    show_phase(trainer, request.method.phase, lambda: notes)
     try:
         result = trainer.train(resume_from_checkpoint=resume.train_checkpoint)
     finally:

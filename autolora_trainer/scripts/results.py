@@ -12,9 +12,7 @@ from autolora_trainer.hub.public import public_command
 from autolora_trainer.hub.push import push_to_hub
 from autolora_trainer.methods.base import Built, count_parameters, load_saved
 from autolora_trainer.methods.registry import FORMS
-from autolora_trainer.ranks.curve import CURVE_FILE
-from autolora_trainer.report.curve import save_rank_curve
-from autolora_trainer.report.heatmap import save_rank_heatmap
+from autolora_trainer.report.findings import save_findings
 from autolora_trainer.report.history import HISTORY_FILE, save_selection_history
 from autolora_trainer.report.tables import format_cost, score_line
 from autolora_trainer.runs.outputs import COST_FILE, SEARCH_FOLDER
@@ -55,11 +53,7 @@ def _write_files(job: Job, built: Built, results: dict, scores: dict) -> None:
     cost = total_cost(built.phases, typed_command())
     folder.write_json(COST_FILE, cost)
     if built.ranks is not None:
-        built.ranks.save(folder.ranks_path)
-        save_rank_heatmap(built.ranks, folder.path)
-        if built.ranks.curve is not None:
-            folder.write_json(CURVE_FILE, built.ranks.curve.to_dict() | {"size": results["adapter_params"]})
-            save_rank_curve(built.ranks.curve, folder.path, results["adapter_params"])
+        save_findings(built.ranks, folder.path, results["adapter_params"])
     history = folder.file(SEARCH_FOLDER, HISTORY_FILE)
     if os.path.exists(history):
         save_selection_history(history, history.removesuffix(".csv") + ".png")

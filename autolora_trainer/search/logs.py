@@ -27,12 +27,17 @@ class SelectionMeans:
 
     def __init__(self, device: torch.device):
         self.sums = torch.zeros(5, device=device)
+        self._latest = None
+
+    def latest(self) -> dict[str, float]:
+        """The held-out loss of the last usable step, for a bar."""
+        return {} if self._latest is None else {"held-out loss": self._latest.item()}
 
     @torch.no_grad()
     def add(self, val_loss, gradient, direct) -> None:
         """A usable step; the gradients are by β, (M, k)."""
         ratio = (gradient - direct).norm() / direct.norm().clamp_min(1e-30)
-        one = torch.ones_like(ratio)
+        one, self._latest = torch.ones_like(ratio), val_loss
         self.sums += torch.stack([val_loss.to(ratio), gradient.norm(), ratio, 0 * one, one])
 
     def take(self) -> dict[str, float]:

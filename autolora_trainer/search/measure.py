@@ -1,5 +1,6 @@
 """Contributions and sizes measured on a Trainer: its own loss, its held-out rows, α folded into the update."""
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -7,14 +8,16 @@ import torch
 
 from autolora_trainer.heldout.contributions import contributions
 from autolora_trainer.heldout.passes import Idle, count_targets, undisturbed
-from autolora_trainer.heldout.prefixes import NOISE, find_size, mean_loss, measured_prefixes, paired_error
+from autolora_trainer.heldout.prefixes import NOISE, SIZES, find_size, mean_loss, measured_prefixes, paired_error
 from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.gates import gated
 from autolora_trainer.lora.heads import set_values
 from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, undecided
+from autolora_trainer.training.progress import phase, ticking
 
 ORDER_BATCHES, SIZE_BATCHES, LOOK_BATCHES = 16, 8, 3  # of held-out rows, as large as a weight step's
 ENOUGH_TARGETS = 256  # of rows that judge the size; where a row has one target, as many rows
+PASSES = {"first_order": 1, "finite_difference": 3, "exact": 4}  # of a selection step, about
 SAME = 0.8  # what two looks share, and the order has settled
 
 
@@ -67,18 +70,40 @@ class MeasurementMixin(HeldOutMixin):
             return undecided(found, parts, curve, args.max_lora_rank)
         return kept(found, parts, order[: max(curve.kept, len(parts) * args.least_rank)], curve)
 
+    def expected_passes(self, steps: int) -> tuple[float, float]:
+        """(forward-backward passes of a weight step with its share of a selection step, those of a search of so many
+        steps with all that it measures, at most), on this process."""
+        args, world = self.args, self.args.world_size
+        selection = PASSES[args.hypergradient] / args.hypergradient_interval
+        of_step = args.gradient_accumulation_steps * (1 + selection)
+        if args.rank_rule == "threshold":
+            return of_step, of_step * steps
+        order, size, look = (
+            math.ceil(self._sample_size(count) / (args.per_device_train_batch_size * world))
+            for count in (ORDER_BATCHES, SIZE_BATCHES, LOOK_BATCHES)
+        )
+        looks = (steps - 1) // args.search_look_steps if args.search_look_steps else 0
+        measured = 2 * order + looks * look * 5 / 3 + args.finds_size * SIZES * size / 3
+        heads = args.finds_size * bool(self.fresh_heads) * steps * args.gradient_accumulation_steps / 3
+        return of_step, of_step * steps + measured + heads
+
     def contributions(self, points: int = 2, batches: int = ORDER_BATCHES) -> dict[str, torch.Tensor]:
         """See `heldout.contributions.contributions`; on rows that do not judge the size."""
         batches = self._held_out_batches(self.order_dataset, batches)
+        with phase(self, "contributions", len(batches)) as tick:
+            return self._contributions(points, batches, tick)
+
+    def _contributions(self, points: int, batches: list, tick=None) -> dict[str, torch.Tensor]:
         self.measured_passes += points * len(batches)
+        own = {"points": points, "reduce": self._add_up}
         with self.gates.folded(), self._plain_loss():
-            return contributions(self.model, batches, self._held_out_loss, points=points, reduce=self._add_up)
+            return contributions(self.model, ticking(batches, tick), self._held_out_loss, **own)
 
     def look(self) -> Look:
         """On few rows and one point of the path."""
-        found, parts = self.contributions(1, LOOK_BATCHES), self.gates.parts
+        batches, parts = self._held_out_batches(self.order_dataset, LOOK_BATCHES), self.gates.parts
+        found = self._contributions(1, batches)
         order = ordered(found, parts, 0, None)
-        batches = self._held_out_batches(self.order_dataset, LOOK_BATCHES)
         with self.gates.folded(), self._plain_loss(), self._measured(batches) as losses:
             without, whole = losses([]), losses(order)
         gain = mean_loss(without) - mean_loss(whole)
@@ -90,7 +115,7 @@ class MeasurementMixin(HeldOutMixin):
         batches = self._held_out_batches(self.size_dataset, SIZE_BATCHES, ENOUGH_TARGETS)
         with self.gates.folded(), self._plain_loss():
             none = self._no_adapter(batches)
-            with self._measured(batches) as losses:
+            with phase(self, "curve", SIZES) as tick, self._measured(batches, tick) as losses:
                 return find_size(losses, order, costs, self.args.tolerance, none, self._targets(batches))
 
     def _targets(self, batches) -> int | None:
@@ -106,13 +131,16 @@ class MeasurementMixin(HeldOutMixin):
         return round(targets / rows * sum(map(len, parts)))
 
     @contextmanager
-    def _measured(self, batches):
+    def _measured(self, batches, tick=None):
         """`measured_prefixes`, with its passes counted."""
         with measured_prefixes(self.model, batches, self._held_out_loss, collect=self._collect) as losses:
 
             def counted(components):
                 self.measured_passes += len(batches) / 3
-                return losses(components)
+                found = losses(components)
+                if tick is not None:
+                    tick(loss=mean_loss(found))
+                return found
 
             yield counted
 

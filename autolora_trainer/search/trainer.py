@@ -28,9 +28,9 @@ from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.search.passes import HypergradientPassesMixin
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
-from autolora_trainer.training.callbacks import show_phase
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.passes import RandomState, fix_loss_scale
+from autolora_trainer.training.progress import show_phase
 from autolora_trainer.training.trainer import ResumeMixin
 
 
@@ -109,7 +109,7 @@ class AutoLoraMixin(MeasurementMixin, HypergradientPassesMixin, SearchStateMixin
         # both first in line: when training ends, they are through before a tracker closes what they write to
         others = [callback for callback in self.callback_handler.callbacks if callback is not self.rank_selection]
         self.callback_handler.callbacks = [self.rank_selection, SearchTracking(self), *others]
-        show_phase(self, "search")
+        show_phase(self, "search", self.means.latest)
 
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""

@@ -1,12 +1,11 @@
-"""Callbacks of a training: SIGTERM, the bar, and a cut on the way."""
+"""Callbacks of a training: SIGTERM, and a cut on the way."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable
 
 import torch
-from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from autolora_trainer.errors import Terminated
 from autolora_trainer.lora.svd import cut_to_ranks
@@ -69,54 +68,6 @@ def cut_short(trainer) -> bool:
     """Whether SIGTERM has ended the training of a Trainer with steps left: what it has by then is no result yet."""
     callbacks = trainer.callback_handler.callbacks
     return any(isinstance(callback, TerminationCallback) and callback.cut_short for callback in callbacks)
-
-
-class PhaseProgress(ProgressCallback):
-    """Trainer's bar with the phase before it, and the last logged loss and the total rank behind it.
-
-    Args:
-        total_rank: gives Σ_l r_l as it is now; None: what the logs say, or nothing.
-    """
-
-    def __init__(self, phase: str, total_rank: Callable[[], int | None] = lambda: None):
-        super().__init__()
-        self._phase, self._total_rank = phase, total_rank
-        self._loss = self._logged_rank = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description(self._phase, refresh=False)
-            self._show()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.training_bar is not None:
-            self._show()
-        super().on_step_end(args, state, control, **kwargs)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self._loss = logs.get("search_train_loss", logs.get("loss", self._loss))
-        self._logged_rank = logs.get("search_total_rank", self._logged_rank)
-        super().on_log(args, state, control, logs=logs, **kwargs)
-
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
-        if self.prediction_bar is not None and not self.prediction_bar.desc:
-            self.prediction_bar.set_description("evaluation")
-
-    def _show(self) -> None:
-        loss = {} if self._loss is None else {"loss": f"{self._loss:.4g}"}
-        total = self._total_rank() or self._logged_rank
-        rank = {} if total is None else {"total rank": total}
-        self.training_bar.set_postfix({**loss, **rank}, refresh=False)  # the next update draws it
-
-
-def show_phase(trainer: Trainer, phase: str, total_rank: Callable[[], int | None] = lambda: None) -> None:
-    """Put a `PhaseProgress` where a Trainer has transformers' own bar. A notebook's bar stays, and so does none."""
-    callbacks = trainer.callback_handler.callbacks
-    for place, callback in enumerate(callbacks):
-        if type(callback) is ProgressCallback:
-            callbacks[place] = PhaseProgress(phase, total_rank)
 
 
 class CutCallback(TrainerCallback):

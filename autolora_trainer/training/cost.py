@@ -18,7 +18,7 @@ def _reset_peak_memory() -> None:
         pass
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
     """Peak of the GPU's allocated memory where one was used (`--use_cpu` leaves it alone), else of the process's
     resident set, in MiB."""
     if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
@@ -80,7 +80,7 @@ class CostMeter(TrainerCallback):
             "wall_seconds": round(self._earlier["wall_seconds"] + end - self._start, 3),
             "passes": self._passes,
             "examples": self._examples,
-            "peak_memory_mb": round(max(self._earlier["peak_memory_mb"], _peak_memory_mb()), 1),
+            "peak_memory_mb": round(max(self._earlier["peak_memory_mb"], peak_memory_mb()), 1),
         }
 
 

@@ -191,6 +191,7 @@ def picture(rows: list[dict]) -> Figure:
         ticks = sorted({row["parameters"] for row in own if row["method"] == "uniform"})
         axis.set_xticks(ticks, [f"{tick / 1000:.0f}k" for tick in ticks])
         axis.minorticks_off()
+        axis.spines[["top", "right"]].set_visible(False)
         axis.set_title(task)
         axis.set_xlabel("adapter parameters")
     figure.axes[0].set_ylabel("held-out loss, nats a target")

@@ -12,9 +12,9 @@ from benchmarks import cost
 def test_peak_memory_is_the_process_s_where_a_gpu_is_there_but_unused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
-    assert meter._peak_memory_mb() > 50  # an interpreter with torch
+    assert meter.peak_memory_mb() > 50  # an interpreter with torch
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
-    assert meter._peak_memory_mb() == 3
+    assert meter.peak_memory_mb() == 3
 
 
 def test_a_training_that_begins_again_counts_once():

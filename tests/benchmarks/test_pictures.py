@@ -2,11 +2,13 @@
 
 import re
 
-import matplotlib
-
 from autolora_trainer import LearnedRanks
+from autolora_trainer.drawing import style
 from autolora_trainer.ranks.learned import ModuleRank
 from benchmarks import pictures
+from benchmarks.lib import allocation_report, committed
+from tests.helpers.pictures import outside
+from tests.helpers.ranks import of_ranks
 
 NAMES = [f"encoder.layer.{i}.attention.self.{p}" for i in range(3) for p in ("query", "value")]
 
@@ -16,7 +18,7 @@ def texts(path):
 
 
 def draw(figure, folder):
-    with matplotlib.rc_context(pictures.STYLE):
+    with style():
         pictures.save(figure(), str(folder / "a"))
         pictures.save(figure(), str(folder / "b"))
     for ending in ("svg", "png"):
@@ -31,3 +33,10 @@ def test_heatmaps_stand_side_by_side_with_every_rank_written(tmp_path):
     }
     found = draw(lambda: pictures.heatmaps(tasks), tmp_path)
     assert [found.count(t) for t in ("mrpc", "cola", "9", "5", "query", "value")] == [1, 1, 6, 1, 1, 1]
+
+
+def test_the_committed_pictures_have_their_labels_within():
+    rows = committed.rows_of("allocation")
+    with style():
+        for figure in (allocation_report.picture(rows), pictures.heatmaps({"mrpc": of_ranks({"h.0.up": 8})})):
+            assert outside(figure) == []

@@ -117,7 +117,7 @@ def test_run_hands_the_arguments_to_the_script(monkeypatch):
         ),
         (["export", ".", "--format", "toml"], "invalid choice: 'toml'"),
         (["shwo", "."], "invalid choice: 'shwo'"),
-        ([], "the following arguments are required: command; autolora --help lists the commands"),
+        ([], "the following arguments are required: VERB; autolora --help lists the commands"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch, capsys, argv, sentence):

@@ -17,7 +17,8 @@ from transformers import (
 from trl import DPOConfig, KTOConfig, RewardConfig, SFTConfig, SFTTrainer
 
 from autolora_trainer import find_ranks
-from autolora_trainer.find import RankSearch, trainer_of
+from autolora_trainer.find.arguments import trainer_of
+from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.search.measure import MeasurementMixin
 from tests.helpers.models import byte_llama, byte_tokenizer, padded, tiny_gpt2, tiny_roberta

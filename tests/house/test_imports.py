@@ -14,13 +14,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "autolora_trainer"
 # A room imports what stands on a lower floor; rooms on one floor do not import each other. See docs/contributing.md.
 FLOORS = [
-    {"errors", "files", "values", "version", "names", "untouched", "compat", "hub_client", "sample"},
+    {"drawing", "errors", "files", "values", "version", "names", "untouched", "compat", "hub_client", "sample"},
     {"lora"},
     {"ranks"},
     {"training", "report", "tasks"},
     {"heldout"},
     {"search", "runs"},
-    {"hub", "shrink", "find"},
+    {"hub"},
+    {"shrink", "find"},
     {"methods"},
     {"scripts"},
     {"commands"},

@@ -7,9 +7,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from autolora_trainer import shrink
 from autolora_trainer.ranks.learned import LearnedRanks
-from autolora_trainer.shrink import compress
+from autolora_trainer.shrink import compressing
+from autolora_trainer.shrink.compressing import compress
 from tests.helpers.models import tiny_roberta
 from tests.helpers.planted import Planted, planted_data
 from tests.helpers.rows import rows
@@ -167,7 +167,7 @@ def test_the_given_model_is_left_alone_when_it_fails(monkeypatch, error):
     def fail(*args, **kwargs):
         raise error("on the way")
 
-    monkeypatch.setattr(shrink, "find_size", fail)
+    monkeypatch.setattr(compressing, "find_size", fail)
     with pytest.raises(error):
         compress(model, data)
     assert same(before, everything(model))

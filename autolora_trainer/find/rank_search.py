@@ -5,7 +5,6 @@ back is a plain `peft.LoraConfig`, and the model as it was given.
 """
 
 import dataclasses
-import importlib
 import os
 import tempfile
 
@@ -14,44 +13,28 @@ from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
+    PrinterCallback,
     Trainer,
     TrainingArguments,
+    set_seed,
 )
 
+from autolora_trainer.find import resuming
+from autolora_trainer.find.arguments import search_arguments, task_type_of, trainer_of
 from autolora_trainer.lora.cut import check_cuttable
 from autolora_trainer.ranks.adapter import save_adapter
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import curve_figure
-from autolora_trainer.search.arguments import (
-    AutoLoraTrainingArguments,
-    default_length,
-)
+from autolora_trainer.search.arguments import default_length
 from autolora_trainer.search.handover import adapter_tensors, handover_tensors
 from autolora_trainer.search.trainer import AutoLoraMixin
+from autolora_trainer.training.callbacks import TerminationCallback
+from autolora_trainer.training.checkpoints import CheckpointManifest
+from autolora_trainer.training.forecast import Forecast, StepForecast
 from autolora_trainer.untouched import untouched
 
-TRAINERS = {  # of whom a class of arguments is; the first that is found along its ancestors
-    "SFTConfig": ("trl", "SFTTrainer"),
-    "DPOConfig": ("trl", "DPOTrainer"),
-    "KTOConfig": ("trl", "KTOTrainer"),
-    "RewardConfig": ("trl", "RewardTrainer"),
-    "Seq2SeqTrainingArguments": ("transformers", "Seq2SeqTrainer"),
-    "TrainingArguments": ("transformers", "Trainer"),
-}
-TASK_TYPES = {  # by the end of a model's class name
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-}
-# What a search has no use for: evaluations, checkpoints, uploads, a length of its own.
-QUIET = {
-    "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False,
-    "report_to": "none", "run_name": None, "num_train_epochs": 1.0, "resume_from_checkpoint": None,
-}  # fmt: skip
+SEARCH_FOLDER = "search"  # in the folder that is given
 
 
 class RankSearch:
@@ -113,30 +96,73 @@ class RankSearch:
     def curve(self) -> Curve | None:
         return None if self.ranks is None else self.ranks.curve
 
-    def run(self) -> "RankSearch":
-        """Search; the model is given back as it came, after an exception and Ctrl-C too."""
+    def run(self, resume_from_checkpoint: bool = False) -> "RankSearch":
+        """Search; the model is given back as it came, after an exception and Ctrl-C too.
+
+        Args:
+            resume_from_checkpoint: go on with the search in `output_dir` that was interrupted; it is then the same
+                search, bit for bit.
+        """
+        if resume_from_checkpoint and self.output_dir is None:
+            raise ValueError(
+                "resume_from_checkpoint needs the output_dir of the search that was interrupted. Give it."
+            )
         with untouched(self.model), tempfile.TemporaryDirectory() as temporary:
-            base, given = self._base()
-            settings = {**self.settings, "output_dir": os.fspath(self.output_dir or temporary)}
-            if settings["size"] == "same":
-                settings["size"] = f"lora:{given.r}"
-            trainer = _searching(self.trainer_class)(
-                model=base, args=search_arguments(self.args, settings, self.trainer_class),
-                train_dataset=self.train_dataset, eval_dataset=self.eval_dataset, val_dataset=self.eval_dataset,
-                peft_config=given,
-                **{name: value for name, value in self.prepared.items() if value is not None},
-            )  # fmt: skip
-            trainer.train()
-            self.ranks = trainer.learned_ranks
-            directions = self.settings["rank_rule"] != "threshold"
-            chosen = trainer.rank_selection.found.chosen
-            start = handover_tensors(trainer.gates, chosen, directions, trainer.model)
-            parts = trainer.gates.parts.items()
-            rows = {n: (p.rows, p.layer.lora_B["default"].weight.shape[0]) for n, p in parts if p.rows is not None}
-            self.config = self.ranks.to_lora_config(given)
-            self.start = adapter_tensors(start, self.config, rows)
-            self.parameters = sum(part.cost * self.ranks.ranks[name] for name, part in parts)
+            set_seed(self.settings["seed"])
+            folder = os.path.join(self.output_dir or temporary, SEARCH_FOLDER)
+            trainer, given = self._trainer(folder)
+            termination = TerminationCallback()
+            checkpoint = None
+            if self.output_dir is not None:
+                checkpoint = resuming.go_on(trainer, folder) if resume_from_checkpoint else None
+                resuming.begin(trainer, folder)
+                trainer.add_callback(CheckpointManifest(keep=1))
+                trainer.add_callback(termination)
+            try:
+                trainer.train(resume_from_checkpoint=checkpoint)
+            finally:
+                termination.restore()
+            termination.check(trainer.state)
+            self._keep(trainer, given)
+            resuming.end(trainer, folder)
         return self
+
+    def _trainer(self, folder: str) -> tuple[Trainer, LoraConfig]:
+        """The trainer of the search, and the LoRA settings that it was given."""
+        base, given = self._base()
+        settings = {**self.settings, "output_dir": folder}
+        if settings["size"] == "same":
+            settings["size"] = f"lora:{given.r}"
+        if self.output_dir is not None:
+            every = settings.get("search_look_steps") or max(1, settings["max_steps"] // 4)
+            settings |= {**resuming.CHECKPOINTS, "save_steps": every}
+        trainer = _searching(self.trainer_class)(
+            model=base, args=search_arguments(self.args, settings, self.trainer_class),
+            train_dataset=self.train_dataset, eval_dataset=self.eval_dataset, val_dataset=self.eval_dataset,
+            peft_config=given,
+            **{name: value for name, value in self.prepared.items() if value is not None},
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        args, speaks = trainer.args, trainer.is_world_process_zero()
+
+        def forecast(state):
+            passes = trainer.expected_passes(state.max_steps)[1]
+            return Forecast("find", passes, args.per_device_train_batch_size, trainer.model, speaks)
+
+        trainer.add_callback(StepForecast(forecast, trainer.expected_passes(1)[0]))
+        return trainer, given
+
+    def _keep(self, trainer, given: LoraConfig) -> None:
+        """Take from a trainer what it has found."""
+        self.ranks = trainer.learned_ranks
+        directions = self.settings["rank_rule"] != "threshold"
+        chosen = trainer.rank_selection.found.chosen
+        start = handover_tensors(trainer.gates, chosen, directions, trainer.model)
+        parts = trainer.gates.parts.items()
+        rows = {n: (p.rows, p.layer.lora_B["default"].weight.shape[0]) for n, p in parts if p.rows is not None}
+        self.config = self.ranks.to_lora_config(given)
+        self.start = adapter_tensors(start, self.config, rows)
+        self.parameters = sum(part.cost * self.ranks.ranks[name] for name, part in parts)
 
     def _base(self) -> tuple[torch.nn.Module, LoraConfig]:
         """(model without an adapter, the LoRA settings of the search)."""
@@ -184,58 +210,12 @@ def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **se
         max_lora_rank, min_rank: most and least of a module; initial_rank: the search's width.
         rank_rule: contributions, or threshold, the paper's.
         search_steps: weight steps of the search; default: until it has settled, 112 at most.
-        output_dir: for what the search writes; seed: of the search and the split.
+        output_dir: for what the search writes, and for checkpoints, from which `RankSearch.run` can go on; seed: of
+            the search and the split.
     Raises:
         ValueError: one line, before the first step, for what cannot be searched.
     """
     return RankSearch(model, train_dataset, peft_config, **settings).run().config
-
-
-TEXT_ROWS = ({"messages"}, {"prompt", "completion"}, {"text"})  # columns that SFTTrainer prepares, the richest first
-
-
-def trainer_of(args: TrainingArguments | None, rows=None) -> type[Trainer]:
-    """The trainer that arguments are for; without any, that of the rows: TRL's SFTTrainer for texts.
-
-    Example:
-        >>> trainer_of(None).__name__
-        'Trainer'
-    """
-    columns = set(getattr(rows, "column_names", None) or ())
-    if args is None and "input_ids" not in columns and any(own <= columns for own in TEXT_ROWS):
-        return getattr(importlib.import_module("trl"), "SFTTrainer")
-    for kind in type(args).__mro__ if args is not None else ():
-        if kind.__name__ in TRAINERS:
-            module, name = TRAINERS[kind.__name__]
-            return getattr(importlib.import_module(module), name)
-    return Trainer
-
-
-def task_type_of(model: torch.nn.Module) -> str | None:
-    """PEFT's task type for a model of transformers; None of others."""
-    name = type(model).__name__
-    return next((task for end, task in TASK_TYPES.items() if name.endswith(end)), None)
-
-
-def search_arguments(
-    args: TrainingArguments | None, settings: dict, trainer_class: type[Trainer] = Trainer
-) -> AutoLoraTrainingArguments:
-    """The arguments of a search from those of a training: of its class too, and with its batch, rate and precision.
-    Without any, a rate of 1e-4, in bfloat16 where there is an accelerator."""
-    if args is None:
-        known = [kind.__name__ for kind in trainer_class.__mro__]
-        of_class = {trainer: kind for kind, (module, trainer) in TRAINERS.items() if module == "trl"}
-        name = next((of_class[own] for own in known if own in of_class), None)
-        kind = TrainingArguments if name is None else getattr(importlib.import_module("trl"), name)
-        bf16 = torch.accelerator.is_available()
-        args = kind(settings["output_dir"], learning_rate=1e-4, bf16=bf16, report_to="none", disable_tqdm=True)
-    kind = type(args)
-    own = {f.name: getattr(args, f.name) for f in dataclasses.fields(args) if f.init}
-    if issubclass(AutoLoraTrainingArguments, kind):
-        kind = AutoLoraTrainingArguments
-    elif not issubclass(kind, AutoLoraTrainingArguments):
-        kind = dataclasses.make_dataclass(f"Search{kind.__name__}", [], bases=(kind, AutoLoraTrainingArguments))
-    return kind(**{**own, **QUIET, **settings})
 
 
 def _searching(trainer_class: type[Trainer]) -> type[Trainer]:

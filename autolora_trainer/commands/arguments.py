@@ -1,0 +1,144 @@
+"""The words of the command `autolora`: its verbs, their arguments, and two examples of each."""
+
+import argparse
+
+from autolora_trainer.commands.export import FOLDERS, FORMATS
+from autolora_trainer.errors import UsageError
+from autolora_trainer.version import __version__
+
+VERBS = {  # what each is for, and two examples
+    "find": ("which modules, which ranks and how large, before a training", """
+  autolora find Qwen/Qwen3-0.6B chats.jsonl --format trl --output_dir found
+  autolora find Qwen/Qwen3-0.6B chats.jsonl --format llama-factory --max_lora_rank 16 --output_dir found"""),
+    "compress": ("any LoRA adapter, as small as held-out rows let it be", """
+  autolora compress my-adapter --eval_file dev.jsonl --output_dir small
+  autolora compress my-adapter --rank 8 --output_dir small      # without rows: by singular values"""),
+    "show": ("rank grid, parameters, MB, and what a server needs, of any LoRA adapter; no model is loaded", """
+  autolora show my-adapter
+  autolora show owner/an-adapter-on-the-hub"""),
+    "diff": ("where two patterns differ", """
+  autolora diff found small
+  autolora diff my-adapter owner/an-adapter-on-the-hub"""),
+    "export": ("the ranks in the words of another tool, or a trainable adapter for it", """
+  autolora export my-adapter --format axolotl
+  autolora export my-adapter --format adapter --pad --output start   # one rank everywhere, filled up with zeros"""),
+    "run": ("run_glue, run_nlg or run_ner with their own arguments, after a pip install", """
+  autolora run glue --task_name mrpc
+  autolora run nlg --help"""),
+}  # fmt: skip
+FIND_FORMATS = tuple(form for form in FORMATS if form != "method_comparison")
+
+
+class OneLine(argparse.ArgumentParser):
+    """Whose complaints are one line."""
+
+    def error(self, message):
+        what = "arguments" if " " in self.prog else "commands"
+        raise UsageError(f"{message}; {self.prog} --help lists the {what}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all verbs."""
+    raw = argparse.RawDescriptionHelpFormatter
+    lines = "".join(f"\n{name}: {what}{examples}\n" for name, (what, examples) in VERBS.items())
+    made = OneLine(prog="autolora", description=f"Ranks of LoRA, found, shown and handed on.\n{lines}",
+                   formatter_class=raw)  # fmt: skip
+    made.add_argument("--version", action="version", version=__version__)
+    verbs = made.add_subparsers(dest="command", required=True, metavar="VERB", parser_class=OneLine)
+    for name, (what, examples) in VERBS.items():
+        own = verbs.add_parser(name, description=what[0].upper() + what[1:] + ".", formatter_class=raw,
+                               epilog=f"examples:{examples}")  # fmt: skip
+        ARGUMENTS[name](own)
+    return made
+
+
+def _find(command) -> None:
+    command.add_argument("model", metavar="MODEL", help="a base model: folder or Hub id")
+    command.add_argument("data", metavar="DATA", help="rows: messages, prompt and completion, text, or label (JSON "
+                         "lines, CSV, parquet)")  # fmt: skip
+    size = command.add_argument_group("how large")
+    size.add_argument("--size", default="auto", help="auto, same (as --lora_r everywhere), lora:R, or parameters")
+    size.add_argument("--tolerance", type=float, default=0.05, help="share of the held-out gain that may be lost")
+    size.add_argument("--max_lora_rank", type=int, help="a cap on any module, for servers")
+    lora = command.add_argument_group("LoRA, as TRL has it")
+    lora.add_argument("--lora_r", type=int, default=8)
+    lora.add_argument("--lora_alpha", type=int, default=16)
+    lora.add_argument("--lora_target_modules", nargs="+", default=["all-linear"])
+    search = command.add_argument_group("the search")
+    search.add_argument("--eval_file", help="held-out rows; default: a fifth of DATA")
+    search.add_argument("--search_steps", type=int, help="default: until it has settled, 112 at most")
+    search.add_argument("--initial_rank", type=int, default=8, help="its width, the most that a module can get")
+    search.add_argument("--learning_rate", type=float, default=1e-4, help="that of your training")
+    search.add_argument("--seed", type=int, default=42)
+    search.add_argument("--resume_from_checkpoint", action="store_true", help="go on with what was interrupted")
+    _rows_and_model(command)
+    out = command.add_argument_group("what is written")
+    out.add_argument("--format", default="trl", choices=FIND_FORMATS, help="for the tool that trains")
+    out.add_argument("--pad", action="store_true", help="of adapter, llama-factory: one rank, filled up with zeros")
+    out.add_argument("--output_dir", required=True, help="a new folder")
+    _hub(out, "the adapter of --format adapter")
+
+
+def _compress(command) -> None:
+    command.add_argument("adapter", metavar="ADAPTER", help="a folder or Hub id of a LoRA adapter, whoever trained it")
+    rows = command.add_argument_group("what judges (one of the three)").add_mutually_exclusive_group(required=True)
+    rows.add_argument("--eval_file", help="rows that it was not trained on: messages, prompt and completion, text, or "
+                      "label (JSON lines, CSV, parquet)")  # fmt: skip
+    rows.add_argument("--rank", type=int, help="without rows: so many components of every module")
+    rows.add_argument(
+        "--energy", type=float, help="without rows: the share of Σ σ² that every module keeps, e.g. 0.95"
+    )
+    size = command.add_argument_group("how small")
+    size.add_argument("--tolerance", type=float, default=0.01, help="share by which the held-out loss may grow")
+    size.add_argument("--size", default="auto", help="auto, parameters, or lora:R")
+    size.add_argument("--max_lora_rank", type=int, help="a cap on any module, for servers")
+    heal = command.add_argument_group("training afterwards")
+    heal.add_argument("--heal_steps", type=int, default=0, help="steps on --train_file")
+    heal.add_argument("--train_file", help="rows to heal on")
+    heal.add_argument("--learning_rate", type=float, default=1e-4, help="of healing")
+    _rows_and_model(command).add_argument("--base_model", help="default: the one that the adapter names")
+    out = command.add_argument_group("what is written")
+    out.add_argument("--output_dir", required=True, help="a new folder for the small adapter")
+    _hub(out, "it")
+
+
+def _rows_and_model(command):
+    more = command.add_argument_group("model and rows")
+    more.add_argument("--batch_size", type=int, default=8)
+    more.add_argument("--max_length", type=int, default=1024, help="tokens of a row")
+    more.add_argument("--bf16", action="store_true", help="compute in bfloat16 autocast")
+    more.add_argument("--device_map", help="as of transformers' from_pretrained, e.g. auto: over several devices")
+    return more
+
+
+def _hub(out, what: str) -> None:
+    out.add_argument("--push_to_hub", action="store_true", help=f"upload {what}, with a card")
+    out.add_argument("--hub_model_id", help="owner/name; default: the name of --output_dir")
+    out.add_argument("--hub_token", help="default: that of `hf auth login`")
+    out.add_argument("--hub_private_repo", action="store_true")
+
+
+def _show(command) -> None:
+    what = "a LoRA adapter or an output directory, here or on the Hub, or a ranks.json"
+    command.add_argument("source", metavar="ADAPTER", help=what)
+
+
+def _export(command) -> None:
+    _show(command)
+    command.add_argument("--format", default="peft", choices=FORMATS)
+    command.add_argument("--lora_alpha", type=int, help="default: that of the run, else 16")
+    command.add_argument("--output", metavar="DIR", help=f"of {', '.join(FOLDERS)}: the folder to write")
+    command.add_argument("--pad", action="store_true", help="of adapter: one rank, filled up with zeros")
+
+
+def _diff(command) -> None:
+    command.add_argument("first", metavar="A")
+    command.add_argument("second", metavar="B")
+
+
+def _run(command) -> None:
+    command.add_argument("script", choices=("glue", "nlg", "ner"))
+    command.add_argument("arguments", nargs=argparse.REMAINDER)
+
+
+ARGUMENTS = {"find": _find, "compress": _compress, "show": _show, "diff": _diff, "export": _export, "run": _run}

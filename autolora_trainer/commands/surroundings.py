@@ -1,0 +1,52 @@
+"""What `autolora find` and `compress` share around their call: a quiet terminal with one bar, and the upload."""
+
+import logging
+import os
+import sys
+
+import datasets
+from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
+
+from autolora_trainer.errors import is_first_process
+from autolora_trainer.hub.push import check_repo_id, push_to_hub
+
+
+class BesideTheBar(logging.Handler):
+    """Log lines on stderr that leave a bar whole."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def one_bar() -> None:
+    """Show the package's log, and no bar but that of the call."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logger = logging.getLogger("autolora_trainer")
+    if is_first_process() and not any(isinstance(handler, BesideTheBar) for handler in logger.handlers):
+        logger.addHandler(BesideTheBar())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def repository(options) -> str | None:
+    """Where the result is pushed to; None where it is not.
+
+    Raises:
+        ValueError: for what cannot be the name of a repository, and for a name without `--push_to_hub`.
+    """
+    if not options.push_to_hub:
+        if options.hub_model_id is not None:
+            raise ValueError(f"--hub_model_id {options.hub_model_id} belongs to --push_to_hub. Add it, or drop both.")
+        return None
+    name = options.hub_model_id or os.path.basename(os.path.normpath(options.output_dir))
+    check_repo_id(name)
+    return name
+
+
+def pushed(options, folder: str, name: str) -> str:
+    """Upload a written adapter; what there is to say of it."""
+    url = push_to_hub(folder, name, options.hub_token, options.hub_private_repo or None)
+    return f"pushed to {url}"

@@ -1,0 +1,78 @@
+"""The one style of all pictures, and how they are written; matplotlib is loaded when one is drawn."""
+
+import io
+import os
+from collections.abc import Sequence
+
+from autolora_trainer.files import replacing
+
+INK, FAINT, RULE = "#1f2933", "#5f6b7a", "#c3cad3"
+
+
+def style():
+    """Settings for every picture: text stays text in the SVG, and two runs give the same bytes."""
+    import matplotlib
+
+    svg = {"svg.fonttype": "none", "svg.hashsalt": "autolora_trainer"}
+    return matplotlib.rc_context({**svg, "font.family": "DejaVu Sans", "text.usetex": False})
+
+
+def canvas(width: float, height: float):
+    """(figure, axes, write): a figure of so many inches with one Axes in inches, from its upper left corner, so that
+    cells and text keep their size whatever the number of rows, and many panels cost one Axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+
+    def write(x, y, text, size, colour, ha="center", va="center_baseline", **more):
+        axes.text(x, y, text, fontsize=size, color=colour, ha=ha, va=va, parse_math=False, **more)
+
+    return figure, axes, write
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Of a line of text, in inches; `size` in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    font = FontProperties(size=size, weight=weight)
+    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+def save_figure(figure, path, **settings) -> None:
+    """Write a picture whole or not at all. The format goes by the name's ending; no display is needed or opened."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=os.path.splitext(path)[1].lstrip("."), **settings)
+
+
+def save_in_both_forms(figure, folder: str | os.PathLike, names: tuple[str, str], dpi: int) -> tuple[str, str]:
+    """Write a picture as PNG and as SVG, which has no date; the two paths."""
+    png, svg = (os.path.join(folder, name) for name in names)
+    save_figure(figure, png, dpi=dpi)
+    save_figure(figure, svg, metadata={"Date": None, "Creator": None})
+    return png, svg
+
+
+def figure_svg(figure) -> str:
+    """A picture as an `<svg>` element."""
+    with style(), io.StringIO() as text:
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def pixels(figure):
+    """A picture as a numpy array of (height, width, 3) bytes, for trackers."""
+    import numpy
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    drawn = FigureCanvasAgg(figure)
+    drawn.draw()
+    return numpy.array(drawn.buffer_rgba())[..., :3]
+
+
+def luminance(colour: Sequence[float]) -> float:
+    """Relative luminance of an sRGB colour, 0 to 1 (WCAG 2): below 0.21 white text has more contrast than INK."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

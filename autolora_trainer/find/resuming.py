@@ -1,0 +1,72 @@
+"""A search of ranks that was interrupted, in the folder that was given for it."""
+
+import hashlib
+import json
+import os
+import shutil
+
+from autolora_trainer.files import read_json, write_json
+from autolora_trainer.ranks.adapter import fingerprint
+from autolora_trainer.runs.resume import LEARNED_TRAINING
+from autolora_trainer.search.arguments import SearchArguments
+from autolora_trainer.training.checkpoints import checkpoint_steps, newest_checkpoint
+
+SEARCH_FILE = "search.json"  # what decides a search; it marks a folder as one
+ROWS = 256  # that stand for all
+CHECKPOINTS = {"save_strategy": "steps", "save_only_model": False, "save_total_limit": None}
+
+
+def begin(trainer, folder: str) -> None:
+    """Note what decides a search, before its first step."""
+    if trainer.is_world_process_zero():
+        os.makedirs(folder, exist_ok=True)
+        write_json(os.path.join(folder, SEARCH_FILE), _note(trainer), indent=1)
+
+
+def go_on(trainer, folder: str) -> str | None:
+    """The newest whole checkpoint of the search in a folder; None where it had not got so far.
+
+    Raises:
+        ValueError: if the folder holds no search, or one of other rows, another model or other settings.
+    """
+    try:
+        earlier = read_json(os.path.join(folder, SEARCH_FILE))
+    except (OSError, ValueError):
+        raise ValueError(f"{folder} holds no search to go on with. Search without resume_from_checkpoint.") from None
+    for name, value in json.loads(json.dumps(_note(trainer))).items():
+        if earlier.get(name, value) != value:
+            raise ValueError(
+                f"The search in {folder} was begun with {name} {earlier[name]}, and this one has {value}. Search as "
+                "it was begun, or in a new folder."
+            )
+    return newest_checkpoint(folder)[0]
+
+
+def end(trainer, folder: str) -> None:
+    """Remove the checkpoints of a search that is through."""
+    if trainer.is_world_process_zero() and os.path.exists(os.path.join(folder, SEARCH_FILE)):
+        for step in checkpoint_steps(folder):
+            shutil.rmtree(os.path.join(folder, f"checkpoint-{step}"))
+
+
+def _note(trainer) -> dict:
+    """What decides a search: its settings, its rows as they are prepared, its base model."""
+    args = trainer.args
+    names = (*SearchArguments.__dataclass_fields__, *LEARNED_TRAINING, "max_steps", "num_train_epochs", "bf16")
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {
+        **{name: getattr(args, name) for name in names if hasattr(args, name)},
+        "global_batch_size": batch,
+        "train_dataset": _digest(trainer.train_dataset),
+        "val_dataset": _digest(trainer.val_dataset),
+        "model": fingerprint(trainer.model, trainer.gates.names),
+    }
+
+
+def _digest(rows) -> str:
+    """Of the number of rows and of 256 of them."""
+    digest = hashlib.sha256(str(len(rows)).encode())
+    for place in range(0, len(rows), max(1, len(rows) // ROWS)):
+        row = rows[place]
+        digest.update(repr(sorted(row.items()) if isinstance(row, dict) else row).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,44 @@
+"""The adapter that is to be made smaller, on its base model."""
+
+import os
+
+import torch
+import transformers
+from peft import PeftModel
+
+from autolora_trainer.errors import sentence
+from autolora_trainer.ranks.adapter import is_other_model
+from autolora_trainer.ranks.adapter_file import AdapterFile
+from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
+
+KINDS = {
+    "CAUSAL_LM": "CausalLM",
+    "SEQ_2_SEQ_LM": "Seq2SeqLM",
+    "SEQ_CLS": "SequenceClassification",
+    "TOKEN_CLS": "TokenClassification",
+    "QUESTION_ANS": "QuestionAnswering",
+}
+
+
+def load_given(source: str, base_model, device_map=None) -> PeftModel:
+    """An adapter of a folder or of the Hub on its base model."""
+    file = AdapterFile.from_pretrained(source)
+    base = base_model or file.config.get("base_model_name_or_path")
+    name = type(base).__name__ if isinstance(base, torch.nn.Module) else base
+    try:
+        if not isinstance(base, torch.nn.Module):
+            kind = getattr(
+                transformers, f"AutoModelFor{KINDS.get(file.config.get('task_type'), '')}".removesuffix("For")
+            )
+            labels = {} if file.labels is None else {"num_labels": file.labels}
+            base = kind.from_pretrained(base, device_map=device_map, **labels)
+        model = PeftModel.from_pretrained(base, source)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ValueError(
+            f"The adapter {source} does not load on {name}: {sentence(error)} Give the base_model that it was trained "
+            "on."
+        ) from error
+    path = os.path.join(source, RANKS_FILE)
+    if os.path.exists(path) and is_other_model(ranks := LearnedRanks.load(path), model):
+        raise ValueError(f"{source} was learned on {ranks.base_model}, and this base model has other weights.")
+    return model
