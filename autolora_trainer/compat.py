@@ -5,7 +5,8 @@ Each says which version needs it, and when it may go.
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import transformers
 from huggingface_hub.utils import _http
@@ -55,3 +56,28 @@ def silence_known_warnings() -> None:
     # PEFT 0.21 reads a property that transformers 5 renamed. Until PEFT follows.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT finds Conv1D by itself
+
+
+@contextmanager
+def gradients_through_4_bit(model) -> Iterator[None]:
+    """Inside, gradients pass through 4-bit layers on a CPU in evaluation mode too.
+
+    On CPUs with AVX512-BF16 bitsandbytes (0.50) repacks a weight in its first forward in evaluation mode, for a kernel
+    that has no gradient, and says nothing: what lies before such a layer then learns less. Until it keeps it to itself.
+    """
+    supported = {m: m.support_avx512bf16_for_cpu for m in model.modules() if hasattr(m, "support_avx512bf16_for_cpu")}
+    packed = []
+    for layer in supported:
+        layer.support_avx512bf16_for_cpu, weight = False, layer.weight
+        if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
+            from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+
+            packed.append((weight, weight.data, weight.quant_state))
+            weight.data, weight.quant_state = _convert_weight_packed_for_cpu_inverse(weight.data, weight.quant_state)
+    try:
+        yield
+    finally:
+        for layer, value in supported.items():
+            layer.support_avx512bf16_for_cpu = value
+        for weight, data, state in packed:
+            weight.data, weight.quant_state = data, state

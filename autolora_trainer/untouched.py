@@ -15,11 +15,12 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
     dtypes changed. Afterwards it is what it was, bit for bit, after an exception and Ctrl-C too, and so are Python's,
     numpy's and torch's global generators.
 
-    What every module holds is kept by reference, and the values of what asks for a gradient as a copy: weights that
+    What every module and every weight holds is kept by reference, and the values of what asks for a gradient as a copy: weights that
     are frozen before and inside are not copied.
     """
     modules = {module: (type(module), _shallow(vars(module))) for module in model.modules()}
     weights = {p: (p.data, p.requires_grad, p.grad) for p in (*model.parameters(), *model.buffers())}
+    beside = [(held, dict(vars(held))) for p in weights for held in (p, *_objects(p))]  # of a quantized weight
     values = {p: p.detach().clone() for p, (_, asks, _) in weights.items() if asks}
     gradients = {p: grad.clone() for p, (_, _, grad) in weights.items() if grad is not None}
     configs = {id(config): (config, _deep(vars(config))) for config in _configs(modules)}
@@ -31,6 +32,9 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
             module.__class__ = kind  # torch.nn.utils.parametrize and some loaders give a module another
             vars(module).clear()
             vars(module).update(_shallow(held))
+        for held, values_of in beside:
+            vars(held).clear()
+            vars(held).update(values_of)
         for weight, (data, asks, gradient) in weights.items():
             weight.data, weight.grad = data, gradient
             weight.requires_grad_(asks)
@@ -49,6 +53,12 @@ def _shallow(held: dict) -> dict:
     """A module's attributes, its own containers (parameters, buffers, modules, hooks, sets of names) copied."""
     kinds = (dict, list, set)
     return {name: copy.copy(value) if isinstance(value, kinds) else value for name, value in held.items()}
+
+
+def _objects(weight: torch.Tensor) -> list:
+    """What a quantized weight is read by: bitsandbytes repacks it in its first forward on some CPUs, and notes it in
+    the state that goes with it."""
+    return [value for value in vars(weight).values() if type(value).__name__ == "QuantState"]
 
 
 def _deep(held: dict) -> dict:

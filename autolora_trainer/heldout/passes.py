@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from autolora_trainer.compat import gradients_through_4_bit
 from autolora_trainer.lora.parts import base_model_of
 from autolora_trainer.training.passes import shifts_labels
 
@@ -37,7 +38,8 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
-        yield
+        with gradients_through_4_bit(model):
+            yield
     finally:
         for layer, forward in own.items():
             del layer.forward

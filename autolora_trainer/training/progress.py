@@ -71,8 +71,8 @@ def phase(trainer: Trainer, name: str, total: int) -> Iterator[Callable[..., Non
         own = any(isinstance(callback, ProgressCallback) for callback in trainer.callback_handler.callbacks)
         bar = tqdm(total=total, desc=name, leave=False) if own and trainer.is_world_process_zero() else None
     else:
+        bar.set_description(name, refresh=False)
         bar.reset(total)
-        bar.set_description(name)
 
     def tick(**notes):
         if bar is not None:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from autolora_trainer.compat import gradients_through_4_bit
 from autolora_trainer.training.finite import FiniteStepMixin
 
 
@@ -34,6 +35,10 @@ class ResumeMixin:
 
     _order: torch.Generator | None = None
     _epoch_began: torch.Tensor | None = None
+
+    def train(self, *args, **kwargs):
+        with gradients_through_4_bit(self.model):
+            return super().train(*args, **kwargs)
 
     def training_is_over(self) -> bool:
         return self.state.global_step >= self.state.max_steps
