@@ -1,5 +1,6 @@
 """Does what is exported build the learned ranks in the other tool, by that tool's own rules?"""
 
+import copy
 import json
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM, Trainer
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, Trainer
 
 import run_nlg
 from autolora_trainer.commands import cli
@@ -17,6 +18,9 @@ from autolora_trainer.errors import UsageError
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
+from autolora_trainer.scripts.command_line import parse_arguments
+from autolora_trainer.scripts.pipeline import prepare
+from autolora_trainer.scripts.request import settle
 from tests.helpers.models import byte_gpt2, byte_tokenizer, lora, tiny_llama
 from tests.helpers.rows import write_rows
 from tests.helpers.trainings import short_training
@@ -167,6 +171,33 @@ def test_a_run_hands_over_what_its_search_had_learned(tmp_path):
                     assert torch.allclose(own, kept[f"B.{module}#{part}"] @ kept[f"A.{module}#{part}"], atol=1e-6)
                 else:
                     assert own.abs().max() == 0
+
+
+def test_plain_peft_and_a_plain_trainer_end_where_the_retrain_does(tmp_path):
+    """The folder that is handed over, trained by nothing of this package, on the rows of the run."""
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    byte_gpt2().save_pretrained(tmp_path / "base")
+    rows = write_rows(tmp_path / "rows.jsonl", [{"input": f"ab {i}", "reference": "cd"} for i in range(24)])
+    run, start = tmp_path / "run", tmp_path / "start"
+    typed = ["--task_name", "nlg", "--train_file", rows, "--validation_file", rows, "--output_dir", str(run),
+             "--model_name_or_path", str(tmp_path / "base"), "--search_max_steps", "8", "--max_steps", "6",
+             "--size", "lora:1", "--decode", "false", "--per_device_train_batch_size", "4", "--use_cpu",
+             "--learning_rate", "1e-2", "--lora_dropout", "0.1", "--label_smoothing_factor", "0",
+             "--report_to", "none", "--seed", "3"]  # fmt: skip
+    run_nlg.main(typed)
+    cli.main(["export", str(run), "--format", "adapter", "--output", str(start)])
+    model = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(tmp_path / "base"), start, is_trainable=True)
+    asked = parse_arguments([*typed, "--overwrite"], data_arguments=run_nlg.NlgArguments, **run_nlg.DEFAULTS)
+    job = prepare(settle(run_nlg.Nlg(), *asked))
+    arguments = copy.copy(job.request.training)
+    arguments.output_dir = str(tmp_path / "plain")
+    Trainer(model, arguments, job.rows.collator, train_dataset=job.rows.datasets["train"]).train()
+    model.save_pretrained(tmp_path / "plain")
+    ours, plain, begun = (load_file(place / "adapter_model.safetensors") for place in (run, tmp_path / "plain", start))
+    scales = [AdapterFile.from_pretrained(place).scales for place in (run, tmp_path / "plain")]
+    assert scales[0] == scales[1] and ours.keys() == plain.keys()
+    assert all(torch.allclose(tensor, plain[name], atol=1e-6) for name, tensor in ours.items())
+    assert any(not torch.allclose(tensor, begun[name], atol=1e-3) for name, tensor in ours.items())
 
 
 @pytest.mark.parametrize(
