@@ -1,13 +1,16 @@
 """What the search adds to `transformers.TrainingArguments`."""
 
+import logging
 import math
 from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
+from autolora_trainer.errors import is_first_process
 from autolora_trainer.training.finite import NonFiniteArguments
 from autolora_trainer.values import check_choice, check_numbers, setting
 
+logger = logging.getLogger("autolora_trainer")
 RANK_RULE_CHOICES = ("contributions", "threshold")
 REMOVED_RULES = ("adaptive", "strength", "singular", "sensitivity", "uniform")  # until 0.1.0; worse than contributions
 LOOK_STEPS, SEARCH_STEPS = 28, 112  # of the scripts' search: weight steps between two looks, and at most
@@ -191,6 +194,8 @@ class SearchArguments:
                 f"rank_budget is the old name of size, got rank_budget {self.rank_budget} and size {self.size}. Drop "
                 "rank_budget."
             )
+        if self.rank_budget is not None and is_first_process():
+            logger.warning(f"rank_budget is the old name of size. Type size {self.rank_budget}.")
         self.size, self.rank_budget = self.rank_budget if self.size is None else self.size, None
         if self.size == "auto" and self.rank_rule == "threshold":
             raise ValueError(

@@ -1,5 +1,7 @@
 """Is an argument out of range refused, and is the range named?"""
 
+import dataclasses
+
 import pytest
 
 from tests.helpers.trainings import arguments
@@ -43,3 +45,10 @@ from tests.helpers.trainings import arguments
 def test_argument_out_of_range_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **changes)
+
+
+def test_the_old_name_of_size_is_told_once(tmp_path, caplog):
+    arguments = AutoLoraTrainingArguments(tmp_path, rank_budget="lora:2")
+    assert (arguments.size, arguments.rank_budget) == ("lora:2", None)
+    assert dataclasses.replace(arguments).size == "lora:2"
+    assert [record.message for record in caplog.records] == ["rank_budget is the old name of size. Type size lora:2."]

@@ -64,7 +64,9 @@ def test_gradients_pass_where_bitsandbytes_has_repacked(folder):
 
 
 def test_an_adapter_on_a_4_bit_base(folder, tmp_path):
-    model = get_peft_model(base(folder), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"]))
+    model = get_peft_model(
+        base(folder), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"])
+    )
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)

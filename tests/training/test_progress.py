@@ -8,7 +8,7 @@ from transformers import ProgressCallback, Trainer
 
 import run_glue
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
-from autolora_trainer.training.progress import PhaseProgress, phase, show_phase
+from autolora_trainer.training.progress import PhaseProgress, show_phase
 from tests.helpers.commands import as_argv
 from tests.helpers.models import lora, tiny_roberta
 from tests.helpers.rows import rows
