@@ -57,8 +57,10 @@ def _cuts(trial: dict, job: Job, held_out, folder: str) -> dict:
     """A wide adapter, its cuts by every method at every size, the size found, and what healing gives back."""
     model, keep = _trained(job, dict.fromkeys(job.source.costs, RANK)), _columns(held_out)
     started = time.perf_counter()
-    args = TrainingArguments(folder, per_device_train_batch_size=8, use_cpu=not torch.cuda.is_available(),
-                             seed=trial["seed"], bf16=job.request.training.bf16, report_to="none", disable_tqdm=True)  # fmt: skip
+    args = TrainingArguments(
+        folder, per_device_train_batch_size=8, use_cpu=not torch.cuda.is_available(), seed=trial["seed"],
+        bf16=job.request.training.bf16, report_to="none", disable_tqdm=True,
+    )  # fmt: skip
     small = compress(model, held_out.select_columns(keep), args=args, data_collator=job.rows.collator,
                      processing_class=job.rows.tokenizer, tolerance=0.01)  # fmt: skip
     measured, parts = time.perf_counter() - started, cuttable_parts(model)

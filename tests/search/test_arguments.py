@@ -48,7 +48,7 @@ def test_argument_out_of_range_is_refused(tmp_path, changes, message):
 
 
 def test_the_old_name_of_size_is_told_once(tmp_path, caplog):
-    arguments = AutoLoraTrainingArguments(tmp_path, rank_budget="lora:2")
-    assert (arguments.size, arguments.rank_budget) == ("lora:2", None)
-    assert dataclasses.replace(arguments).size == "lora:2"
+    made = arguments(tmp_path, rank_budget="lora:2")
+    assert (made.size, made.rank_budget) == ("lora:2", None)
+    assert dataclasses.replace(made).size == "lora:2"
     assert [record.message for record in caplog.records] == ["rank_budget is the old name of size. Type size lora:2."]
