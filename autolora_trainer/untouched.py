@@ -15,8 +15,8 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
     dtypes changed. Afterwards it is what it was, bit for bit, after an exception and Ctrl-C too, and so are Python's,
     numpy's and torch's global generators.
 
-    What every module and every weight holds is kept by reference, and the values of what asks for a gradient as a copy: weights that
-    are frozen before and inside are not copied.
+    What every module holds is kept by reference, and so is what lies beside a quantized weight; of values only those
+    of what asks for a gradient are copied, so that weights which are frozen before and inside take no memory.
     """
     modules = {module: (type(module), _shallow(vars(module))) for module in model.modules()}
     weights = {p: (p.data, p.requires_grad, p.grad) for p in (*model.parameters(), *model.buffers())}
