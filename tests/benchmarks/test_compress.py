@@ -25,7 +25,9 @@ def test_tables_say_what_is_kept_and_how_far_it_is_ahead():
     assert "| `compress` less: singular values over all modules | 10.0 % (10.0 to 10.0) |" in text
     assert text.splitlines()[8].endswith("| - |")  # no pair at a half
     assert "| e2e | found | 31 % (31 to 31) | +1.0 % | 98.5 % (98.5 to 98.5) | 100.0 % (100.0 to 100.0) | - |" in text
-    assert "| e2e | 1/8 | 12 % (12 to 12) | +6.7 % | 90.0 % (90.0 to 90.0) | 100.0 % (100.0 to 100.0) | 95.0 % |" in text
+    assert (
+        "| e2e | 1/8 | 12 % (12 to 12) | +6.7 % | 90.0 % (90.0 to 90.0) | 100.0 % (100.0 to 100.0) | 95.0 % |" in text
+    )
 
 
 def test_the_plan_has_every_trial_once_and_the_main_ones_first():
