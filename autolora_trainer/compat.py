@@ -63,7 +63,7 @@ def gradients_through_4_bit(model) -> Iterator[None]:
     """Inside, gradients pass through 4-bit layers on a CPU in evaluation mode too.
 
     On CPUs with AVX512-BF16 bitsandbytes (0.50) repacks a weight in its first forward in evaluation mode, for a kernel
-    that has no gradient, and says nothing: what lies before such a layer then learns less. Until it keeps it to itself.
+    that has no gradient, and says nothing: what lies before such a layer then learns less. Until it asks for one.
     """
     supported = {m: m.support_avx512bf16_for_cpu for m in model.modules() if hasattr(m, "support_avx512bf16_for_cpu")}
     packed = []

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from autolora_trainer.heldout.passes import ordered_batches
 from autolora_trainer.heldout.prefixes import chosen_of, mean_loss, measured_prefixes
 from autolora_trainer.heldout.split import split_rows
-from autolora_trainer.lora.cut import cut, cuttable_parts, singular_values
+from autolora_trainer.lora.cut import cut, cuttable_parts, leading, singular_values
 from autolora_trainer.methods.base import given_pattern
 from autolora_trainer.names import PREFIX
 from autolora_trainer.scripts.job import Job, make_trainer
@@ -109,17 +109,20 @@ def _line(method: str, size: str, chosen, costs, loss: float) -> dict:
 
 def _peft(job: Job, model, size: str, within: int) -> dict:
     """PEFT's own conversion with ranks by a share of the energy: the largest share that stays within a size."""
-    low, high, best = 0.0, 1.0, None
-    for _ in range(12):
+    parts = cuttable_parts(model)
+    sigmas, own = singular_values(parts), None
+    low, high = 0.0, 1.0
+    for _ in range(40):
         share = (low + high) / 2
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is LoRA already
-            config, tensors = convert_to_lora(model, share)
-        own = sum(tensor.numel() for name, tensor in tensors.items() if "lora_" in name)
-        low, high, best = (share, high, (config, tensors, own)) if own <= within else (low, share, best)
-    if best is None:  # a component of every module is more than that
+        ranks = {name: len(places) for name, places in leading(sigmas, share).items()}
+        fits = sum(parts[name].cost * rank for name, rank in ranks.items()) <= within
+        low, high = (share, high) if fits else (low, share)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is LoRA already
+        config, tensors = convert_to_lora(model, low)
+    own = sum(tensor.numel() for name, tensor in tensors.items() if "lora_" in name)
+    if own > within:  # a component of every module is more than that
         return {"method": "convert_to_lora", "size": size, "parameters": None, "loss": None}
-    config, tensors, own = best
     given = model.peft_config["default"]  # whose head is saved beside the updates
     config.modules_to_save, config.task_type = given.modules_to_save, given.task_type
     config.target_modules = {name.removeprefix(PREFIX).split(".lora_")[0] for name in tensors}
