@@ -34,6 +34,7 @@ RATES = {True: (2e-3, 4e-3, 8e-3), False: (5e-4, 1e-3, 2e-3)}  # of tasks in CAP
 LADDER = (1, 2, 4, 8, 16)
 PATTERNS = ("shuffled", "random", "mlp", "svd")
 ORDER = dict.fromkeys(("shuffled", "fixed", "warm"), "contributions")  # whose order a method's ranks come from
+OWN_RATE = {"found": "warm", "rank 8": "uniform"}  # sizes whose rates are tuned there, and of which method
 TRIALS = ("information", "one_kind", "search", "tuning", "none", "train")  # kinds of trial
 RIVALS = ("fixed", "count", "adalora")  # fixed: contributions of a search whose α stays 1
 
@@ -74,7 +75,11 @@ def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
         if step_of(task, "half", rows) is None:
             return
     tuning = {"kind": "tuning", **DEVELOP, "task": task}
-    tried = lambda method: ({**tuning, "method": method, "rate": rate} for rate in _grid(task, method, rows))
+
+    def tried(method: str, size: str | None = None):
+        at = {} if size is None else {"size": size}
+        return ({**tuning, "method": method, **at, "rate": rate} for rate in _grid(task, method, rows, size))
+
     yield from tried("uniform")
     searches = [
         {"kind": "search", **DEVELOP, "task": task, "k": k}
@@ -83,11 +88,14 @@ def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
     yield from searches
     if all(search_of(task, DEVELOP["seed"], rows, "develop", own["k"]) for own in searches):
         yield from tried("contributions")
+        if task in CAPACITY and task not in LLM:  # of the size found, which is another than the middle one
+            yield from tried("warm", "found")
+            yield from tried("uniform", "rank 8")
 
 
-def _grid(task: str, method: str, rows: list[dict]) -> list[float]:
+def _grid(task: str, method: str, rows: list[dict], size: str | None = None) -> list[float]:
     """The rates that tuning tries: beyond an edge of the grid as long as the best is there, twice at most."""
-    grid, tried = list(RATES[LONG.get(task, task) in CAPACITY]), tried_rates(task, method, rows)
+    grid, tried = list(RATES[LONG.get(task, task) in CAPACITY]), tried_rates(task, method, rows, size)
     for _ in range(2):
         if set(grid) <= set(tried):
             best = min(grid, key=tried.get)
@@ -100,6 +108,8 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
     final = final_of(task, seed)
     rates = [rate_of(task, method, rows) for method in ("contributions", "uniform")]
     few = seed in SEEDS[:FEW]
+    if task in CAPACITY and task not in LLM:
+        rates += [rate_of(task, method, rows, size) for size, method in OWN_RATE.items()]
     if None in rates or (task in (*LLM, *LONG) and not few):
         return
     yield {"kind": "none", **final}
@@ -269,15 +279,18 @@ def shuffled(ranks: dict[str, int], seed: int) -> dict[str, int]:
 # ---- rates
 
 
-def tried_rates(task: str, method: str, rows: list[dict]) -> dict[float, float]:
-    """{rate: held-out loss} of a method's tuning."""
-    task = LONG.get(task, task)
-    return {r["rate"]: r["loss"] for r in rows if (r["kind"], r["task"], r.get("method")) == ("tuning", task, method)}
+def tried_rates(task: str, method: str, rows: list[dict], size: str | None = None) -> dict[float, float]:
+    """{rate: held-out loss} of a method's tuning, at the middle size or at another."""
+    wanted = ("tuning", LONG.get(task, task), method, size)
+    return {r["rate"]: r["loss"] for r in rows if tuple(map(r.get, ("kind", "task", "method", "size"))) == wanted}
 
 
-def rate_of(task: str, method: str, rows: list[dict]) -> float | None:
-    """The rate that tuning chose: of contributions for patterns that a search made, else of uniform."""
+def rate_of(task: str, method: str, rows: list[dict], size: str | None = None) -> float | None:
+    """The rate that tuning chose: of contributions for patterns that a search made, else of uniform; where capacity
+    may be a limit, at the size found and at rank 8 their own."""
     of_search = method in ("contributions", "warm", "shuffled", "svd", "count", "fixed") and task not in LONG
-    source = "contributions" if of_search else "uniform"
-    tried = tried_rates(task, source, rows)
-    return min(tried, key=tried.get) if set(_grid(task, source, rows)) <= set(tried) else None
+    source, at = "contributions" if of_search else "uniform", None
+    if size in OWN_RATE and task in CAPACITY and task not in LLM:
+        source, at = OWN_RATE[size], size
+    tried = tried_rates(task, source, rows, at)
+    return min(tried, key=tried.get) if set(_grid(task, source, rows, at)) <= set(tried) else None

@@ -58,15 +58,19 @@ def _one_kind(trial, options, rows, folder) -> dict:
 
 def _tuning(trial, options, rows, folder) -> dict:
     size = "half" if trial["task"] in plan.CAPACITY else {"uniform": "rank 8"}.get(trial["method"], "found")
-    job = _job(trial, options, folder, learning_rate=trial["rate"])
-    ranks = plan.ranks_of({**trial, "size": size}, job.source.costs, rows)
-    loss, _ = _trained(job, ranks)
+    trial = {"size": size, **trial}
+    job, start = _job(trial, options, folder, learning_rate=trial["rate"]), None
+    ranks = plan.ranks_of(trial, job.source.costs, rows)
+    if trial["method"] == "warm":
+        chosen = plan.components_of(trial, job.source.costs, rows)
+        start = _kept(plan.search_for(trial, rows), options, chosen, folder)
+    loss, _ = _trained(job, ranks, start=start)
     return {"loss": loss, "parameters": plan.parameters(ranks, job.source.costs)}
 
 
 def _train(trial, options, rows, folder) -> dict:
     task, method, steps = TASKS[trial["task"]], trial["method"], TASKS[trial["task"]].steps
-    rate, extra = plan.rate_of(trial["task"], method, rows), 0
+    rate, extra = plan.rate_of(trial["task"], method, rows, trial["size"]), 0
     if trial["account"] == "b":
         extra = plan.search_for(trial, rows)["passes"]
     changes = {"learning_rate": rate, "max_steps": steps + extra}

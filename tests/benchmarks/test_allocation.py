@@ -17,8 +17,8 @@ def information(task="e2e", bits=640):
     return {"kind": "information", **plan.DEVELOP, "task": task, "bits": bits, "costs": COSTS, "loss": 1.0}
 
 
-def tuning(task, method, losses):
-    return [{"kind": "tuning", **plan.DEVELOP, "task": task, "method": method, "rate": rate, "loss": loss}
+def tuning(task, method, losses, **at):
+    return [{"kind": "tuning", **plan.DEVELOP, "task": task, "method": method, "rate": rate, "loss": loss, **at}
             for rate, loss in losses.items()]  # fmt: skip
 
 
@@ -54,11 +54,17 @@ def test_what_is_due_waits_for_the_rows_it_needs():
     assert [t["method"] for t in plan.left(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")] == ["uniform"] * 3
     assert [t["k"] for t in plan.left(rows) if (t["kind"], t["task"]) == ("search", "e2e")] == [8]
     rows.append(searched())
-    assert len([t for t in plan.left(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")]) == 6
+    assert len([t for t in plan.left(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")]) == 12
     assert not [t for t in plan.left(rows) if (t["kind"], t["task"]) == ("none", "e2e")]
     for method in ("uniform", "contributions"):
         rows += tuning("e2e", method, {2e-3: 3.0, 4e-3: 2.0, 8e-3: 2.5})
     assert plan.rate_of("e2e", "contributions", rows) == 4e-3
+    own = [(t["method"], t["size"]) for t in plan.left(rows) if t["kind"] == "tuning" and t.get("size")]
+    assert own == [("warm", "found")] * 3 + [("uniform", "rank 8")] * 3
+    assert not [t for t in plan.left(rows) if (t["kind"], t["task"]) == ("none", "e2e")]
+    rows += tuning("e2e", "warm", {2e-3: 2.0, 4e-3: 3.0, 8e-3: 3.5, 1e-3: 2.5}, size="found")
+    rows += tuning("e2e", "uniform", {2e-3: 3.0, 4e-3: 2.0, 8e-3: 2.5}, size="rank 8")
+    assert plan.rate_of("e2e", "contributions", rows, "found") == 2e-3 != plan.rate_of("e2e", "warm", rows, "half")
     seeds = [t["seed"] for t in plan.left(rows) if (t["kind"], t["task"]) == ("none", "e2e")]
     assert seeds == list(plan.SEEDS) and not [t for t in plan.left(rows) if t["kind"] == "train"]
     rows.append(searched(seed=11, stage="final"))
