@@ -121,9 +121,9 @@ def find_size(
     targets: int | None = None,
     of_whole: bool = False,
 ) -> Curve:
-    """The smallest prefix of an order that keeps the held-out gain: its loss, and a standard error of the difference,
-    lie within `tolerance` times the gain of the best prefix; or, `of_whole`, within `tolerance` times the loss of the
-    whole order.
+    """The smallest prefix of an order that keeps the held-out gain: its loss lies within `tolerance` times the gain of
+    the best prefix, or, `of_whole`, within `tolerance` times the loss of the whole order; and with a standard error of
+    the difference within twice that, so that too few rows choose no size by chance.
 
     About ten prefixes are measured: all of the order and its halves down to a sixteenth, on while they keep the gain
     or are better; then bisection. A curve is of what a short search has learned. What a long training has to learn
@@ -174,7 +174,8 @@ class _Sizes:
         top = len(self.order) if self.of_whole else self.best
         rows, whole = self.measured[size], self.measured[top]
         allowed = self.tolerance * (mean_loss(whole) if self.of_whole else self.gain)
-        return size == top or mean_loss(rows) - mean_loss(whole) + paired_error(rows, whole) <= allowed
+        lost = mean_loss(rows) - mean_loss(whole)
+        return size == top or lost <= min(allowed, 2 * allowed - paired_error(rows, whole))
 
     def search(self) -> None:
         """Halves, then bisection."""

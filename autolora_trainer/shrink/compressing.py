@@ -63,7 +63,7 @@ def compress(
         rank: without rows: so many components everywhere, or, of a float, the share of the energy Σ σ² that every
             module keeps, as of PEFT's `save_as_lora`.
         size: auto, a number of parameters, or lora:R, as many as rank R everywhere.
-        tolerance: share by which the held-out loss may grow, a standard error included.
+        tolerance: share by which the held-out loss may grow, and with a standard error by twice that.
         max_lora_rank: a cap on any module, for servers.
         heal_steps: so many steps of ordinary training afterwards, on `train_dataset`, with `args`.
         device_map: of a base model that is loaded here, as `from_pretrained` takes it.

@@ -140,3 +140,16 @@ def test_a_size_has_room_for_what_the_rows_teach():
     curve = find_size(losses, ORDER, COSTS, 0.01, targets=int(17 * 10 * 3 / bits))
     assert curve.kept == 17 and curve.size == 170 and curve.load(170) == pytest.approx(1.5, rel=0.01)
     assert kept(10**6) == 40  # all that there is
+
+
+@pytest.mark.parametrize("noise, kept", [(0.0, 5), (0.04, 5), (0.09, 6)])
+def test_a_size_is_within_the_tolerance_and_sure_within_twice_that(noise, kept):
+    """5 of 6 components lose 0.04 of a gain of 1 at a tolerance of 0.05; how sure that is depends on the rows."""
+    sure = torch.tensor([noise, -noise]).repeat(50) * 10  # of mean 0; the mean of 100 rows has an error of `noise`
+
+    def losses(components):
+        loss = 2 - sum([0.5, 0.3, 0.1, 0.04, 0.02, 0.04][: len(components)])
+        return torch.stack([loss + sure * (0 < len(components) < 6), torch.ones(100)], dim=1).double()
+
+    assert paired_error(losses(ORDER[:5]), losses(ORDER[:6])) == pytest.approx(noise, rel=0.01)
+    assert find_size(losses, ORDER[:6], COSTS, 0.05).kept == kept
