@@ -58,7 +58,7 @@ def _find(command) -> None:
                          "lines, CSV, parquet)")  # fmt: skip
     size = command.add_argument_group("how large")
     size.add_argument("--size", default="auto", help="auto, same (as --lora_r everywhere), lora:R, or parameters")
-    size.add_argument("--tolerance", type=float, default=0.05, help="share of the held-out gain that may be lost")
+    size.add_argument("--tolerance", type=float, default=0.06, help="share of the held-out gain that may be lost")
     size.add_argument("--max_lora_rank", type=int, help="a cap on any module, for servers")
     lora = command.add_argument_group("LoRA, as TRL has it")
     lora.add_argument("--lora_r", type=int, default=8)

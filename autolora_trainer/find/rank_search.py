@@ -61,7 +61,7 @@ class RankSearch:
         processing_class=None,
         trainer_class: type[Trainer] | None = None,
         size: str | int = "auto",
-        tolerance: float = 0.05,
+        tolerance: float = 0.06,
         max_lora_rank: int | None = None,
         min_rank: int = 0,
         initial_rank: int = 8,

@@ -116,7 +116,7 @@ def find_size(
     losses: Callable[[Sequence[Component]], torch.Tensor],
     order: Sequence[Component],
     costs: dict[str, int],
-    tolerance: float = 0.05,
+    tolerance: float = 0.06,
     none: torch.Tensor | None = None,
     targets: int | None = None,
     of_whole: bool = False,

@@ -111,7 +111,7 @@ class SearchArguments:
     )
     rank_budget: str | None = setting(None, "The old name of size.")
     tolerance: float = setting(
-        0.05, "Share of the held-out gain that a size which is found may lose; a retrain wins most of it back."
+        0.06, "Share of the held-out gain that a size which is found may lose; a retrain wins most of it back."
     )
     max_lora_rank: int | None = setting(
         None, "The most that the rank of a module may be, for servers that have a cap."

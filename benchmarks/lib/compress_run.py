@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from dataclasses import replace
 
 import torch
 from peft import convert_to_lora, get_peft_model, set_peft_model_state_dict
@@ -20,6 +21,7 @@ from benchmarks.lib import trials
 from benchmarks.lib.allocation_run import by_value
 from benchmarks.lib.allocation_tasks import HELD_OUT, TASKS, held_out_loss, prepared, row_losses
 
+TESTS = 400  # rows that are scored
 RANK = 16  # of the adapter that is given, everywhere
 SIZES = {"1/16": 1, "1/8": 2, "1/4": 4, "1/2": 8}  # uniform ranks
 HEALED = ("1/8", "1/4")
@@ -38,7 +40,7 @@ def run(trial: dict, options) -> dict:
 
 def _rows(trial: dict, options, folder: str) -> tuple[Job, object]:
     """The task with four fifths of its training rows, and the fifth that judges cuts."""
-    task = TASKS[trial["task"]]
+    task = replace(TASKS[trial["task"]], tests=TESTS)
     job = prepared(task, trial["seed"], options, "final", folder, method="autolora", learning_rate=RATES[task.name])
     train, held_out = split_rows(job.rows.datasets["train"], HELD_OUT, trial["seed"], job.rows.groups)
     rows = job.rows.datasets["train"]
@@ -85,7 +87,7 @@ def _cuts(trial: dict, job: Job, held_out, folder: str) -> dict:
     return {
         "parameters": RANK * sum(costs.values()), "given": given, "without": without, "cuts": rows, "found": found,
         "healed": [_healed(job, model, size, chosen, costs) for size, chosen in own.items()],
-        "steps": job.request.training.max_steps, "compress_seconds": round(measured),
+        "steps": job.request.training.max_steps, "tests": len(job.rows.datasets["validation"]), "compress_seconds": round(measured),
         "curve": [[p.parameters, round(p.loss, 5), round(p.error, 5)] for p in small.curve.points],
     }  # fmt: skip
 
