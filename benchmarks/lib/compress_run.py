@@ -87,7 +87,8 @@ def _cuts(trial: dict, job: Job, held_out, folder: str) -> dict:
     return {
         "parameters": RANK * sum(costs.values()), "given": given, "without": without, "cuts": rows, "found": found,
         "healed": [_healed(job, model, size, chosen, costs) for size, chosen in own.items()],
-        "steps": job.request.training.max_steps, "tests": len(job.rows.datasets["validation"]), "compress_seconds": round(measured),
+        "steps": job.request.training.max_steps, "tests": len(job.rows.datasets["validation"]),
+        "compress_seconds": round(measured),
         "curve": [[p.parameters, round(p.loss, 5), round(p.error, 5)] for p in small.curve.points],
     }  # fmt: skip
 
