@@ -113,18 +113,20 @@ def _line(method: str, size: str, chosen, costs, loss: float) -> dict:
 def _peft(job: Job, model, size: str, within: int) -> dict:
     """PEFT's own conversion with ranks by a share of the energy: the largest share that stays within a size."""
     parts = cuttable_parts(model)
-    sigmas, own = singular_values(parts), None
-    low, high = 0.0, 1.0
+    sigmas, low, high = singular_values(parts), 0.0, 1.0
     for _ in range(40):
         share = (low + high) / 2
         ranks = {name: len(places) for name, places in leading(sigmas, share).items()}
         fits = sum(parts[name].cost * rank for name, rank in ranks.items()) <= within
         low, high = (share, high) if fits else (low, share)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is LoRA already
-        config, tensors = convert_to_lora(model, low)
-    own = sum(tensor.numel() for name, tensor in tensors.items() if "lora_" in name)
-    if own > within:  # a component of every module is more than that
+    for share in (low, low * (1 - 1e-4), low * (1 - 1e-3)):  # its singular values are those of float32
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is LoRA already
+            config, tensors = convert_to_lora(model, share)
+        own = sum(tensor.numel() for name, tensor in tensors.items() if "lora_" in name)
+        if own <= within:
+            break
+    else:  # a component of every module is more than that
         return {"method": "convert_to_lora", "size": size, "parameters": None, "loss": None}
     given = model.peft_config["default"]  # whose head is saved beside the updates
     config.modules_to_save, config.task_type = given.modules_to_save, given.task_type
