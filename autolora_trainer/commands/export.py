@@ -10,10 +10,10 @@ from autolora_trainer.errors import is_first_process
 from autolora_trainer.files import write_json
 from autolora_trainer.ranks.adapter_file import CONFIG_FILE, WEIGHTS_FILE, AdapterFile
 from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.ranks.pattern import lora_pattern
 
 TEXTS, FOLDERS = ("peft", "trl", "unsloth", "axolotl"), ("adapter", "llama-factory", "method_comparison")
 FORMATS = (*TEXTS, *FOLDERS)
-NAMES = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
 
 
 def export(ranks: LearnedRanks, form: str, **lora) -> str:
@@ -30,9 +30,9 @@ def export(ranks: LearnedRanks, form: str, **lora) -> str:
     """
     if form == "axolotl":
         return _axolotl(ranks, lora)
-    config = _pattern(ranks, form, lora)
-    settings = {name: getattr(config, name) for name in NAMES} | {"target_modules": sorted(config.target_modules)}
-    if config.use_rslora:
+    settings = _pattern(ranks, form, lora)
+    settings["target_modules"] = sorted(settings["target_modules"])
+    if lora.get("use_rslora"):
         settings["use_rslora"] = True
     if form == "peft":
         return json.dumps(settings, indent=2)
@@ -54,13 +54,13 @@ def _literal(value) -> str:
 
 def _axolotl(ranks: LearnedRanks, lora: dict) -> str:
     """Every module has the same scale, in whole numbers: `lora_alpha` is a multiple of its rank."""
-    config = _pattern(ranks, "axolotl", {**lora, "scaling": "constant"})
-    scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    own = _pattern(ranks, "axolotl", {**lora, "scaling": "constant"})
+    scale = own["lora_alpha"] / (own["r"] ** 0.5 if lora.get("use_rslora") else own["r"])
     whole = max(1, round(scale))
     settings = {
-        "adapter": "lora", "lora_r": config.r, "lora_alpha": whole * config.r,
-        "lora_target_modules": sorted(config.target_modules), "lora_rank_pattern": config.rank_pattern,
-        "lora_alpha_pattern": {key: whole * rank for key, rank in config.rank_pattern.items()},
+        "adapter": "lora", "lora_r": own["r"], "lora_alpha": whole * own["r"],
+        "lora_target_modules": sorted(own["target_modules"]), "lora_rank_pattern": own["rank_pattern"],
+        "lora_alpha_pattern": {key: whole * rank for key, rank in own["rank_pattern"].items()},
     }  # fmt: skip
     said = f"# every update has the scale {whole}"
     if abs(whole - scale) > 1e-6:
@@ -78,9 +78,11 @@ def export_experiment(ranks: LearnedRanks, output: str, **lora) -> str:
     Raises:
         ValueError: as `export`, and if the folder holds something already.
     """
-    config = _pattern(ranks, "method_comparison", lora)
-    config.task_type = "CAUSAL_LM"
     check_new(output)
+    pattern = _pattern(ranks, "method_comparison", lora)
+    from peft import LoraConfig
+
+    config = LoraConfig(task_type="CAUSAL_LM", use_rslora=bool(lora.get("use_rslora")), **pattern)
     config.save_pretrained(output)
     parameters = {"model_id": ranks.base_model} if ranks.base_model else {}
     write_json(os.path.join(output, "training_params.json"), parameters, indent=2)
@@ -162,15 +164,15 @@ def check_new(output: str) -> None:
         raise ValueError(f"{output} is not empty. Give a new folder.")
 
 
-def _pattern(ranks: LearnedRanks, form: str, lora: dict):
-    """The `LoraConfig` of ranks of whole modules."""
+def _pattern(ranks: LearnedRanks, form: str, lora: dict) -> dict:
+    """See `lora_pattern`; of ranks of whole modules."""
     parts = [name for name, rank in ranks.ranks.items() if "#" in name and rank]
     if parts:
         raise ValueError(
             f"{parts[0]!r} is a part of a fused module, and {form} takes whole modules: their sum would train more "
             "than was searched. Use --format adapter, or --ranks of this package's scripts."
         )
-    return ranks.to_lora_config(**lora)
+    return lora_pattern(ranks.ranks, **lora)
 
 
 def scale_of(source: str) -> dict:

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import math
 import os
-import re
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +15,7 @@ from autolora_trainer.ranks.document import ADVICE, FORMAT_VERSION, NUMBERS, is_
 from autolora_trainer.ranks.grid import by_module, format_rank_table
 from autolora_trainer.ranks.heatmap import heatmap_figure
 from autolora_trainer.ranks.html import format_rank_html
+from autolora_trainer.ranks.pattern import lora_pattern, mean_rank
 
 if TYPE_CHECKING:  # PEFT loads torch, which reading ranks does without
     from peft import LoraConfig
@@ -122,9 +120,8 @@ class LearnedRanks:
 
     @property
     def mean_rank(self) -> float:
-        """Of the modules and parts that have any; plain LoRA of rank R has R."""
-        kept = [rank for rank in self.ranks.values() if rank > 0]
-        return sum(kept) / len(kept) if kept else 0.0
+        """See `ranks.pattern.mean_rank`."""
+        return mean_rank(self.ranks)
 
     def to_json(self) -> str:
         """The content of ranks.json.
@@ -247,30 +244,10 @@ class LearnedRanks:
         """
         from peft import LoraConfig
 
-        if scaling not in ("constant", "paper"):
-            raise ValueError(f"scaling must be constant or paper, got {scaling!r}.")
-        kept = {name: rank for name, rank in self.module_ranks.items() if rank > 0}
-        if not kept:
-            raise ValueError("Every module has rank 0, so there is no adapter to train. Set min_rank 1 or a size.")
         settings = {**_lora_settings(base), **lora_arguments}
         lora_alpha = settings.pop("lora_alpha", 16)
-        largest, mean_rank = max(kept.values()), self.mean_rank
-        keys = {name: "^" + re.escape(name) for name in kept}
-        parts = Counter(module_of(name) for name, rank in self.ranks.items() if rank > 0)  # 1 where there are none
-        grow = math.sqrt if settings.get("use_rslora") else float  # rsLoRA divides by sqrt(r)
-        if scaling == "constant":
-            alphas = {keys[name]: _plain(lora_alpha * grow(rank / mean_rank)) for name, rank in kept.items()}
-            lora_alpha = _plain(lora_alpha * grow(largest / mean_rank))
-        else:  # a fused module has one scale: that of the mean rank of its parts
-            alphas = {keys[name]: _plain(lora_alpha * grow(parts[name])) for name in kept if parts[name] > 1}
-        return LoraConfig(
-            **settings,
-            r=largest,
-            lora_alpha=lora_alpha,
-            target_modules=list(kept),
-            rank_pattern={keys[name]: rank for name, rank in kept.items()},
-            alpha_pattern=alphas,
-        )
+        pattern = lora_pattern(self.ranks, lora_alpha, bool(settings.get("use_rslora")), scaling)
+        return LoraConfig(**settings, **pattern)
 
     def check_names(self, names, exactly: bool = False) -> None:
         """Raise `ValueError` unless every module here is among `names` of a model's modules; of a part of a fused
@@ -287,10 +264,6 @@ class LearnedRanks:
                 f"ranks.json names {len(self.modules)} modules, and the model lacks {len(missing)} of them; the first "
                 f"is {missing[0]!r}. Was it learned on another checkpoint ({self.base_model})?"
             )
-
-
-def _plain(number: float) -> int | float:
-    return int(number) if float(number).is_integer() else number
 
 
 def _lora_settings(base: "LoraConfig | None") -> dict:
