@@ -55,6 +55,10 @@ def silence_known_warnings() -> None:
     """Drop warnings about nothing of the user's."""
     # PEFT 0.21 reads a property that transformers 5 renamed. Until PEFT follows.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    # transformers 5.23 renamed it, and TRL's configurations have the old name. Until transformers 6.
+    warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
+    # TRL 1.16 computes logits for those who ask for outputs, which held-out losses by row need. Until TRL 2.
+    warnings.filterwarnings("ignore", message="`return_outputs=True`", category=FutureWarning)
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT finds Conv1D by itself
 
 

@@ -8,6 +8,7 @@ import datasets
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
+from autolora_trainer.compat import silence_known_warnings
 from autolora_trainer.errors import is_first_process
 from autolora_trainer.hub.push import check_repo_id, push_to_hub
 
@@ -20,10 +21,11 @@ class BesideTheBar(logging.Handler):
 
 
 def one_bar() -> None:
-    """Show the package's log, and no bar but that of the call."""
+    """Show the package's log, and neither warnings about nothing of the user's nor bars but that of the call."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    silence_known_warnings()
     logger = logging.getLogger("autolora_trainer")
     if is_first_process() and not any(isinstance(handler, BesideTheBar) for handler in logger.handlers):
         logger.addHandler(BesideTheBar())
