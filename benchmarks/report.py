@@ -26,6 +26,7 @@ from benchmarks.lib import (  # noqa: E402
     allocation_report,
     committed,
     comparison,
+    compress_report,
     cost_tables,
     patterns,
     trials,
@@ -34,6 +35,10 @@ from benchmarks.lib.committed import command_of, join, not_measured, plan_block,
 from benchmarks.lib.paper_tables import TABLES, at_scale, paper_table, table5  # noqa: E402
 from benchmarks.lib.significance import markdown  # noqa: E402
 
+COMPRESS = (
+    "python benchmarks/compress.py --data $DATA --models gpt2=GPT2 minilm=MODEL smollm2=SMOLLM2 --bf16 --tasks e2e "
+    "jnlpba smollm2"
+)
 RELIABILITY = "python benchmarks/reliability.py"
 PAGES = ("RESULTS.md", "README.md")
 PICTURES = "benchmarks/results/pictures"
@@ -157,6 +162,7 @@ BLOCKS = {  # by the names in the pages
     "figure 3": ranks_block,
     "extras": partial(plan_block, "extras"),
     "planted ranks": partial(own_block, "planted/planted", planted_table, planted.COMMAND, "planted"),
+    "compress": partial(own_block, "compress", compress_report.report, COMPRESS, "compress.jsonl"),
     "cost": cost_block,
     "reliability": partial(own_block, "reliability", reliability_tables, RELIABILITY, "reliability.jsonl"),
 }
@@ -173,6 +179,7 @@ def texts() -> dict[str, str]:
     pages = {name: written(text) for name in PAGES if (text := _content(name))}
     of_plan = lambda name: lambda rows: comparison.report(rows, committed.plan_of(f"plans/{name}"))
     made = {"methods": of_plan("methods"), "allocation": allocation_report.report}
+    made |= {"compress": compress_report.report}
     found = {f"benchmarks/results/{name}.md": write(rows) for name, write in made.items() if (rows := rows_of(name))}
     return pages | found
 
