@@ -7,7 +7,6 @@ import sys
 
 import pytest
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
 from autolora_trainer.commands import cli
 from autolora_trainer.commands.arguments import VERBS
@@ -54,16 +53,18 @@ def test_a_terminal_sees_what_it_takes_and_one_bar(place, tmp_path, monkeypatch,
     assert "{'" not in shown and "Map" not in shown and "Loading" not in shown  # neither logs nor others' bars
 
 
-def test_a_log_file_gets_the_lines_and_no_bar(place, tmp_path, monkeypatch, capsys):  # noqa: F811
-    clean_log(monkeypatch)
-    monkeypatch.setattr(sys, "stderr", quiet := io.StringIO())
-    cli.main(typed(place, tmp_path, "find"))
-    assert [line.split(":")[0] for line in quiet.getvalue().splitlines()] == ["find", "find"]
-
-
 @pytest.mark.parametrize("verb", ["find", "compress"])
 def test_the_result_is_pushed_with_its_card(place, tmp_path, monkeypatch, capsys, verb):  # noqa: F811
-    more = ["--push_to_hub", "--hub_model_id", "me/small", "--hub_token", "hf_tokenofthetests123456"]
+    """The model loaded with a device map."""
+    more = [
+        "--device_map",
+        "cpu",
+        "--push_to_hub",
+        "--hub_model_id",
+        "me/small",
+        "--hub_token",
+        "hf_tokenofthetests123456",
+    ]
     more += ["--format", "adapter"] if verb == "find" else []
     with HubServer() as server:
         use(server, monkeypatch, tmp_path / "cache")
@@ -97,16 +98,9 @@ def test_what_cannot_be_pushed_is_said_before_the_search(place, tmp_path):  # no
     assert not (tmp_path / "out").exists()
 
 
-def test_a_device_map(place, tmp_path, capsys):  # noqa: F811
-    for verb in ("find", "compress"):
-        (tmp_path / verb).mkdir()
-        cli.main(typed(place, tmp_path / verb, verb, "--device_map", "cpu", "--format", "adapter")
-                 if verb == "find" else typed(place, tmp_path / verb, verb, "--device_map", "cpu"))  # fmt: skip
-    base = AutoModelForCausalLM.from_pretrained(place / "base")
-    PeftModel.from_pretrained(base, tmp_path / "find/out/adapter")
-
-
 def test_a_search_of_the_shell_goes_on(place, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """And a log file gets lines, no bar."""
+    clean_log(monkeypatch)
     from autolora_trainer.search.trainer import AutoLoraMixin
 
     plain = AutoLoraMixin.training_step
@@ -122,7 +116,9 @@ def test_a_search_of_the_shell_goes_on(place, tmp_path, monkeypatch, capsys):  #
         assert run_guarded(lambda: cli.main(argv), "autolora") == 130
     assert "type the same command with --resume_from_checkpoint" in capsys.readouterr().err
     cli.main([*argv, "--resume_from_checkpoint"])
-    assert "a server needs" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "a server needs" in said.out
+    assert [line.split(":")[0] for line in said.err.splitlines()] == ["find", "find"]
     cli.main([*argv, "--resume_from_checkpoint"])
     assert capsys.readouterr().out == f"already finished: autolora show {tmp_path}/out\n"
 

@@ -26,7 +26,9 @@ def probed(action: str):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("words", ["--help", "--version", "show {0}", "diff {0} {0}", "export {0}", "export {0} --format axolotl"])
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "show {0}", "diff {0} {0}", "export {0}", "export {0} --format axolotl"]
+)
 def test_commands_that_look_load_no_library_that_trains(tmp_path, words):
     path = tmp_path / "ranks.json"
     LearnedRanks({"h.0.q": ModuleRank(2), "h.1.q": ModuleRank(1)}, base_model="org/base").save(path)
