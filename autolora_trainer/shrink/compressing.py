@@ -127,7 +127,7 @@ def _chosen(trainer, adapter_name: str, size, tolerance: float, max_lora_rank: i
     with trainer._plain_loss():
         ordering, judging = (trainer._drawn_batches(rows, MOST_ROWS) for rows in (order_rows, size_rows))
         passes, at_once = 2 * len(ordering) + SIZES * len(judging) / 3, trainer.args.per_device_train_batch_size
-        forecast = Forecast("compress", passes, at_once, model, trainer.is_world_process_zero())
+        forecast = Forecast("compress", passes, at_once, model, trainer.is_world_process_zero(), trains=False)
         with phase(trainer, "contributions", len(ordering)) as tick:
             rows = ticking(ordering, lambda: (tick(), forecast.passed(2)))
             found = contributions(model, rows, trainer._held_out_loss, reduce=trainer._add_up, **own)

@@ -19,15 +19,16 @@ class Forecast:
         rows: of a batch.
         model: whose parameters lie in memory beside what is trained.
         speaks: whether this process does.
+        trains: whether parameters that ask for a gradient are trained, and not measured alone.
     """
 
-    def __init__(self, name: str, passes: float, rows: int, model, speaks: bool = True):
+    def __init__(self, name: str, passes: float, rows: int, model, speaks: bool = True, trains: bool = True):
         self.name, self.passes, self.speaks = name, passes, speaks
         self._done = self._timed_from = 0.0
         self._start: float | None = None
         parameters = list(model.parameters())
         held = sum(p.numel() * p.element_size() for p in parameters) / 1e6
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        trained = sum(p.numel() for p in parameters if p.requires_grad) if trains else 0
         beside = f"; {trained:,} parameters are trained, {16 * trained / 1e6:,.0f} MB with Adam's moments"
         self._say(f"about {passes:,.0f} passes of {rows} rows; the model takes {held:,.0f} MB{beside * bool(trained)}")
 
