@@ -146,7 +146,7 @@ def find_size(
         sizes.keeps(kept)
     top = sizes.measured[sizes.best]
     points = [_point(size, order, costs, rows, top) for size, rows in sorted(sizes.measured.items())]
-    return Curve(tuple(points), kept, decided, tolerance, targets)
+    return Curve(tuple(points), kept, decided, tolerance, targets, of_whole)
 
 
 @dataclass

@@ -32,7 +32,7 @@ class Curve:
         points: by rising size; the first is no adapter.
         kept: the fewest components that keep the gain; 0 where nothing was learned.
         decided: whether the gain is beyond its noise.
-        tolerance: the share of the gain that may be lost.
+        tolerance: the share of the gain that may be lost; `of_whole`, that by which the loss of the largest may grow.
         targets: of the training rows; None where their loss is not in nats.
     """
 
@@ -41,6 +41,14 @@ class Curve:
     decided: bool
     tolerance: float
     targets: int | None = None
+    of_whole: bool = False
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """The losses that the tolerance leaves, from the best of what it compares with."""
+        if self.of_whole:
+            return self.points[-1].loss, self.points[-1].loss * (1 + self.tolerance)
+        return self.best.loss, self.best.loss + self.tolerance * self.gain
 
     @property
     def best(self) -> CurvePoint:
@@ -69,7 +77,7 @@ class Curve:
 
     def to_dict(self) -> dict:
         points = [vars(point) | {"error": _finite(point.error)} for point in self.points]
-        own = {name: getattr(self, name) for name in ("tolerance", "decided", "kept", "targets")}
+        own = {name: getattr(self, name) for name in ("tolerance", "decided", "kept", "targets", "of_whole")}
         return {**own, "points": points}
 
     @classmethod
@@ -93,7 +101,9 @@ class Curve:
         targets = document.get("targets")
         if targets is not None and (type(targets) is not int or not 0 < targets < 10**15):
             raise ValueError("targets of the curve must be a positive number")
-        return cls(tuple(checked), kept, decided, float(tolerance), targets)
+        if type(of_whole := document.get("of_whole", False)) is not bool:
+            raise ValueError("of_whole of the curve must be true or false")
+        return cls(tuple(checked), kept, decided, float(tolerance), targets, of_whole)
 
 
 def _finite(number: float) -> float:

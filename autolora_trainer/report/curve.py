@@ -35,8 +35,7 @@ def curve_figure(curve: Curve, size: int):
     axes.annotate("no adapter", (1, none.loss), (-4, -11 if below else 4), xycoords=("axes fraction", "data"),
                   textcoords="offset points", ha="right", fontsize=8.5, color=FAINT)  # fmt: skip
     if rest:
-        best = curve.best.loss
-        axes.axhspan(best, best + curve.tolerance * curve.gain, color="#a8d5ba", alpha=0.55, linewidth=0)
+        axes.axhspan(*curve.band, color="#a8d5ba", alpha=0.55, linewidth=0)
         sizes = [point.parameters for point in rest]
         errors = [point.error if math.isfinite(point.error) and point.error < 1e6 else 0 for point in rest]
         axes.errorbar(sizes, [p.loss for p in rest], errors, color="#1f78b4", ecolor=RULE, marker="o", markersize=4)

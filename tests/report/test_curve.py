@@ -19,3 +19,10 @@ def test_capacity_is_what_rows_teach_against_what_parameters_store():
 def test_nothing_is_said_where_nothing_is_known():
     assert format_capacity(curve(0.7, None), 1000) is None
     assert format_capacity(curve(0.0, 1000, decided=False), 1000) is None
+
+
+def test_the_band_is_what_the_tolerance_leaves():
+    points = (CurvePoint(0, 0, 3.0), CurvePoint(2, 50, 0.9), CurvePoint(4, 100, 1.0))
+    assert Curve(points, 2, True, 0.1).band == (0.9, 0.9 + 0.1 * 2.1)
+    cut = Curve(points, 2, True, 0.1, of_whole=True)  # of the given adapter's loss
+    assert cut.band == (1.0, 1.1) and Curve.from_dict(cut.to_dict()) == cut
