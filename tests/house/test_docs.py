@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 import run_glue
 import run_ner
 import run_nlg
-from autolora_trainer.commands import cli
+from autolora_trainer.commands.arguments import parser
 from autolora_trainer.sample import encoder_path
 from autolora_trainer.scripts.arguments import MethodArguments, ModelArguments, ScriptTrainingArguments
 from autolora_trainer.search.arguments import SearchArguments
@@ -108,7 +108,7 @@ def test_commands_parse(page, place):
         elif words[0] == "torchrun":
             get_args_parser().parse_args(words[1:])
         elif words[0] == "autolora":
-            cli._parser().parse_args(words[1:])
+            parser().parse_args(words[1:])
         elif at is None:
             assert words[0] == "python", words
             assert os.path.isfile(os.path.join(ROOT, words[1])), words
@@ -123,7 +123,7 @@ def known_arguments():
     known |= {option for action in get_args_parser()._actions for option in action.option_strings}
     known |= {"--enable-lora", "--lora-modules", "--max-lora-rank", "--logdir"}  # vLLM's, TensorBoard's
     for path in [
-        os.path.join(ROOT, "autolora_trainer", "commands", "cli.py"),
+        os.path.join(ROOT, "autolora_trainer", "commands", "arguments.py"),
         *glob.glob(os.path.join(ROOT, "benchmarks", "*.py")),
     ]:
         known |= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', read(path)))
