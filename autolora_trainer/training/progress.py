@@ -71,6 +71,7 @@ def phase(trainer: Trainer, name: str, total: int) -> Iterator[Callable[..., Non
         own = any(isinstance(callback, ProgressCallback) for callback in trainer.callback_handler.callbacks)
         bar = tqdm(total=total, desc=name, leave=False) if own and trainer.is_world_process_zero() else None
     else:
+        bar.refresh()  # where the phase before has come to
         bar.set_description(name, refresh=False)
         bar.reset(total)
 

@@ -80,7 +80,7 @@ def place(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Neither pictures, nor Java, nor a process for a trial of the grid."""
-    for draw in ("save_rank_heatmap", "save_selection_history"):
+    for draw in ("save_findings", "save_selection_history"):
         monkeypatch.setattr(results, draw, lambda *arguments: None)
     monkeypatch.setattr(Job, "try_ranks", Trials())
     monkeypatch.setattr(nlg_metrics, "score", lambda *arguments: {"bleu": 12.5})

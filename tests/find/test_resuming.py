@@ -22,8 +22,9 @@ def search(folder, output_dir="found", **changes):
     torch.manual_seed(0)
     model = tiny_roberta(hidden_dropout_prob=0.1)
     args = short_training(folder / "training", learning_rate=3e-2)
-    settings = {"search_steps": 8, "size": "lora:1", "output_dir": output_dir and folder / output_dir}
-    return RankSearch(model, rows(60), LORA, args=args, **{**settings, **changes})
+    output_dir = changes.pop("output_dir", output_dir)
+    settings = {"search_steps": 8, "size": "lora:1", "output_dir": output_dir and folder / output_dir, **changes}
+    return RankSearch(model, rows(60), LORA, args=args, **settings)
 
 
 def interrupted(folder, monkeypatch, step=5, error=KeyboardInterrupt):
@@ -65,14 +66,14 @@ def test_it_begins_anew_where_it_had_not_got_far(tmp_path, monkeypatch):
     [
         ({"seed": 1}, "was begun with seed 42, and this one has 1"),
         ({"initial_rank": 4}, "was begun with initial_rank 8, and this one has 4"),
-        ({"output_dir": "/nowhere"}, "holds no search to go on with"),
+        ({"output_dir": "elsewhere"}, "holds no search to go on with"),
         ({"output_dir": None}, "resume_from_checkpoint needs the output_dir"),
     ],
 )
 def test_another_search_is_refused(tmp_path, monkeypatch, changes, says):
     interrupted(tmp_path, monkeypatch, step=3)
     with pytest.raises(ValueError, match=says):
-        search(tmp_path, **changes).run(resume_from_checkpoint=True)
+        search(tmp_path, **dict(changes)).run(resume_from_checkpoint=True)
 
 
 def test_other_rows_are_refused(tmp_path, monkeypatch):
