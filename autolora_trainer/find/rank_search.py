@@ -114,8 +114,11 @@ class RankSearch:
             termination = TerminationCallback()
             checkpoint = None
             if self.output_dir is not None:
-                checkpoint = resuming.go_on(trainer, folder) if resume_from_checkpoint else None
-                resuming.begin(trainer, folder)
+                if resume_from_checkpoint:
+                    checkpoint = resuming.go_on(trainer, folder)
+                else:
+                    resuming.end(trainer, folder)  # an earlier search, whose checkpoints are not of this one
+                    resuming.begin(trainer, folder)
                 trainer.add_callback(CheckpointManifest(keep=1))
                 trainer.add_callback(termination)
             try:

@@ -84,6 +84,16 @@ def test_other_rows_are_refused(tmp_path, monkeypatch):
         search(tmp_path).run(resume_from_checkpoint=True)
 
 
+def test_a_new_search_forgets_an_earlier_one_there(tmp_path, monkeypatch):
+    """Interrupted before its first checkpoint, it does not go on from that of another seed."""
+    interrupted(tmp_path, monkeypatch, step=5)
+    other = search(tmp_path, seed=3)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AutoLoraMixin, "training_step", lambda *given, **more: (_ for _ in ()).throw(KeyboardInterrupt))
+        other.run()
+    assert [name for name in os.listdir(tmp_path / "found/search") if "checkpoint" in name] == []
+
+
 def test_the_same_seed_gives_the_same_ranks(tmp_path):
     first = search(tmp_path, None).run()
     torch.manual_seed(1)
