@@ -47,18 +47,9 @@ def work(options) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with a folder per task")
-    parser.add_argument("--models", nargs="+", default=[], help="gpt2=FOLDER minilm=FOLDER")
-    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
-    tasks = allocation_plan.ON_CPU
-    parser.add_argument("--tasks", nargs="+", default=tasks, help="only these tasks; default: all but gsm8k")
     parser.add_argument("--kinds", nargs="+", default=allocation_plan.TRIALS, help="only trials of these kinds")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no trial after so many")
-    parser.add_argument("--report", action="store_true", help="write the tables beside --output, and run nothing")
-    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 autocast; held-out losses stay in fp32")
-    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
-    options = parser.parse_args()
-    options.models = dict(model.split("=", 1) for model in options.models)
+    options = sharing.parse_arguments(parser, allocation_plan.ON_CPU)
     failed = 0 if options.report else work(options)
     trials.write_table(options.output, allocation_report.report(trials.read_rows(options.output)))
     return int(failed > 0)

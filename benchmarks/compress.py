@@ -54,15 +54,7 @@ def work(options) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with a folder per task")
-    parser.add_argument("--models", nargs="+", default=[], help="gpt2=FOLDER minilm=FOLDER smollm2=FOLDER")
-    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
-    parser.add_argument("--tasks", nargs="+", default=TASKS)
-    parser.add_argument("--report", action="store_true", help="write the tables beside --output, and run nothing")
-    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 autocast; held-out losses stay in fp32")
-    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
-    options = parser.parse_args()
-    options.models = dict(model.split("=", 1) for model in options.models)
+    options = sharing.parse_arguments(parser, TASKS)
     failed = 0 if options.report else work(options)
     trials.write_table(options.output, compress_report.report(trials.read_rows(options.output)))
     return int(failed > 0)

@@ -118,10 +118,10 @@ class CompressedAdapter:
     def _table(self, markdown: bool = False) -> str:
         """The curve, a line a size, the largest first; nothing where there is none."""
         per_parameter = self.given["megabytes"] / self.given["all_parameters"]
-        beside, rows = self.given["all_parameters"] - self.given["parameters"], []
+        beside, own, rows = self.given["all_parameters"] - self.given["parameters"], self.file.parameters, []
         for point in reversed(self.curve.points[1:] if self.curve else ()):
             parameters, largest = point.parameters, self.largest[point.components]
-            chosen = "  chosen" if parameters == self.file.parameters else ""
+            chosen = "  chosen" if parameters == own else ""
             whole = "  given" if parameters == self.given["parameters"] else ""
             megabytes = per_parameter * (parameters + beside)
             rows.append([f"{point.loss:.4f}", f"{parameters:,}", f"{megabytes:.2f}", f"{largest}{whole}{chosen}"])

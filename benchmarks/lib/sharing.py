@@ -4,6 +4,7 @@ A process claims a trial by an exclusive file lock in `OUTPUT.claims`. The opera
 that dies, so a killed trial is simply free again. Between machines this needs a shared file system that has locks.
 """
 
+import argparse
 import contextlib
 import hashlib
 import os
@@ -74,3 +75,17 @@ def work_off(
         else:
             time.sleep(WAIT_SECONDS)
     return failed
+
+
+def parse_arguments(parser: argparse.ArgumentParser, tasks) -> argparse.Namespace:
+    """The command line of a plan over tasks and models, beside what `parser` has of its own."""
+    parser.add_argument("--data", help="folder with a folder per task")
+    parser.add_argument("--models", nargs="+", default=[], help="gpt2=FOLDER minilm=FOLDER")
+    parser.add_argument("--output", required=True, help="JSON rows; read, and appended to")
+    parser.add_argument("--tasks", nargs="+", default=tasks, help=f"only these tasks; default: {' '.join(tasks)}")
+    parser.add_argument("--report", action="store_true", help="write the tables beside --output, and run nothing")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 autocast; held-out losses stay in fp32")
+    parser.add_argument("--scratch", help="folder for the runs; default: a temporary one")
+    options = parser.parse_args()
+    options.models = dict(model.split("=", 1) for model in options.models)
+    return options

@@ -124,6 +124,7 @@ def known_arguments():
     known |= {"--enable-lora", "--lora-modules", "--max-lora-rank", "--logdir"}  # vLLM's, TensorBoard's
     for path in [
         os.path.join(ROOT, "autolora_trainer", "commands", "arguments.py"),
+        os.path.join(ROOT, "benchmarks", "lib", "sharing.py"),
         *glob.glob(os.path.join(ROOT, "benchmarks", "*.py")),
     ]:
         known |= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', read(path)))
