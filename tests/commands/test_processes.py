@@ -1,8 +1,6 @@
 """`autolora find` and `compress` in two processes, whatever trainers gather; the ranks of one where none trains."""
 
 import json
-import os
-import subprocess
 
 import pytest
 import torch
@@ -11,11 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from autolora_trainer.commands import cli
 from tests.commands.test_compress import KINDS
-from tests.helpers.commands import ROOT, launch_command
 from tests.helpers.models import byte_llama, byte_tokenizer, lora, padded
+from tests.helpers.processes import in_processes
 from tests.helpers.rows import write_rows
-
-CLI = os.path.join(ROOT, "autolora_trainer", "commands", "cli.py")
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +34,13 @@ def typed(place, command, output, batch):
     return ["compress", str(place / "adapter"), "--eval_file", rows, "--tolerance", "0.2", *more]
 
 
-def launched(place, command):
+def in_two(place, command):
     """What two processes say."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT}
-    argv = [*launch_command("torchrun", 2), CLI, *typed(place, command, f"{command}2", 2)]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    (said, _), (other, _) = in_processes(place, cli.main, typed(place, command, f"{command}2", 2))
+    assert other == ""
     folder = place / f"{command}2" / ("adapter" if command == "find" else "")
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(place / "base"), folder)
-    return done.stdout
+    return said
 
 
 def modules(folder):
@@ -56,7 +50,7 @@ def modules(folder):
 def test_two_processes_compress_as_one_does(place, capsys):
     cli.main(typed(place, "compress", "compress1", 4))
     alone = capsys.readouterr().out.replace("compress1", "compress2")
-    assert launched(place, "compress") == alone  # once, and the same to the digit
+    assert in_two(place, "compress") == alone  # once, and the same to the digit
     one, two = (modules(place / f"compress{n}") for n in (1, 2))
     assert {name: own["rank"] for name, own in one.items()} == {name: own["rank"] for name, own in two.items()}
     for name, own in one.items():
@@ -65,5 +59,5 @@ def test_two_processes_compress_as_one_does(place, capsys):
 
 def test_two_processes_find_ranks(place):
     """Not those of one: Adam's first steps are of gradients near 0."""
-    said = launched(place, "find")
+    said = in_two(place, "find")
     assert said.count("total rank") == 1 and sum(own["rank"] for own in modules(place / "find2").values()) > 0

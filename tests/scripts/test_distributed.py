@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 import run_glue
 import run_ner
 import run_nlg
-from autolora_trainer import LearnedRanks
+from autolora_trainer import AutoLoraTrainer, LearnedRanks
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import LAUNCHERS, ROOT, as_argv, launch_command
 from tests.helpers.faults import hide_java
 from tests.helpers.models import byte_gpt2, byte_tokenizer, tiny_checkpoint
+from tests.helpers.processes import in_processes
 from tests.helpers.rows import WORDS, restaurants, reviews, sentences, write_rows
 
 
@@ -87,52 +89,40 @@ def test_two_processes_learn_the_ranks_of_one(place):
         )  # one process speaks
 
 
-SPOILT = """
-import os, sys
-import run_glue
-from autolora_trainer import AutoLoraTrainer
+def spoilt(argv):
+    """The loss of one process is no number in the third step."""
+    compute_loss = AutoLoraTrainer.compute_loss
 
-compute_loss = AutoLoraTrainer.compute_loss
+    def at_times(self, model, inputs, *args, **kwargs):
+        loss = compute_loss(self, model, inputs, *args, **kwargs)
+        bad = os.environ["RANK"] == "1" and self.state.global_step == 2
+        return loss.detach() * float("nan") + 0 * loss if bad else loss
 
-
-def spoilt(self, model, inputs, *args, **kwargs):
-    loss = compute_loss(self, model, inputs, *args, **kwargs)
-    bad = os.environ["RANK"] == "1" and self.state.global_step == 2
-    return loss.detach() * float("nan") + 0 * loss if bad else loss
-
-
-AutoLoraTrainer.compute_loss = spoilt
-run_glue.main(sys.argv[1:])
-"""
+    AutoLoraTrainer.compute_loss = at_times
+    run_glue.main(argv)
 
 
 def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(place, tmp_path):
     """The loss of one process is NaN, and its gradients are finite: all drop the step, or they would part for ever."""
-    (tmp_path / "spoilt.py").write_text(SPOILT)
-    done = launch("torchrun", tmp_path / "spoilt.py", search_argv(place, tmp_path / "o", 4))
-    assert "step 3: the loss is not finite; the step is skipped" in done.stderr
+    (_, said), _ = in_processes(tmp_path, spoilt, search_argv(place, tmp_path / "o", 4))
+    assert "step 3: the loss is not finite; the step is skipped" in said
     tensors = load_file(tmp_path / "o" / "adapter_model.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
-RECORDED = """
-import json, os, sys
-import run_glue
-from autolora_trainer import AutoLoraTrainer
-from autolora_trainer.training.trainer import FinalTrainer
+def recorded_run(folder, argv):
+    """With the rows of every epoch in a file."""
+    seen = {}
+    for trainer_class in (AutoLoraTrainer, FinalTrainer):
 
-seen = {}
-for trainer_class in (AutoLoraTrainer, FinalTrainer):
-    def recorded(self, model, inputs, *args, original=trainer_class.training_step, **kwargs):
-        rows = seen.setdefault(f"{type(self).__name__} {int(self.state.epoch)}", [])
-        rows += [[token for token in row if token != 1] for row in inputs["input_ids"].tolist()]  # without padding
-        return original(self, model, inputs, *args, **kwargs)
+        def step(self, model, inputs, *args, original=trainer_class.training_step, **kwargs):
+            rows = seen.setdefault(f"{type(self).__name__} {int(self.state.epoch)}", [])
+            rows += [[token for token in row if token != 1] for row in inputs["input_ids"].tolist()]  # without padding
+            return original(self, model, inputs, *args, **kwargs)
 
-    trainer_class.training_step = recorded
-run_glue.main(sys.argv[1:])
-with open(f"{sys.argv[0]}.{os.environ['RANK']}", "w") as file:
-    json.dump(seen, file)
-"""
+        trainer_class.training_step = step
+    run_glue.main(argv)
+    (folder / f"recorded.{os.environ['RANK']}").write_text(json.dumps(seen))
 
 
 @pytest.fixture(scope="module")
@@ -141,19 +131,18 @@ def recorded(place, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     texts = [" ".join([WORDS[i // 8], WORDS[i % 8], *WORDS[: i % 7]]) for i in range(64)]  # all different
     write_rows(folder / "train.jsonl", [{"sentence": text, "label": i % 2} for i, text in enumerate(texts)])
-    (folder / "recorded.py").write_text(RECORDED)
     argv = search_argv(place, folder / "o", 4)
     changes = {"train_file": folder / "train.jsonl", "train_sampling_strategy": "group_by_length", "save_steps": 1}
     changes |= {"lora_dropout": 0.5, "max_steps": -1, "num_train_epochs": 2}
     argv += as_argv(changes)
-    launch("torchrun", folder / "recorded.py", argv)
+    in_processes(folder, recorded_run, folder, argv)
     return folder, argv
 
 
 def test_every_epoch_is_shared_out_when_rows_are_grouped_by_length(recorded):
     """Dropout's numbers differ between processes, so on a CPU the generator that Trainer draws the order from does."""
     folder, _ = recorded
-    one, two = (json.loads((folder / f"recorded.py.{rank}").read_text()) for rank in (0, 1))
+    one, two = (json.loads((folder / f"recorded.{rank}").read_text()) for rank in (0, 1))
     assert set(one) == set(two) == {f"{name} {i}" for name in ("AutoLoraTrainer", "FinalTrainer") for i in (0, 1)}
     for epoch, rows in one.items():
         assert len({tuple(row) for row in rows + two[epoch]}) == (64 if "Final" in epoch else 32)  # each row once
@@ -168,21 +157,18 @@ def test_two_processes_go_on_to_the_same_bits(recorded, tmp_path):
         shutil.copytree(folder / "o" / "search" / f"checkpoint-{step}", part / "search" / f"checkpoint-{step}")
     shutil.copy(folder / "o" / "run.json", part)
     more = ["--output_dir", str(part), "--resume_from_checkpoint"]
-    launch("torchrun", os.path.join(ROOT, "run_glue.py"), [*argv, *more])
+    in_processes(tmp_path, run_glue.main, [*argv, *more])
     assert json.loads((part / "all_results.json").read_text())["resumed_from"] == {"phase": "search", "step": 3}
     for name in ("ranks.json", "adapter_model.safetensors"):
         assert (part / name).read_bytes() == (folder / "o" / name).read_bytes()
 
 
-SCORED = """
-import json, sys
-import pytest, run_ner, run_nlg
-from tests.helpers.faults import hide_java
+def without_java(commands):
+    hide_java(pytest.MonkeyPatch())
+    for main, argv in commands:
+        main(argv)
 
-hide_java(pytest.MonkeyPatch())
-for script, argv in json.load(open(sys.argv[1])):
-    {"ner": run_ner, "nlg": run_nlg}[script].main(argv)
-"""
+
 PREDICTED = {"ner": ["predict_results_ner.txt"], "nlg": ["predict_results_e2e.txt", "predictions_validation.jsonl"]}
 
 
@@ -202,12 +188,10 @@ def test_two_processes_score_and_predict_entities_and_texts_as_one_does(place, t
         more = {"task_name": "e2e", "max_new_tokens": 6, "num_beams": 1} if script == "nlg" else {"task_name": "ner"}
         argv = as_argv({**files, **short, **more, "output_dir": tmp_path / script})
         main([*argv, "--do_train"])
-        commands.append((script, [*argv, "--do_eval", "--do_predict"]))
+        commands.append((main, [*argv, "--do_eval", "--do_predict"]))
         main(commands[-1][1])
         shutil.copytree(tmp_path / script, tmp_path / f"{script}-one")
-    (tmp_path / "scored.py").write_text(SCORED)
-    (tmp_path / "commands.json").write_text(json.dumps(commands))
-    launch("torchrun", tmp_path / "scored.py", [str(tmp_path / "commands.json")])
+    in_processes(tmp_path, without_java, commands)
     for script, names in PREDICTED.items():
         one, two = (
             json.loads((tmp_path / name / "all_results.json").read_text()) for name in (f"{script}-one", script)
@@ -220,19 +204,11 @@ def test_two_processes_score_and_predict_entities_and_texts_as_one_does(place, t
             assert (tmp_path / script / name).read_bytes() == (tmp_path / f"{script}-one" / name).read_bytes()
 
 
-PAPER = """
-import json, sys
-import run_glue, run_ner, run_nlg
-
-for script, argv in json.load(open(sys.argv[1])):
-    {"glue": run_glue, "ner": run_ner, "nlg": run_nlg}[script].main(argv)
-"""
-
-
 def test_the_papers_algorithm_runs_in_two_processes_on_every_kind_of_task(place, tmp_path):
     """Finite differences at every step, the count of α >= 1/k, a second Trainer, and an adapter that loads plainly."""
     byte_gpt2(initializer_range=0.1).save_pretrained(tmp_path / "gpt2")
     byte_tokenizer().save_pretrained(tmp_path / "gpt2")
+    mains = {"glue": run_glue.main, "ner": run_ner.main, "nlg": run_nlg.main}
     rows = {"glue": ("sst2", place / "model", sentences(16)), "ner": ("ner", place / "model", reviews(16))}
     rows["nlg"] = ("e2e", tmp_path / "gpt2", restaurants(16))
     commands = []
@@ -241,10 +217,8 @@ def test_the_papers_algorithm_runs_in_two_processes_on_every_kind_of_task(place,
         short = {"preset": "paper", "per_device_train_batch_size": 2, "search_max_steps": 2, "max_steps": 2}
         short |= {"task_name": task, "model_name_or_path": model, "output_dir": tmp_path / script}
         short |= {"decode": "false"} if script == "nlg" else {}
-        commands.append((script, as_argv({**files, **short})))
-    (tmp_path / "paper.py").write_text(PAPER)
-    (tmp_path / "commands.json").write_text(json.dumps(commands))
-    launch("torchrun", tmp_path / "paper.py", [str(tmp_path / "commands.json")])
+        commands.append((mains[script], as_argv({**files, **short})))
+    in_processes(tmp_path, without_java, commands)
     for script, (_, path, _) in rows.items():
         ranks, adapter = learned(tmp_path / script)
         assert (ranks.rank_rule, ranks.initial_rank) == ("threshold", 8)
