@@ -141,7 +141,7 @@ def test_a_longer_training_takes_the_rates_of_the_short_one():
     assert plan.rate_of("e2e_long", "warm", rows) == plan.rate_of("e2e", "uniform", rows) == 4e-3
     rows += [information(), {**searched(seed=11, stage="final"), "task": "e2e_long", "k": plan.DEFAULT_K}]
     sizes = {(t["method"], t["size"]) for t in plan.left(rows) if (t["kind"], t["task"]) == ("train", "e2e_long")}
-    assert sizes == {("warm", "found"), ("contributions", "found"), ("uniform", "found"), ("uniform", "rank 8")}
+    assert sizes == {("warm", "found"), ("uniform", "found"), ("uniform", "rank 8")}
 
 
 def test_holm():
