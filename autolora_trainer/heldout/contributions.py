@@ -9,9 +9,9 @@ hypergradient (Eq. 5, η = 0). Its contribution is its share of that rate, avera
 
 (Gauss-Legendre points). Without the shares, φ_j = ∫ g_j(τ) dτ, this is the integrated gradient (Sundararajan et al.
 2017; Aumann-Shapley values). Where all rates fall alike, the two are the same. Elsewhere most of the gain is had at
-the path's start, where nearly any adapter has it, and integrated gradients credit what learned that first. An adapter
-that is trained at a small size is past it: shares count what is easy and what is hard alike. What does nothing has 0,
-what has learned noise 0 or less.
+the path's start, where nearly any adapter has it, and integrated gradients credit what learned that first. That is
+what a cut of this very adapter loses, and `compress` asks it. An adapter that is trained anew at a small size is past
+it: shares count what is easy and what is hard alike. What does nothing has 0, what has learned noise 0 or less.
 
 Cost: one forward and backward pass of the held-out rows per point, 2 by default, with no gradient but α's.
 """
@@ -38,6 +38,11 @@ def path_points(points: int) -> list[tuple[float, float]]:
     return [((1 + node) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist())]
 
 
+def integrated(rates: torch.Tensor, path: list[tuple[float, float]]) -> torch.Tensor:
+    """∫ g_j(τ) dτ, (components,), from the rates g_j(τ_i) (points, components) at the points (τ_i, w_i) of the path."""
+    return torch.tensor([weight for _, weight in path], dtype=rates.dtype) @ rates
+
+
 LEAST = 0.1  # of the mean rate: where the loss hardly falls any more, shares are noise
 
 
@@ -52,11 +57,11 @@ def shares_of_gain(rates: torch.Tensor, path: list[tuple[float, float]]) -> torc
         tensor([3., 1.])
     """
     weights = torch.tensor([weight for _, weight in path], dtype=rates.dtype)
-    integrated, whole = weights @ rates, rates.sum(1)  # (components,), (points,)
-    if not (gain := integrated.sum()) > 0:
-        return integrated
+    own, whole = integrated(rates, path), rates.sum(1)  # (components,), (points,)
+    if not (gain := own.sum()) > 0:
+        return own
     shares = (weights / whole.clamp_min(LEAST * gain)) @ rates
-    return gain * shares / shares.sum() if shares.sum() > 0 else integrated
+    return gain * shares / shares.sum() if shares.sum() > 0 else own
 
 
 def contributions(
@@ -66,6 +71,7 @@ def contributions(
     *,
     adapter_name: str = "default",
     points: int = 2,
+    shares: bool = True,
     reduce: Callable[[list[torch.Tensor]], None] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Held-out contribution of every component of a LoRA adapter, in the basis of its update's singular vectors.
@@ -76,6 +82,8 @@ def contributions(
         loss: (model, batch) -> (sum of the losses of all targets, their number); L_val = Σ sums / Σ numbers, whatever
             the size of the batches.
         points: of the path.
+        shares: average the shares of the rates, for the ranks of a training to come; False integrates the rates
+            themselves, for a cut of this adapter.
         reduce: adds up tensors over processes, in place.
     Returns:
         {module or part of a fused one, as `c_attn#q`: φ, (r,) in float64 on the CPU}, in nats a target, components by
@@ -109,7 +117,8 @@ def contributions(
         if reduce is not None:
             reduce([total])
         count, hits = total[0].item(), total[1 : len(heads)]
-        values = shares_of_gain(total[len(heads) :].view(points, -1), path)
+        rates = total[len(heads) :].view(points, -1)
+        values = (shares_of_gain if shares else integrated)(rates, path)
         found = factors.by_part(dict(zip(sums, values.split(widths))))
     if not count:
         raise ValueError("contributions needs held-out rows with at least one target, got none. Give more rows.")

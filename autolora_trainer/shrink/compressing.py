@@ -130,7 +130,7 @@ def _chosen(trainer, adapter_name: str, size, tolerance: float, max_lora_rank: i
         forecast = Forecast("compress", passes, at_once, model, trainer.is_world_process_zero(), trains=False)
         with phase(trainer, "contributions", len(ordering)) as tick:
             rows = ticking(ordering, lambda: (tick(), forecast.passed(2)))
-            found = contributions(model, rows, trainer._held_out_loss, reduce=trainer._add_up, **own)
+            found = contributions(model, rows, trainer._held_out_loss, shares=False, reduce=trainer._add_up, **own)
         costs = {name: part.cost for name, part in parts.items()}
         order = ordered(found, parts, 0, max_lora_rank)
         prefixes = measured_prefixes(model, judging, trainer._held_out_loss, collect=trainer._collect, **own)

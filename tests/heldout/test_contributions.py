@@ -96,7 +96,10 @@ def test_contributions_of_a_linear_teacher_equal_their_closed_form():
     for (name, j, aim, own), expected in zip(forms, shares_of_gain(rates, path)):
         assert found[name][j].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
     first, second = list(found)
-    integrated = {(name, j): 2 * aim - own for name, j, aim, own in forms}
+    integrated, cuts = {(name, j): 2 * aim - own for name, j, aim, own in forms}, contributions(
+        model, batches, squares, shares=False
+    )
+    assert all(cuts[name][j].item() == pytest.approx(own, rel=1e-4, abs=1e-6) for (name, j), own in integrated.items())
     assert found[first].sum() > sum(integrated[first, j] for j in range(2))  # it goes on where the other has arrived
     assert found[second].sum() < sum(integrated[second, j] for j in range(2))
 

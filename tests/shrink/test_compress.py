@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
+from autolora_trainer.lora.cut import cut, cuttable_parts
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.shrink import compressing
 from autolora_trainer.shrink.compressing import compress
@@ -85,6 +86,23 @@ def test_the_curve_is_the_loss_of_the_cut_adapters(cut_adapter):
         other = compress(model, data, size=point.parameters)
         assert other.file.parameters == point.parameters
         assert loss_of(other.load(fresh_base()), data) == pytest.approx(point.loss, rel=0.25)  # half of the rows
+
+
+@pytest.mark.parametrize("times", [1.2, 1.5, 1.9])
+def test_one_component_of_an_adapter_that_is_trained_out_is_the_one_that_does_most(times):
+    """A part that has gone too far takes back what it gave, and its cut is worth what is left. Shares of a gain that
+    ends on the way, right for a new training, would be of noise."""
+    model, data = planted(noise=0)
+    with torch.no_grad():
+        model.base_model.model.layers[1].lora_B["default"].weight *= times
+    alone = {}
+    for name, part in cuttable_parts(model).items():
+        config, tensors = cut(model, {name: [0]})
+        own = get_peft_model(fresh_base(), config)
+        set_peft_model_state_dict(own, tensors)
+        alone[name] = loss_of(own, data)
+    small = compress(model, data, size=24)
+    assert [name for name, rank in small.ranks.ranks.items() if rank] == [min(alone, key=alone.get)]
 
 
 @pytest.mark.parametrize(
