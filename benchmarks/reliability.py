@@ -15,6 +15,9 @@
 | processes-dropout | the same command with dropout, again, for 2 and 4 processes: the same bits |
 | equivalence | batch 16 x 1 against 4 x 4, activation checkpointing, torch.compile: the same ranks, α within 1e-5 |
 | long | 10,000 search steps: memory and step time at the end against the start |
+| late | settings that fail after the parser, over a finished run: it is there to the byte |
+| pairs | two runs in one folder, the second at a random moment of the first: one run's files in the end |
+| changes | other settings, rows, weights, versions before a resume: refused, or the same bits |
 | tests | tests of non-finite numbers, bad input, offline, a broken Hub, files and secrets |
 
 A run is `run_glue.py` on a RoBERTa of two layers with dropout 0.1, gradient accumulation and shuffling; α, ranks and
@@ -38,6 +41,7 @@ from benchmarks.lib import trials  # noqa: E402
 from benchmarks.lib.forked import Bench  # noqa: E402
 from benchmarks.lib.interruptions import damage, kill, terminate, write  # noqa: E402
 from benchmarks.lib.repetitions import determinism, equivalence, long, processes, processes_dropout  # noqa: E402
+from benchmarks.lib.replaced import changes, late, pairs  # noqa: E402
 from benchmarks.lib.significance import markdown  # noqa: E402
 
 TESTS = {
@@ -67,6 +71,7 @@ def tests(bench: Bench, count: int):
 CHECKS = {  # and how often
     **{"kill": (kill, 50), "write": (write, 25), "terminate": (terminate, 10), "damage": (damage, 0)},
     **{"determinism": (determinism, 10), "processes": (processes, 0), "processes-dropout": (processes_dropout, 0)},
+    **{"late": (late, 0), "pairs": (pairs, 100), "changes": (changes, 0)},
     **{"equivalence": (equivalence, 0), "long": (long, 0), "tests": (tests, 0)},
 }
 

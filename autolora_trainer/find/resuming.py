@@ -7,12 +7,12 @@ import shutil
 
 from autolora_trainer.files import read_json, write_json
 from autolora_trainer.ranks.adapter import fingerprint
-from autolora_trainer.runs.resume import LEARNED_TRAINING
-from autolora_trainer.search.arguments import SearchArguments
+from autolora_trainer.runs.fingerprints import of_rows
+from autolora_trainer.runs.settings import of_arguments
 from autolora_trainer.training.checkpoints import checkpoint_steps, newest_checkpoint
 
 SEARCH_FILE = "search.json"  # what decides a search; it marks a folder as one
-ROWS = 256  # that stand for all
+ROWS = 256  # that stand for all where they are no table
 CHECKPOINTS = {"save_strategy": "steps", "save_only_model": False, "save_total_limit": None}
 
 
@@ -51,12 +51,8 @@ def end(trainer, folder: str) -> None:
 
 def _note(trainer) -> dict:
     """What decides a search: its settings, its rows as they are prepared, its base model."""
-    args = trainer.args
-    names = (*SearchArguments.__dataclass_fields__, *LEARNED_TRAINING, "max_steps", "num_train_epochs", "bf16")
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {
-        **{name: getattr(args, name) for name in names if hasattr(args, name)},
-        "global_batch_size": batch,
+        **of_arguments(trainer.args)[0],
         "train_dataset": _digest(trainer.train_dataset),
         "val_dataset": _digest(trainer.val_dataset),
         "model": fingerprint(trainer.model, trainer.gates.names),
@@ -64,7 +60,9 @@ def _note(trainer) -> dict:
 
 
 def _digest(rows) -> str:
-    """Of the number of rows and of 256 of them."""
+    """Of all rows of a `datasets.Dataset`; of others their number, and 256 of them."""
+    if hasattr(rows, "with_format"):
+        return of_rows(rows)
     digest = hashlib.sha256(str(len(rows)).encode())
     for place in range(0, len(rows), max(1, len(rows) // ROWS)):
         row = rows[place]

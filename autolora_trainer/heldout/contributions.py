@@ -39,7 +39,7 @@ def path_points(points: int) -> list[tuple[float, float]]:
 
 
 def integrated(rates: torch.Tensor, path: list[tuple[float, float]]) -> torch.Tensor:
-    """∫ g_j(τ) dτ, (components,), from the rates g_j(τ_i) (points, components) at the points (τ_i, w_i) of the path."""
+    """∫ g_j(τ) dτ (components,), of the rates g_j(τ_i) (points, components) at the points (τ_i, w_i) of the path."""
     return torch.tensor([weight for _, weight in path], dtype=rates.dtype) @ rates
 
 

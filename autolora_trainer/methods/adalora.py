@@ -87,7 +87,6 @@ class AdaLora(Method):
     reads = frozenset({"lora_r", "size", "lora_target_modules"})
     has_lora = True
     form = replace(PEFT_ADAPTER, is_in=lambda folder: peft_type_in(folder) == "ADALORA", trainer=AdaLoraTrainer)
-    length_is_learned = True
 
     def check_request(self, request) -> None:
         settings, training = request.settings, request.training

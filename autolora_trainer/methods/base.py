@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from autolora_trainer.errors import sentence
 from autolora_trainer.hub.card import Card
@@ -98,6 +98,7 @@ class Job(Protocol):
     def split(self, val_fraction: float): ...  # (D_tr, D_val)
     def split_three(self, val_fraction: float): ...  # (D_tr, rows of D_val that order, rows of it that judge the size)
     def build(self, ranks: LearnedRanks, base: torch.nn.Module | None = None) -> PeftModel: ...
+    def trainer(self, built: Built, callbacks: list, changes: dict | None = None) -> Trainer: ...  # the final one
     def try_ranks(self, ranks: dict[str, int], place: str) -> int: ...  # a trial, in a process of its own
     def say(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
@@ -118,7 +119,6 @@ class Method(ABC):
     outputs: frozenset[str] = frozenset()  # names that it adds to the folder
     phase = "training"  # what its final training is called
     base_stays_frozen = True  # False: it refuses `--dtype` and quantization
-    length_is_learned = False  # True: a resume with another number of epochs is another run
 
     def check_request(self, request) -> None:
         """Raise `ValueError` for what the arguments alone rule out, of a run that trains."""
@@ -127,6 +127,15 @@ class Method(ABC):
     def prepare(self, job: Job) -> Plan:
         """Build and try what needs no training, and write nothing; raise `ValueError` for what the method cannot do
         with these rows and this model."""
+
+    def steps_before(self, job: Job) -> int:
+        """Training steps, at most, before the final training begins, of a phase that `rehearsals` has."""
+        return 0
+
+    def rehearsals(self, job: Job, plan: Plan) -> dict[str, Callable[[dict, list], Trainer]]:
+        """{phase: (changed arguments, callbacks) -> the Trainer as it would begin}, of every training of the run; none
+        where building it is work."""
+        return {self.phase: lambda changes, callbacks: job.trainer(plan(), callbacks, changes)}
 
     def searches(self, request) -> bool:
         """Whether the run learns ranks by a search of its own."""

@@ -25,7 +25,7 @@ from autolora_trainer.methods.base import Built, Job, Plan, given_pattern
 from autolora_trainer.methods.grid_space import Space, configurations, described, sampler, some
 from autolora_trainer.methods.patterns import SizedMethod
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
-from autolora_trainer.runs.outputs import COST_FILE
+from autolora_trainer.runs.outputs import COST_FILE, TRIAL_FILE
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import check_schedule
 from autolora_trainer.training.cost import sum_costs
@@ -34,7 +34,7 @@ from autolora_trainer.values import setting
 
 TRIALS = 16  # §5.7
 FOLDER, STUDY = "grid", "study.db"
-RESULT, ERROR = "result.json", "error.txt"  # of a trial
+ERROR = "error.txt"  # of a trial
 
 
 @dataclass
@@ -48,7 +48,6 @@ class Grid(SizedMethod):
     arguments = GridArguments
     reads = frozenset({"size", "lora_target_modules"})
     outputs = frozenset({FOLDER})
-    length_is_learned = True
 
     def check_request(self, request) -> None:
         training = request.training
@@ -74,11 +73,14 @@ class Grid(SizedMethod):
             )
         return lambda: self._learn(job, space)
 
+    def rehearsals(self, job: Job, plan: Plan) -> dict:
+        return {}  # the first trial is a training to its end
+
     def progress(self, request, trained: bool) -> Progress:
         place = os.path.join(request.output_dir, FOLDER)
         names = os.listdir(place) if os.path.isdir(place) else []
         chosen = [os.path.join(place, COST_FILE), os.path.join(request.output_dir, RANKS_FILE)]
-        trials = sum(os.path.isfile(os.path.join(place, name, RESULT)) for name in names)
+        trials = sum(os.path.isfile(os.path.join(place, name, TRIAL_FILE)) for name in names)
         return Progress(done=all(map(os.path.exists, chosen)), trials=trials)
 
     def _learn(self, job: Job, space: Space) -> Built:
@@ -107,7 +109,7 @@ def evaluate(job: Job, space: Space, config: dict[str, int]) -> dict:
     """{"loss", "cost"} of a configuration: from its file, or from a trial in a process of its own; raises
     `RuntimeError` if that failed."""
     folder = job.folder.file(FOLDER, "-".join(map(str, config.values())))
-    path, error = os.path.join(folder, RESULT), os.path.join(folder, ERROR)
+    path, error = os.path.join(folder, TRIAL_FILE), os.path.join(folder, ERROR)
     if not os.path.isfile(path):
         os.makedirs(folder, exist_ok=True)
         with suppress(FileNotFoundError):  # of an earlier run

@@ -1,33 +1,36 @@
 """`RunFolder`: one output folder, from the first look to the last file.
 
-Looking changes nothing, and only inside `claim` is anything written: first what an earlier run left is cleared and
-run.json says whose the folder is, last comes all_results.json, which says that the run is finished.
+Looking changes nothing, and only inside `claim` is anything written: first what an earlier run left is put aside and
+run.json says whose the folder is, last comes all_results.json, which says that the run is finished, and what lay aside
+goes. A run that fails before it has anything to go on from leaves the folder as it was.
 """
 
+import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from filelock import FileLock, Timeout
-
 from autolora_trainer.errors import UsageError
 from autolora_trainer.files import read_json, write_json
 from autolora_trainer.ranks.learned import RANKS_FILE
+from autolora_trainer.runs.aside import ASIDE_FOLDER, Aside, remove
+from autolora_trainer.runs.lock import LOCK_FILE, OWNER_FILE, RunLock
 from autolora_trainer.runs.outputs import (
     COST_FILE,
     HANDOVER_FILE,
-    LOCK_FILE,
     RESULTS_FILE,
     RUN_FILE,
     SEARCH_FOLDER,
     TOKENIZER_FILES,
+    TRIAL_FILE,
     is_output,
 )
 from autolora_trainer.runs.resume import Resume
-from autolora_trainer.training.checkpoints import checkpoint_steps
+from autolora_trainer.training.checkpoints import MANIFEST, checkpoint_steps
 from autolora_trainer.training.processes import of_the_first, wait_for_everyone
+
+logger = logging.getLogger("autolora_trainer")
 
 
 class RunFolder:
@@ -45,6 +48,7 @@ class RunFolder:
         self.path, self.own, self.is_main_process = path, own, is_main_process
         self.resume = Resume()
         self._note: dict | None = None
+        self._aside: Aside | None = None  # since `clear`, until `publish`
         self._cleared = False
         self._check_again = lambda: None
 
@@ -72,9 +76,12 @@ class RunFolder:
         kinds = {"command": str, "version": str, "settings": dict}
         return isinstance(note, dict) and all(isinstance(note.get(name), kind) for name, kind in kinds.items())
 
+    @property
+    def is_finished(self) -> bool:
+        return os.path.exists(self.file(RESULTS_FILE))
+
     def later_files(self) -> list[str]:
-        """What is to be removed before the run: all that a run writes, or for a resume what came later than its
-        checkpoint."""
+        """What makes room for the run: all that a run writes, or for a resume what came later than its checkpoint."""
         if not os.path.isdir(self.path):
             return []
         outputs = [name for name in os.listdir(self.path) if is_output(name, self.own)]
@@ -102,7 +109,8 @@ class RunFolder:
         if not (resuming and self.has_note):
             self._refuse_files_of_others()
         self._check_inputs_stay(inputs)
-        if os.path.exists(self.file(RESULTS_FILE)) and not overwrite and not resuming:
+        self._refuse_what_cannot_move()
+        if self.is_finished and not overwrite and not resuming:
             raise ValueError(
                 f"{self.path} holds a finished run. Add --overwrite to replace it, or give another --output_dir."
             )
@@ -144,6 +152,24 @@ class RunFolder:
                 "would replace them. Give another --output_dir."
             )
 
+    def _refuse_what_cannot_move(self) -> None:
+        """Links, mounts and folders of other users: a run would be half there."""
+        for name in os.listdir(self.path) if os.path.isdir(self.path) else ():
+            path = self.file(name)
+            if not is_output(name, self.own) and name != ASIDE_FOLDER:
+                continue
+            if os.path.islink(path):
+                what = "a link"
+            elif os.path.ismount(path):
+                what = "a mount"
+            elif os.path.isdir(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                what = "not yours to write"
+            else:
+                continue
+            raise ValueError(
+                f"{path} is {what}, and a run makes its own in its place. Move it away, or give another --output_dir."
+            )
+
     def _check_inputs_stay(self, inputs: dict[str, str | None]) -> None:
         if not os.path.isdir(self.path):
             return
@@ -161,14 +187,15 @@ class RunFolder:
     @contextmanager
     def claim(self, note: dict) -> Iterator[None]:
         """Inside, the folder is there, and this run's alone: a lock is held that the kernel lets go of when the
-        process dies. A folder that was made for it and left empty is removed again.
+        process dies. A folder that was made for it and left empty is removed again; what a run replaced that fails
+        before its first checkpoint is put back.
 
         Args:
             note: the content of run.json, which `clear` writes.
         Raises:
             UsageError: if the folder cannot be made, or is another run's by now; in every process.
         """
-        made, lock = not os.path.isdir(self.path), FileLock(self.file(LOCK_FILE), timeout=0)
+        made, lock = not os.path.isdir(self.path), RunLock(self.path)
         if refusal := of_the_first(self._take(lock) if self.is_main_process else None):
             raise UsageError(refusal)
         self._note, self._cleared = note, False
@@ -176,14 +203,15 @@ class RunFolder:
             yield
         finally:
             if self.is_main_process:
-                if made and os.listdir(self.path) == [LOCK_FILE]:
+                self._undo()
+                if made and set(os.listdir(self.path)) <= {LOCK_FILE, OWNER_FILE}:
                     os.remove(self.file(LOCK_FILE))
                 lock.release()
                 if made:
                     with suppress(OSError):
                         os.rmdir(self.path)  # which fails where anything lies in it
 
-    def _take(self, lock: FileLock) -> str | None:
+    def _take(self, lock: RunLock) -> str | None:
         """Make and lock the folder, and look at it again; why that cannot be, or None."""
         try:
             os.makedirs(self.path, exist_ok=True)
@@ -191,11 +219,9 @@ class RunFolder:
             reason = getattr(error, "strerror", None) or error
             return f"output_dir {self.path!r} cannot be made: {reason}. Give another --output_dir."
         try:
-            lock.acquire()
+            lock.take()
             self._check_again()
-        except Timeout:
-            return f"{self.path} is another run's, which has not ended. Wait for it, or give another --output_dir."
-        except ValueError as error:  # another run has finished there
+        except ValueError as error:  # another run has the folder, or has finished there
             lock.release()
             return str(error)
         return None
@@ -207,21 +233,47 @@ class RunFolder:
             return
         self._cleared = True
         if self.is_main_process:
-            for name in self.later_files():
-                path = self.file(name)
-                if os.path.isdir(path):
-                    shutil.rmtree(path)
-                else:
-                    os.remove(path)
+            self._aside = Aside(self.path)
+            self._aside.take(self.later_files(), (RUN_FILE, *TOKENIZER_FILES))
+            self._kept = self._own_files()
             self.write_json(RUN_FILE, self._note)
         wait_for_everyone()
+
+    def _own_files(self) -> set[str]:
+        """Of a run in the folder, as `ranks.json`, `checkpoint-3` or `search/checkpoint-3`."""
+        top = [name for name in os.listdir(self.path) if is_output(name, self.own) or name == RUN_FILE]
+        folders = [name for name in top if name in self.own and os.path.isdir(self.file(name))]
+        inside = [os.path.join(folder, name) for folder in folders for name in os.listdir(self.file(folder))]
+        return {name for name in (*top, *inside) if name not in folders}
+
+    def _undo(self) -> None:
+        """After a run that has not finished: where it leaves nothing to go on from, the folder is as it was."""
+        if self._aside is None:
+            return
+        new = self._own_files() - self._kept
+        if not any(self._is_progress(name) for name in new):
+            remove(self.path, new)
+            for name in self.own:
+                with suppress(OSError):
+                    os.rmdir(self.file(name))  # which fails where anything lies in it, or there is none
+            self._aside.give_back()
+        elif self._aside.holds(RESULTS_FILE):
+            logger.warning(f"the run that this one was to replace lies in {self._aside.all}, until one is finished")
+        self._aside = None
+
+    def _is_progress(self, name: str) -> bool:
+        """Whether something new is worth keeping of a run that failed: ranks, a whole checkpoint, a finished trial."""
+        return name == RANKS_FILE or any(os.path.exists(self.file(name, own)) for own in (MANIFEST, TRIAL_FILE))
 
     def write_json(self, name: str, content: dict) -> None:
         write_json(self.file(name), content, indent=4, sort_keys=True)
 
     def publish(self, results: dict) -> None:
-        """Write all_results.json, last: it marks the run as finished."""
+        """Write all_results.json, last: it marks the run as finished, and what it replaced goes."""
         self.write_json(RESULTS_FILE, results)
+        if self._aside is not None:
+            self._aside.drop()
+            self._aside = None
 
     def add_results(self, scores: dict) -> None:
         """Put new scores into all_results.json of a finished run; nothing where the folder holds none of ours."""

@@ -13,7 +13,7 @@ from autolora_trainer.tasks.nlg import NLG_TASKS
 
 RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our own files are ever cleared
 RESULTS_FILE = "all_results.json"  # written last: it marks a run as finished
-LOCK_FILE = ".run.lock"  # held while a run writes
+TRIAL_FILE = "result.json"  # of a finished trial of a grid, in a folder of its own
 COST_FILE = "cost.json"
 SEARCH_FOLDER = "search"  # the search's own files
 HANDOVER_FILE = "kept_components.safetensors"  # in it: what the retrain begins with

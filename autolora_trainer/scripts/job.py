@@ -22,10 +22,12 @@ from autolora_trainer.compat import save_without_asking, silence_known_warnings
 from autolora_trainer.errors import one_line
 from autolora_trainer.files import write_atomically, write_json
 from autolora_trainer.heldout.split import split_three, split_train
-from autolora_trainer.methods.grid import ERROR, RESULT
+from autolora_trainer.methods.base import Built
+from autolora_trainer.methods.grid import ERROR
 from autolora_trainer.ranks.adapter import build_adapter
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.runs.folder import RunFolder
+from autolora_trainer.runs.outputs import TRIAL_FILE
 from autolora_trainer.scripts.request import Request
 from autolora_trainer.scripts.source import Source
 from autolora_trainer.scripts.task_kind import Rows
@@ -57,6 +59,11 @@ class Job:
         """The ordinary adapter of some ranks, on `base` or on the base model anew."""
         base = self.source.base_model() if base is None else base
         return build_adapter(base, ranks, self.source.lora_config(), self.request.settings.scaling)
+
+    def trainer(self, built: Built, callbacks: list, changes: dict | None = None) -> Trainer:
+        """The Trainer of the final training of what was built."""
+        own = [*built.callbacks, *callbacks]
+        return make_trainer(self, built.model, own, built.trainer, {**built.arguments, **(changes or {})})
 
     def try_ranks(self, ranks: dict[str, int], place: str) -> int:
         """Train an adapter with these ranks on D_tr and score it on D_val, in a new process, to its end: the exit
@@ -144,7 +151,7 @@ def run_trial(request: Request, ranks: dict[str, int], folder: str, parent: int)
     try:
         with open(os.path.join(folder, "log.txt"), "w", encoding="utf-8") as log:
             os.dup2(log.fileno(), 1)
-        write_json(os.path.join(folder, RESULT), train_trial(request, ranks))
+        write_json(os.path.join(folder, TRIAL_FILE), train_trial(request, ranks))
     except BaseException as error:
         write_atomically(os.path.join(folder, ERROR), f"{type(error).__name__}: {one_line(error)}\n")
         if os.environ.get("AUTOLORA_DEBUG") == "1":

@@ -1,6 +1,6 @@
 """What the scripts share: from parsed arguments to a folder with an adapter, its ranks, its scores and its cost.
 
-    settle -> check -> load -> prepare -> claim -> learn [search] -> train -> evaluate -> predict -> files -> push
+    settle -> check -> load -> prepare -> claim [rehearse] -> learn [search] -> train -> evaluate -> predict -> push
 
 Nothing is written before everything that the user gave has been checked.
 """
@@ -10,23 +10,20 @@ from functools import partial
 from transformers import Trainer
 
 from autolora_trainer.errors import usage_errors
+from autolora_trainer.files import read_json
 from autolora_trainer.methods.base import Plan
 from autolora_trainer.methods.registry import OUTPUTS
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.trackers import RankTracking
+from autolora_trainer.runs.fingerprints import check_same_files, environment, of_files, of_rows
 from autolora_trainer.runs.folder import RunFolder
-from autolora_trainer.runs.resume import (
-    Resume,
-    check_same_inputs,
-    check_same_settings,
-    find_resume,
-    fingerprints,
-    learned_settings,
-    noted,
-)
+from autolora_trainer.runs.outputs import RESULTS_FILE
+from autolora_trainer.runs.resume import Resume, check_any_whole, find_resume
+from autolora_trainer.runs.settings import changed, check_same, noted, settings_of
 from autolora_trainer.scripts.checks import AFTER_LOADING, BEFORE_LOADING, check_folder
 from autolora_trainer.scripts.job import Job, make_trainer, set_up_logging
+from autolora_trainer.scripts.rehearsal import rehearse
 from autolora_trainer.scripts.request import Request, settle
 from autolora_trainer.scripts.results import evaluate_saved, finish, typed_command
 from autolora_trainer.scripts.source import Source
@@ -46,7 +43,11 @@ def execute(task, model, data, settings, training) -> dict:
     set_up_logging(training)
     with usage_errors():
         request = settle(task, model, data, settings, training)
+        if (results := _finished(request)) is not None:
+            request.say(f"{request.output_dir} holds this run, already finished")
+            return results
         job = prepare(request)
+        note = _note(job) if request.training.do_train else None
         plan = request.method.prepare(job) if request.training.do_train else None
     if request.training.chose_cpu:
         request.say("bf16 without an accelerator: running on the CPU (use_cpu=True)")
@@ -54,10 +55,8 @@ def execute(task, model, data, settings, training) -> dict:
         return evaluate_saved(job)
     if request.settings.ranks and request.settings.size:
         request.warn(f"--size {request.settings.size} has no effect: the size is that of --ranks")
-    note = {"command": typed_command(), "version": __version__, "settings": _settings(request)}
-    if request.is_main_process:
-        note["inputs"] = fingerprints(request.inputs, noted(request.output_dir, "inputs"))
     with job.folder.claim(note):
+        rehearse(job, plan)
         return train(job, plan)
 
 
@@ -90,9 +89,48 @@ def _given_ranks(request: Request) -> LearnedRanks | None:
         ) from error
 
 
-def _settings(request: Request) -> dict:
-    groups = (request.model, request.data, request.settings, request.training)
-    return learned_settings(*groups, request.method.length_is_learned)
+def _settings(request: Request) -> tuple[dict, dict]:
+    return settings_of(request.model, request.data, request.settings, request.training)
+
+
+def _finished(request: Request) -> dict | None:
+    """What a run of this very command left that had come to its end, where `--resume_from_checkpoint` asks for it."""
+    folder = RunFolder(request.output_dir, OUTPUTS)
+    if not request.training.do_train or request.training.resume_from_checkpoint is None or not folder.is_ours:
+        return None
+    if not folder.is_finished:
+        return None
+    _check_same(request)
+    return read_json(folder.file(RESULTS_FILE))
+
+
+def _check_same(request: Request) -> None:
+    """Raise `ValueError` where the run in the output folder was begun with other settings or files."""
+    check_same(request.output_dir, "settings", _settings(request)[0])
+    check_same_files(request.output_dir, request.inputs)
+
+
+def _note(job: Job) -> dict:
+    """run.json: what was typed, and what decides the bits; raises `ValueError` where a resume would have others."""
+    request, place = job.request, job.request.output_dir
+    decides, rest = _settings(request)
+    rows = {name: of_rows(job.rows.datasets[name]) for name in _deciding_rows(request)}
+    base, tokenizer = job.source.loaded(), job.rows.tokenizer
+    parts = {"rows": rows, "environment": environment(base, tokenizer, request.training.device)}
+    if job.folder.resume.origin is not None:
+        for part, own in parts.items():
+            check_same(place, part, own)
+        if differs := changed(place, "others", rest):
+            request.say(f"changed since the run was begun, and of no effect on its result: {', '.join(differs)}")
+    note = {"command": typed_command(), "version": __version__, "settings": decides, "others": rest, **parts}
+    if request.is_main_process:
+        note["inputs"] = of_files(request.inputs, noted(place, "inputs"))
+    return note
+
+
+def _deciding_rows(request: Request) -> list[str]:
+    """Splits whose rows decide the result: those that are trained on, and those that choose the best checkpoint."""
+    return ["train", "validation"] if request.training.load_best_model_at_end else ["train"]
 
 
 def _resume(request: Request) -> Resume:
@@ -101,14 +139,10 @@ def _resume(request: Request) -> Resume:
     if asked is None:
         return Resume()
     progress = partial(request.method.progress, request)
-
-    def check_same():
-        check_same_settings(place, _settings(request))
-        check_same_inputs(place, request.inputs)
-
-    resume = find_resume(place, asked, progress, check_same)
+    resume = find_resume(place, asked, progress, partial(_check_same, request))
     for line in resume.passed_over:
         request.warn(f"passed over: {line}")
+    check_any_whole(resume, place, progress(False).checkpoints)
     if asked in ("True", "true"):
         if resume.origin is None:
             request.say(f"no whole checkpoint in {place}: starting from the beginning")
@@ -125,8 +159,7 @@ def train(job: Job, plan: Plan) -> dict:
     termination = TerminationCallback()
     if built.ranks is not None:
         request.say(format_rank_table(built.ranks.ranks))
-    callbacks = [*built.callbacks, termination, cost, CheckpointManifest(cost, request.save_total_limit)]
-    trainer = make_trainer(job, built.model, callbacks, built.trainer, built.arguments)
+    trainer = job.trainer(built, [termination, cost, CheckpointManifest(cost, request.save_total_limit)])
     job.folder.clear()
     notes = {}
     if built.ranks is not None:
@@ -140,7 +173,7 @@ def train(job: Job, plan: Plan) -> dict:
     termination.check(trainer.state)
     built.phases["retrain"] = cost.stop()
     trainer.save_state()
-    trainer = _finished(job, trainer, built)
+    trainer = _to_save(job, trainer, built)
     trainer.save_model()
     metrics = dict(result.metrics, train_samples=len(job.rows.datasets["train"]))
     if request.is_main_process:
@@ -148,7 +181,7 @@ def train(job: Job, plan: Plan) -> dict:
     return finish(job, trainer, built, metrics)
 
 
-def _finished(job: Job, trainer: Trainer, built) -> Trainer:
+def _to_save(job: Job, trainer: Trainer, built) -> Trainer:
     """The Trainer of the model to evaluate and save, where that is another than the trained one."""
     if built.finish is None:
         return trainer

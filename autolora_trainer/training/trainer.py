@@ -11,6 +11,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from autolora_trainer.compat import gradients_through_4_bit
 from autolora_trainer.training.finite import FiniteStepMixin
+from autolora_trainer.training.passes import RandomState
 
 
 def optimizer_steps(arguments, rows: int) -> int:
@@ -81,12 +82,15 @@ class FinalTrainer(FiniteStepMixin, ResumeMixin, Trainer):
     _evaluated = None  # the rows of the loader that Trainer keeps
 
     def evaluation_loop(self, *args, **kwargs):
-        """Without label smoothing: `eval_loss` then compares between runs, and with LoRA's published ones."""
+        """Without label smoothing: `eval_loss` then compares between runs, and with LoRA's published ones. And without
+        a trace: a loader draws a number for its workers, and what dropout draws next would be another."""
         smoother, self.label_smoother = self.label_smoother, None
+        state = RandomState(self.args.device)
         try:
             return super().evaluation_loop(*args, **kwargs)
         finally:
             self.label_smoother = smoother
+            state.restore()
 
     def get_eval_dataloader(self, eval_dataset=None):
         """All rows, and these: with `dataloader_drop_last` Trainer drops the last ones here too, and with

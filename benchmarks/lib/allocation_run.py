@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.svd import thin_svd
-from autolora_trainer.methods.autolora import search_arguments
 from autolora_trainer.methods.base import Built, given_pattern
+from autolora_trainer.methods.search_phase import search_arguments
 from autolora_trainer.scripts.job import Job, make_trainer
 from autolora_trainer.search.callback import RankSelectionCallback
 from autolora_trainer.search.handover import handover_tensors, start_from

@@ -12,7 +12,7 @@ import time
 import torch
 from transformers import TrainerCallback
 
-from autolora_trainer.methods import autolora as method
+from autolora_trainer.methods import search_phase as method
 from benchmarks.lib import trials
 from benchmarks.lib.forked import Bench
 

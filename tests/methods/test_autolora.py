@@ -4,7 +4,7 @@ import pytest
 
 import run_glue
 from autolora_trainer.errors import UsageError
-from autolora_trainer.methods import autolora
+from autolora_trainer.methods import search_phase
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.scripts.command_line import parse_arguments
 from autolora_trainer.scripts.request import settle
@@ -19,14 +19,14 @@ def test_search_ends_when_it_has_settled_unless_told_otherwise(place):
         ({"search_epochs": None, "rank_rule": "threshold"}, 112, 1),
     ):
         parsed = parse_arguments(command(place, place / "never", lr_scheduler_type="cosine", **changes))
-        arguments = autolora.search_arguments(settle(run_glue.Glue(), *parsed))
+        arguments = search_phase.search_arguments(settle(run_glue.Glue(), *parsed))
         assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
         assert arguments.search_look_steps == (28 if changes == {"search_epochs": None} else 0)
         assert arguments.lr_scheduler_type == ("constant_with_warmup" if steps == 112 else "cosine")
     for typed, steps in (([], 200), (["--search_epochs", "2"], -1), (["--preset", "paper"], -1)):
         argv = ["--task_name", "sample", "--output_dir", str(place / "never"), "--use_cpu", *typed]
         parsed = parse_arguments(argv, {"sample": run_glue.SAMPLE_DEFAULTS})
-        assert autolora.search_arguments(settle(run_glue.Glue(), *parsed)).max_steps == steps
+        assert search_phase.search_arguments(settle(run_glue.Glue(), *parsed)).max_steps == steps
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,9 @@ def test_output_dir_on_a_file_is_refused(place, tmp_path, capsys):
 def test_a_folder_is_one_run_s_at_a_time(place, tmp_path):
     folder = RunFolder(str(tmp_path / "o"))
     with folder.claim({}):
-        with pytest.raises(UsageError, match="is another run's, which has not ended. Wait for it, or give another"):
+        with pytest.raises(
+            UsageError, match=r"is another run's \(process \d+ on .*, since 20.*\), which has not ended"
+        ):
             run_glue.main(command(place, tmp_path / "o", method="lora", max_steps=1))
     assert not (tmp_path / "o").exists()  # it was made for the claim, and nothing was written
     run_glue.main(command(place, tmp_path / "o", method="lora", max_steps=1))

@@ -9,9 +9,6 @@ import pytest
 import run_glue
 from autolora_trainer import AutoLoraTrainer
 from autolora_trainer.errors import UsageError, run_guarded
-from autolora_trainer.methods.registry import METHODS
-from autolora_trainer.runs.resume import learned_settings
-from autolora_trainer.scripts.command_line import parse_arguments
 from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import interrupt
@@ -36,6 +33,13 @@ OTHER_SETTINGS = [
     {"bf16": True},
     {"non_finite": "stop"},
     {"data_seed": 1},
+    {"max_steps": 5},
+    {"num_train_epochs": 3.0},
+    {"retrain_epochs": 1.0},
+    {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+    {"dataloader_drop_last": True},
+    {"pad_to_max_length": True},
+    {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1},
 ]
 
 
@@ -64,28 +68,48 @@ def test_resume_with_other_settings_is_refused(place, begun, capsys, changes):
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_resume_with_other_lengths_and_files_goes_on(place, begun, tmp_path, old):
+def test_what_cannot_change_the_result_may_change_and_is_named(place, begun, tmp_path, capsys, old):
     output = shutil.copytree(begun, tmp_path / "o")
+    changes = {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_steps": 1, "per_device_eval_batch_size": 3}
     if old:  # a run.json of a version that noted less
         note = json.loads((output / "run.json").read_text())
         for name in ("weight_decay", "optim", "bf16", "dtype", "non_finite"):
             del note["settings"][name]
+        for part in ("others", "rows", "environment"):
+            del note[part]
         (output / "run.json").write_text(json.dumps(note))
-    changes = {"num_train_epochs": 3, "retrain_epochs": 1, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    changes |= {"max_steps": 2, "logging_steps": 1, **({"weight_decay": 0.5} if old else {})}
+        changes["weight_decay"] = 0.5
     results = run_glue.main([*command(place, output, **changes), "--resume_from_checkpoint"])
     assert results["resumed_from"] == {"phase": "search", "step": 3}
+    said = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("changed since the run was begun")
+    ]
+    assert old or all(f"{name} " in said[0] and f"-> {changes[name]}" in said[0] for name in changes)
     assert "optim" in json.loads((output / "run.json").read_text())["settings"]
 
 
-@pytest.mark.parametrize("method", ["autolora", "lora", "full", "uniform", "adalora", "grid"])
-@pytest.mark.parametrize("changes", [{"num_train_epochs": 3}, {"max_steps": 7}], ids=str)
-def test_a_length_is_a_setting_where_more_than_more_steps_hangs_on_it(place, tmp_path, method, changes):
-    def settings(**changes):
-        parsed = parse_arguments(command(place, tmp_path / "o", method=method, **changes))
-        return learned_settings(*parsed, METHODS[method].length_is_learned)
+@pytest.mark.parametrize("part, name", [("rows", "train"), ("environment", "torch"), ("environment", "tokenizer"),
+                                        ("environment", "attn_implementation"), ("settings", "processes")])  # fmt: skip
+def test_rows_versions_and_the_like_are_compared(place, begun, tmp_path, part, name):
+    """As if this machine had others: what is noted was different when the run was begun."""
+    output = shutil.copytree(begun, tmp_path / "o")
+    note = json.loads((output / "run.json").read_text())
+    note[part][name] = "another"
+    (output / "run.json").write_text(json.dumps(note))
+    argv = [*command(place, output, save_strategy="steps", save_steps=1), "--resume_from_checkpoint"]
+    with pytest.raises(UsageError, match=f"was begun with {name} another, and this command has"):
+        run_glue.main(argv)
+    assert json.loads((output / "run.json").read_text()) == note
 
-    assert (settings() != settings(**changes)) == (method in ("adalora", "grid"))
+
+def test_evaluation_on_the_way_does_not_change_what_is_learned(place, tmp_path):
+    """Or a resume could not change it: a loader draws a number for its workers, and dropout another mask."""
+    for name, strategy in (("without", "no"), ("with", "steps")):
+        run_glue.main(
+            command(place, tmp_path / name, method="lora", max_steps=4, eval_strategy=strategy, eval_steps=1)
+        )
+    one, two = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("without", "with"))
+    assert one == two
 
 
 @pytest.mark.parametrize("touched", ["rows", "weights", "times"])
