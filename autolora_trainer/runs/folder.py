@@ -14,6 +14,7 @@ from functools import partial
 from autolora_trainer.errors import UsageError
 from autolora_trainer.files import read_json, write_json
 from autolora_trainer.ranks.learned import RANKS_FILE
+from autolora_trainer.report.history import HISTORY_FILE
 from autolora_trainer.runs.aside import ASIDE_FOLDER, Aside, remove
 from autolora_trainer.runs.lock import LOCK_FILE, OWNER_FILE, RunLock
 from autolora_trainer.runs.outputs import (
@@ -262,8 +263,11 @@ class RunFolder:
         self._aside = None
 
     def _is_progress(self, name: str) -> bool:
-        """Whether something new is worth keeping of a run that failed: ranks, a whole checkpoint, a finished trial."""
-        return name == RANKS_FILE or any(os.path.exists(self.file(name, own)) for own in (MANIFEST, TRIAL_FILE))
+        """Whether something new is worth keeping of a run that failed: all but its note, the record of a search, and
+        what is not whole."""
+        if os.path.isdir(self.file(name)):
+            return any(os.path.exists(self.file(name, own)) for own in (MANIFEST, TRIAL_FILE))
+        return os.path.basename(name) not in (RUN_FILE, HISTORY_FILE)
 
     def write_json(self, name: str, content: dict) -> None:
         write_json(self.file(name), content, indent=4, sort_keys=True)

@@ -96,9 +96,8 @@ def _settings(request: Request) -> tuple[dict, dict]:
 def _finished(request: Request) -> dict | None:
     """What a run of this very command left that had come to its end, where `--resume_from_checkpoint` asks for it."""
     folder = RunFolder(request.output_dir, OUTPUTS)
-    if not request.training.do_train or request.training.resume_from_checkpoint is None or not folder.is_ours:
-        return None
-    if not folder.is_finished:
+    asked = request.training.resume_from_checkpoint in ("True", "true")  # and no checkpoint by name
+    if not (asked and request.training.do_train and folder.is_ours and folder.is_finished):
         return None
     _check_same(request)
     return read_json(folder.file(RESULTS_FILE))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import run_glue
-from autolora_trainer.methods import grid
+from autolora_trainer.runs.outputs import TRIAL_FILE
 from autolora_trainer.scripts.command_line import parse_arguments
 from autolora_trainer.scripts.job import Job
 from autolora_trainer.scripts.pipeline import prepare
@@ -47,6 +47,6 @@ class Trials:
         self.ran.append(os.path.basename(folder))
         query, value = (ranks[f"roberta.encoder.layer.1.attention.self.{name}"] for name in ("query", "value"))
         cost = {"wall_seconds": 1.0, "passes": 10, "examples": 40, "peak_memory_mb": 100.0 + query}
-        with open(os.path.join(folder, grid.RESULT), "w") as file:
+        with open(os.path.join(folder, TRIAL_FILE), "w") as file:
             json.dump({"loss": abs(query - 4) + abs(value - 2) + 0.5, "cost": cost}, file)
         return 0

@@ -88,12 +88,14 @@ def test_what_cannot_change_the_result_may_change_and_is_named(place, begun, tmp
     assert "optim" in json.loads((output / "run.json").read_text())["settings"]
 
 
-@pytest.mark.parametrize("part, name", [("rows", "train"), ("environment", "torch"), ("environment", "tokenizer"),
-                                        ("environment", "attn_implementation"), ("settings", "processes")])  # fmt: skip
-def test_rows_versions_and_the_like_are_compared(place, begun, tmp_path, part, name):
+NOTED = "rows.train environment.torch environment.tokenizer environment.attn_implementation settings.processes".split()
+
+
+@pytest.mark.parametrize("noted", NOTED)
+def test_rows_versions_and_the_like_are_compared(place, begun, tmp_path, noted):
     """As if this machine had others: what is noted was different when the run was begun."""
     output = shutil.copytree(begun, tmp_path / "o")
-    note = json.loads((output / "run.json").read_text())
+    note, (part, name) = json.loads((output / "run.json").read_text()), noted.split(".")
     note[part][name] = "another"
     (output / "run.json").write_text(json.dumps(note))
     argv = [*command(place, output, save_strategy="steps", save_steps=1), "--resume_from_checkpoint"]

@@ -235,7 +235,7 @@ def test_planted_pickle_between_the_phases_is_one_line(place, interrupted, tmp_p
     for path in output.glob("checkpoint-*"):
         shutil.rmtree(path)
     plant(output / name, tmp_path / "marker")
-    argv = [*three_steps(place, output, max_steps=1), "--resume_from_checkpoint"]
+    argv = [*three_steps(place, output), "--resume_from_checkpoint"]
     assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == status
     assert not (tmp_path / "marker").exists()
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
