@@ -1,6 +1,7 @@
 """Processes that talk over gloo, forked from one that has imported everything: what a launcher does, without its
 imports. That real launchers do the same, `test_two_processes_learn_the_ranks_of_one` knows."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -51,6 +52,7 @@ def _process(rank: int, number: int, port: int, stdout: Path, stderr: Path, main
     for path, descriptor in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in (1, 2))
+    gc.freeze()  # what was imported is no garbage, and every Trainer looks through it when it begins
     try:
         status = run_guarded(lambda: main(*given), main.__module__)
     except BaseException:
