@@ -10,16 +10,18 @@ class HypergradientPassesMixin:
     """Over a Trainer with `gates`, batches of D_val and the window of the running weight step."""
 
     def _hypergradient(self, num_items_in_batch) -> hypergradient.Hypergradient:
-        """Eq. 5 for the weight step whose gradient the weights hold.
+        """Eq. 5 for the weight step whose gradient the weights hold, with as many rows of D_val as a weight step has,
+        also where an epoch ends with fewer.
 
         Under bf16 the passes of a difference run in fp32. Only ∇_W L_tr is that of the bf16 weight step, which says
         where W' is. `first_order` takes no difference: its one gradient is as rounded as those that train the weights.
         """
         method, selection, count = self.args.hypergradient, self.gates.selection, len(self._window)
+        val_count = self.args.gradient_accumulation_steps
         base, selection.grad = selection.grad, None
-        val_inputs = [self._prepare_inputs(next(self._val_batches)) for _ in range(count)]
+        val_inputs = [self._prepare_inputs(next(self._val_batches)) for _ in range(val_count)]
         val_items = self._get_num_items_in_batch(val_inputs, self.args.device)
-        divisors, val_divisors = self._divisors or [count] * count, [count] * count
+        divisors, val_divisors = self._divisors or [count] * count, [val_count] * val_count
         if self.averages(val_items):
             val_inputs, val_divisors = self.divided(val_inputs)
 

@@ -1,6 +1,6 @@
 r"""Rows of a global batch shared out among processes: together they have the loss and gradient that one would have.
 
-    L = Σ n L' / Σ n        over the processes' shares of a micro-batch; n targets, L' their mean loss
+    L = Σ n L' / Σ n        over a step's micro-batches on all processes; n targets, L' their mean loss
 
 Trainer's processes fill up an epoch's last batch with rows of its beginning, and average their mean losses as if each
 was over as many targets (transformers 5.23, accelerate 1.15).
@@ -105,21 +105,20 @@ class SharesMixin:
         return not counted and self.compute_loss_func is None
 
     def divided(self, batches: list) -> tuple[list, list[float]]:
-        """This process's shares of a step's micro-batches, and what the mean loss of each is divided by, so that the
-        mean over processes of its sum is the mean of L. Shares without a target have finite losses."""
+        """This process's micro-batches of a step, and what the mean loss of each is divided by, so that the mean over
+        processes of their sum is L. Those without a target have finite losses."""
         steps, world = len(batches), self.args.world_size
         known = self.loss_is_scaled_for_ga is None and all(isinstance(batch, Mapping) for batch in batches)
-        if not known or world == 1:
+        if not known or world == steps == 1:
             return batches, [steps] * steps
         counts = [0 if isinstance(batch, Idle) else count_targets(self.model, batch) for batch in batches]
-        summed = torch.tensor(counts, device=self.args.device)
-        torch.distributed.all_reduce(summed)
-        own, divisors = [], []
-        for batch, count, total in zip(batches, counts, summed.tolist()):
-            without = total and not count  # a batch without a target anywhere is no number, as in one process
-            own.append(_finite(batch) if without else batch)
-            divisors.append(math.inf if without else steps * total / (world * count) if count else steps)
-        return own, divisors
+        total = torch.tensor(sum(counts), device=self.args.device)
+        if world > 1:
+            torch.distributed.all_reduce(total)
+        if not (total := total.item()):
+            return batches, [steps] * steps
+        own = [batch if count else _finite(batch) for batch, count in zip(batches, counts)]
+        return own, [total / (world * count) if count else math.inf for count in counts]
 
     def get_train_dataloader(self) -> DataLoader:
         loader = super().get_train_dataloader()

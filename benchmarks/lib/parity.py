@@ -44,21 +44,24 @@ def parity(bench: Bench, count: int):
         settings = {
             "train_sampling_strategy": drawn.choice(["random", "group_by_length"]),
             "size": drawn.choice(["auto", "lora:2"]),
-            "gradient_accumulation_steps": drawn.choice([1, 2, 4]),
         }
+        accumulations = {processes: drawn.choice([1, 2, 4]) for processes in (1, 2, 4)}
         place = bench.path(str(index))
         place.mkdir()
-        what = f"{task}, {rows} rows, {', '.join(map(str, settings.values()))}"
-        alone = _learned(bench, place, task, rows, settings, 1)
-        for processes in (2, 4):
-            faults = _differences(alone, _learned(bench, place, task, rows, settings, processes))
-            yield f"{what}, {processes} processes: {faults}" if faults else None
+        what = f"{task}, {rows} rows, {settings}, accumulations {accumulations}"
+        alone, *others = (
+            _learned(bench, place, task, rows, {**settings, "gradient_accumulation_steps": steps}, processes)
+            for processes, steps in accumulations.items()
+        )
+        for other in others:
+            faults = _differences(alone, other)
+            yield f"{what}, {other.name}: {faults}" if faults else None
 
 
 def _learned(bench: Bench, place: Path, task: str, rows: int, settings: dict, processes: int) -> Path:
     """The output folder of a run."""
     main, make = KINDS[task]
-    output, at_once = place / f"of-{processes}", settings["gradient_accumulation_steps"] * processes
+    output, at_once = place / f"{processes} processes", settings["gradient_accumulation_steps"] * processes
     files = {f"{split}_file": write_rows(place / f"{split}.jsonl", make(rows)) for split in ("train", "validation")}
     own = {"task_name": task, "model_name_or_path": bench.path("e2e" if task == "e2e" else "model"), **files}
     own |= {"per_device_train_batch_size": GLOBAL // at_once, "per_device_eval_batch_size": 8 // processes}
