@@ -140,6 +140,13 @@ class SharesMixin:
         for batch in batches:
             yield Idle.of(batch) if self._ends_idle and self.accelerator.gradient_state.end_of_dataloader else batch
 
+    def _run_epoch(self, *args, **kwargs):
+        """And the training loss that is not logged yet is that of all processes: Trainer takes the first one's."""
+        super()._run_epoch(*args, **kwargs)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(self._tr_loss)
+            self._tr_loss /= self.args.world_size
+
     def training_step(self, *args, **kwargs):
         """Trainer's, which divides a mean loss by the number of micro-batches."""
         divisor = next(self._next_divisor, None)

@@ -94,8 +94,8 @@ def learned(folder, kind, count, sampling, *accumulations):
     own = short_training(folder, num_train_epochs=1, logging_strategy="no", **batch)
     adapter = build_adapter(model_of(kind)[0], ranks, config)
     trainer = fix_loss_scale(FinalTrainer(adapter, own, padded, data, data))
-    trainer.train()
     numbers = {
+        "loss": torch.tensor(trainer.train().training_loss),
         "selection": search.gates.selection,
         "contributions": torch.tensor([module.contributions for module in ranks.modules.values()]),
         "eval_loss": torch.tensor(trainer.evaluate()["eval_loss"]),
