@@ -12,6 +12,7 @@
 | damage | files of the newest checkpoint that were cut, had a byte flipped or were deleted: the one before is used |
 | determinism | the same command again, and in another process: the same bits |
 | processes | torchrun and accelerate launch with 1, 2, 4 processes: the same ranks, α within 1e-5 |
+| parity | 20 random numbers of rows, with 2 and 4 processes: ranks, α, contributions and weights of one |
 | processes-dropout | the same command with dropout, again, for 2 and 4 processes: the same bits |
 | equivalence | batch 16 x 1 against 4 x 4, activation checkpointing, torch.compile: the same ranks, α within 1e-5 |
 | long | 10,000 search steps: memory and step time at the end against the start |
@@ -40,6 +41,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would only
 from benchmarks.lib import trials  # noqa: E402
 from benchmarks.lib.forked import Bench  # noqa: E402
 from benchmarks.lib.interruptions import damage, kill, terminate, write  # noqa: E402
+from benchmarks.lib.parity import parity  # noqa: E402
 from benchmarks.lib.repetitions import determinism, equivalence, long, processes, processes_dropout  # noqa: E402
 from benchmarks.lib.replaced import changes, late, pairs  # noqa: E402
 from benchmarks.lib.significance import markdown  # noqa: E402
@@ -72,7 +74,7 @@ CHECKS = {  # and how often
     **{"kill": (kill, 50), "write": (write, 25), "terminate": (terminate, 10), "damage": (damage, 0)},
     **{"determinism": (determinism, 10), "processes": (processes, 0), "processes-dropout": (processes_dropout, 0)},
     **{"late": (late, 0), "pairs": (pairs, 100), "changes": (changes, 0)},
-    **{"equivalence": (equivalence, 0), "long": (long, 0), "tests": (tests, 0)},
+    **{"parity": (parity, 20), "equivalence": (equivalence, 0), "long": (long, 0), "tests": (tests, 0)},
 }
 
 

@@ -12,8 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from autolora_trainer.compat import gradients_through_4_bit
 from autolora_trainer.lora.parts import base_model_of
 from autolora_trainer.training.passes import shifts_labels
-
-IGNORED = -100  # a label that is no target
+from autolora_trainer.training.shares import IGNORED, Idle, count_targets
 
 
 @contextmanager
@@ -59,19 +58,6 @@ def _configs(config) -> list:
     return [config, *filter(None, (getattr(config, name, None) for name in names))] if config is not None else []
 
 
-def count_targets(model: torch.nn.Module, inputs: Mapping) -> int:
-    """How many targets the mean loss of a transformers model is taken over: tokens with a label, or rows."""
-    labels = inputs.get("labels")
-    if not torch.is_tensor(labels) or labels.dim() < 2 or labels.is_floating_point():
-        rows = next(value for value in inputs.values() if torch.is_tensor(value) and value.dim() > 0)
-        return len(rows)
-    if "shift_labels" in inputs:
-        labels = inputs["shift_labels"]
-    elif shifts_labels(base_model_of(model)):
-        labels = labels[..., 1:]
-    return int((labels != IGNORED).sum())
-
-
 def target_loss(model: torch.nn.Module, inputs: Mapping, forward: Callable | None = None):
     """The summed loss and the number of the targets of one batch, for a transformers model.
 
@@ -115,11 +101,6 @@ def _rows(model: torch.nn.Module, logits: torch.Tensor, labels) -> tuple[torch.T
         logits, labels = logits[:, :-1], labels[:, 1:]
     losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
     return losses.sum(1), (labels != IGNORED).sum(1).float()
-
-
-class Idle(dict):
-    """A batch that is computed and counts nothing: every process computes as many, since trainers such as TRL's gather
-    figures from all of them in every loss."""
 
 
 def ordered_batches(rows, batch_size: int, collate: Callable, process_index: int = 0, num_processes: int = 1) -> list:

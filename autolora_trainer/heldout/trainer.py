@@ -5,9 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
-from autolora_trainer.heldout.passes import Idle, count_targets, ordered_batches, target_loss
+from autolora_trainer.heldout.passes import ordered_batches, target_loss
 from autolora_trainer.heldout.split import EndlessBatches
 from autolora_trainer.training.passes import unrecorded
+from autolora_trainer.training.shares import Idle, count_targets
 
 LEAST_ROWS, MOST_ROWS = 32, 128  # of a sample
 

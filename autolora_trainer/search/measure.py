@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from autolora_trainer.heldout.contributions import contributions
-from autolora_trainer.heldout.passes import Idle, count_targets, undisturbed
+from autolora_trainer.heldout.passes import undisturbed
 from autolora_trainer.heldout.prefixes import NOISE, SIZES, find_size, mean_loss, measured_prefixes, paired_error
 from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.gates import gated
 from autolora_trainer.lora.heads import set_values
 from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, undecided
 from autolora_trainer.training.progress import phase, ticking
+from autolora_trainer.training.shares import Idle, count_targets
 
 ORDER_BATCHES, SIZE_BATCHES, LOOK_BATCHES = 16, 8, 3  # of held-out rows, as large as a weight step's
 ENOUGH_TARGETS = 256  # of rows that judge the size; where a row has one target, as many rows
@@ -173,11 +174,11 @@ class MeasurementMixin(HeldOutMixin):
                 optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - step / steps)
                 for parameter in heads:
                     parameter.grad = torch.zeros_like(parameter)
-                for _ in range(micro_batches):
-                    loss, _ = self._mean_loss(self._prepare_inputs(next(batches)))
+                for inputs, divisor in zip(*self.divided([next(batches) for _ in range(micro_batches)])):
+                    loss, _ = self._mean_loss(self._prepare_inputs(inputs))
                     for parameter, gradient in zip(heads, torch.autograd.grad(loss, heads, allow_unused=True)):
                         if gradient is not None:
-                            parameter.grad += gradient / micro_batches
+                            parameter.grad += gradient / divisor
                 self._reduce([parameter.grad for parameter in heads])
                 if all(parameter.grad.isfinite().all() for parameter in heads):
                     optimizer.step()

@@ -10,27 +10,32 @@ class HypergradientPassesMixin:
     """Over a Trainer with `gates`, batches of D_val and the window of the running weight step."""
 
     def _hypergradient(self, num_items_in_batch) -> hypergradient.Hypergradient:
-        """Eq. 5 for the weight step whose gradient the weights hold.
+        """Eq. 5 for the weight step whose gradient the weights hold, with as many rows of D_val as a weight step has,
+        also where an epoch ends with fewer.
 
         Under bf16 the passes of a difference run in fp32. Only ∇_W L_tr is that of the bf16 weight step, which says
         where W' is. `first_order` takes no difference: its one gradient is as rounded as those that train the weights.
         """
         method, selection, count = self.args.hypergradient, self.gates.selection, len(self._window)
+        val_count = self.args.gradient_accumulation_steps
         base, selection.grad = selection.grad, None
-        val_inputs = [self._prepare_inputs(next(self._val_batches)) for _ in range(count)]
+        val_inputs = [self._prepare_inputs(next(self._val_batches)) for _ in range(val_count)]
         val_items = self._get_num_items_in_batch(val_inputs, self.args.device)
+        divisors, val_divisors = self._divisors or [count] * count, [val_count] * val_count
+        if self.averages(val_items):
+            val_inputs, val_divisors = self.divided(val_inputs)
 
         def val_losses():
-            for inputs in val_inputs:
+            for inputs, divisor in zip(val_inputs, val_divisors):
                 self.selection_passes += 1
-                yield self._micro_loss(inputs, val_items, count)
+                yield self._micro_loss(inputs, val_items, divisor)
 
         def train_losses():  # the same function at every call: same rows, same dropout masks, no bf16 rounding
             now = RandomState(self.args.device)
-            for inputs, random_state in self._window:
+            for (inputs, random_state), divisor in zip(self._window, divisors):
                 self.selection_passes += 1
                 random_state.restore()
-                yield self._micro_loss(inputs, num_items_in_batch, count)
+                yield self._micro_loss(inputs, num_items_in_batch, divisor)
             now.restore()
 
         if method == "first_order":
@@ -53,15 +58,11 @@ class HypergradientPassesMixin:
         one_sided = self.args.hypergradient == "finite_difference" and self.args.finite_difference == "one_sided"
         return one_sided and is_full_precision(self.model) and not self.args.torch_compile
 
-    def _micro_loss(self, inputs, num_items_in_batch, count):
-        """The loss that `Trainer.training_step` would differentiate for one micro-batch of a window of `count`."""
+    def _micro_loss(self, inputs, num_items_in_batch, divisor):
+        """The loss that `Trainer.training_step` would differentiate for one micro-batch."""
         with self.compute_loss_context_manager(), unrecorded(self):
             loss = self.compute_loss(self.model, dict(inputs), num_items_in_batch=num_items_in_batch)
-        normalized = self.loss_is_scaled_for_ga
-        if normalized is None:
-            counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-            normalized = counted or self.compute_loss_func is not None
-        return loss if normalized else loss / count
+        return loss / divisor if self.averages(num_items_in_batch) else loss
 
     def _virtual_step(self, train_gradient):
         if self.args.virtual_step == "sgd":

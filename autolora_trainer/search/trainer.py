@@ -31,10 +31,13 @@ from autolora_trainer.search.state import SearchStateMixin
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.passes import RandomState, fix_loss_scale
 from autolora_trainer.training.progress import show_phase
+from autolora_trainer.training.shares import SharesMixin
 from autolora_trainer.training.trainer import ResumeMixin
 
 
-class AutoLoraMixin(MeasurementMixin, HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin, ResumeMixin):
+class AutoLoraMixin(
+    MeasurementMixin, HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin, ResumeMixin, SharesMixin
+):
     """The search as a mixin over `transformers.Trainer` or a subclass of it: `class MyTrainer(AutoLoraMixin,
     Seq2SeqTrainer)`.
 

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 
 from autolora_trainer.compat import gradients_through_4_bit
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.passes import RandomState
+from autolora_trainer.training.processes import of_the_first
+from autolora_trainer.training.shares import SharesMixin, count_targets
 
 
 def optimizer_steps(arguments, rows: int) -> int:
@@ -30,11 +32,11 @@ class ResumeMixin:
     Trainer looks at `max_steps` only after a step, so a run resumed from its last checkpoint would take one too many.
     And `group_by_length` draws an epoch's order from the global generator when the epoch begins; a resume draws it
     again, in whatever state the generator then is, so a checkpoint also holds the one in which the epoch began. Of
-    several processes each has drawn its own numbers for dropout by then, and would draw another order; they get a
-    generator that they share.
+    several processes each has drawn its own numbers for dropout by then, and would draw another order; they begin an
+    epoch with the first one's, and group as many rows as one process would.
     """
 
-    _order: torch.Generator | None = None
+    _orders_by_length = False  # in several processes
     _epoch_began: torch.Tensor | None = None
 
     def train(self, *args, **kwargs):
@@ -55,15 +57,16 @@ class ResumeMixin:
                 self._load_rng_state(checkpoint)
             elif os.path.exists(began):
                 torch.set_rng_state(load_file(began)["state"])
+        if self._orders_by_length:
+            torch.set_rng_state(of_the_first(torch.get_rng_state()))
         self._epoch_began = torch.get_rng_state()
-        if self._order is not None:
-            self._order.manual_seed(self.args.seed + int(epoch))
         super()._run_epoch(*args, **kwargs)
 
     def _get_train_sampler(self, *args, **kwargs):
         sampler = super()._get_train_sampler(*args, **kwargs)
-        if isinstance(sampler, LengthGroupedSampler) and self.args.world_size > 1:
-            sampler.generator = self._order = torch.Generator()
+        self._orders_by_length = isinstance(sampler, LengthGroupedSampler) and self.args.world_size > 1
+        if self._orders_by_length:
+            sampler.batch_size *= self.args.world_size
         return sampler
 
     def _save_rng_state(self, output_dir):
@@ -75,7 +78,7 @@ class ResumeMixin:
         return os.path.join(checkpoint, f"epoch_rng_state{process}.safetensors")
 
 
-class FinalTrainer(FiniteStepMixin, ResumeMixin, Trainer):
+class FinalTrainer(FiniteStepMixin, ResumeMixin, SharesMixin, Trainer):
     """The standard Trainer, but for steps that are no numbers, a resume at its very end, and the rows, the order and
     the loss of evaluation."""
 
@@ -91,6 +94,34 @@ class FinalTrainer(FiniteStepMixin, ResumeMixin, Trainer):
         finally:
             self.label_smoother = smoother
             state.restore()
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        """With the loss of one process that has the rows of all."""
+        loss, *predicted = super().prediction_step(model, inputs, *args, **kwargs)
+        if loss is not None and self.args.world_size > 1:
+            loss = self._loss_of_all(model, inputs, loss)
+        return loss, *predicted
+
+    @torch.no_grad()
+    def _loss_of_all(self, model, inputs, loss: torch.Tensor) -> torch.Tensor:
+        """The mean over the targets of an evaluation's batch on all processes, without the rows that accelerate has
+        filled up the last one with: they count in Trainer's (5.23)."""
+        state, inputs = self.accelerator.gradient_state, self._prepare_inputs(inputs)
+        ends_short = state.end_of_dataloader and state.remainder > 0
+        counted = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        if counted and "labels" in inputs and self.args.average_tokens_across_devices and not ends_short:
+            return loss  # a part of that mean already
+        real = True
+        if ends_short:
+            rows = find_batch_size(inputs)
+            real = min(max(state.remainder - rows * self.args.process_index, 0), rows)
+            inputs = {name: _first(value, rows, real or rows) for name, value in inputs.items()}
+            loss = self.compute_loss(model, dict(inputs)).detach()
+        count = count_targets(self.model, inputs) if real else 0
+        part = loss.float() * count if count else torch.zeros_like(loss, dtype=torch.float)
+        sums = torch.stack([part, torch.full_like(part, count)])
+        torch.distributed.all_reduce(sums)
+        return (sums[0] / sums[1]).to(loss)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """All rows, and these: with `dataloader_drop_last` Trainer drops the last ones here too, and with
@@ -120,6 +151,11 @@ class FinalTrainer(FiniteStepMixin, ResumeMixin, Trainer):
             yield
         finally:
             setattr(self.args, name, given)
+
+
+def _first(value, rows: int, count: int):
+    """The first `count` of a tensor's `rows`; what has not so many is left as it is."""
+    return value[:count] if torch.is_tensor(value) and value.dim() and len(value) == rows else value
 
 
 TRAINABLE = "trainable.safetensors"

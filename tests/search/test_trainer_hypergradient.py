@@ -92,7 +92,7 @@ def compared(folder, dropout=0.1, accumulation=2, zeroed=False, **settings):
         **{"hypergradient": "finite_difference", **settings},
     )
     config = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], lora_alpha=16, lora_dropout=dropout)
-    trainer = Compared(model, arguments, train_dataset=rows(256), peft_config=config)
+    trainer = Compared(model, arguments, train_dataset=rows(320), peft_config=config)
     trainer.zeroed = zeroed
     trainer.train()
     return trainer
