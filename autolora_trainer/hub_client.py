@@ -1,6 +1,5 @@
 """The Hub's client as this package calls it: every wait has an end, and a failure is one line without a token."""
 
-import re
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -8,8 +7,8 @@ from contextlib import contextmanager
 import huggingface_hub
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+from autolora_trainer.clean import CONTROL, without_secrets
 from autolora_trainer.compat import client_factory
-from autolora_trainer.errors import without_secrets
 
 SILENCE_SECONDS = 30.0  # how long the Hub may say nothing
 DOWNLOAD_SECONDS = 120.0  # for a small file, altogether
@@ -94,8 +93,11 @@ def root_cause(error: BaseException) -> BaseException:
 def reason(error: BaseException, token: str | None = None) -> str:
     """What went wrong, on one line of at most 300 characters, with every token left out."""
     root = root_cause(error)
-    text = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", str(root)).split()) or type(root).__name__
-    return without_secrets(text.replace(token, "***") if token else text)[:300].rstrip(".")
+    text = str(root)[:10_000]
+    if isinstance(token, str) and token.strip():
+        text = text.replace(token.strip(), "***")
+    text = without_secrets(text)
+    return (" ".join(CONTROL.sub(" ", text).split()) or type(root).__name__)[:300].rstrip(".")
 
 
 HUB_TIMEOUT = 10.0  # seconds in which the hub must answer at all; a download may then take as long as it takes

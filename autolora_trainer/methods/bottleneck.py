@@ -13,7 +13,6 @@ evaluation.
 Saved are `bottleneck_adapter.safetensors` and `bottleneck_adapter.json`, which `load_bottleneck_adapter` reads.
 """
 
-import json
 import os
 import re
 
@@ -22,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from autolora_trainer.files import write_json
+from autolora_trainer.files import parse_json, read_bounded, replacing, write_json
 from autolora_trainer.lora.fused import out_features
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.ranks.adapter import public_model_name
@@ -151,7 +150,8 @@ def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def save_bottleneck_adapter(model: nn.Module, folder: str) -> None:
     """Write what the method has trained, and what is needed to put it back."""
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in own_parameters(model).items()}
-    save_file(tensors, os.path.join(folder, WEIGHTS), metadata={"format": "pt"})
+    with replacing(os.path.join(folder, WEIGHTS)) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
     document = {"format_version": FORMAT_VERSION, **model.bottleneck_config}
     write_json(os.path.join(folder, CONFIG), document, indent=1)
 
@@ -211,12 +211,11 @@ def _read_config(folder: str) -> dict:
     """bottleneck_adapter.json, checked: it may come from elsewhere."""
     path = os.path.join(folder, CONFIG)
     try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
+        config = parse_json(read_bounded(path))
     except OSError as error:
         raise ValueError(f"{folder} holds no bottleneck adapter: {error.strerror} ({CONFIG}).") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {str(error).splitlines()[0]}.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
     valid = (
         isinstance(config, dict)
         and config.get("format_version") == FORMAT_VERSION

@@ -2,6 +2,7 @@
 
 import re
 
+from autolora_trainer.files import TEMPORARY
 from autolora_trainer.ranks.curve import CURVE_FILE
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.report.curve import CURVE_FILES
@@ -51,6 +52,8 @@ def is_output(name: str, own: frozenset[str] = frozenset()) -> bool:
         >>> is_output("checkpoint-8"), is_output("search"), is_output("search", frozenset({"search"}))
         (True, False, True)
     """
+    if match := TEMPORARY.fullmatch(name):
+        name = match[1]
     prefix, _, number = name.partition("-")
     return (
         name in (*RESULT_FILES, *LOCAL_FILES, *own)
