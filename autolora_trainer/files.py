@@ -47,9 +47,13 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
         file.write(text)
 
 
+def json_text(content, indent: int | None = None, sort_keys: bool = False) -> str:
+    return json.dumps(content, indent=indent, sort_keys=sort_keys) + "\n"
+
+
 def write_json(path: str | os.PathLike, content, indent: int | None = None, sort_keys: bool = False) -> None:
     """Write JSON, whole or not at all."""
-    write_atomically(path, json.dumps(content, indent=indent, sort_keys=sort_keys) + "\n")
+    write_atomically(path, json_text(content, indent, sort_keys))
 
 
 def refuse_links(folder: str, names: Iterable[str]) -> None:
@@ -91,9 +95,9 @@ def open_regular(path: str | os.PathLike, follow: bool = True):
     raise ValueError("it is no regular file")
 
 
-def read_bounded(path: str | os.PathLike, most: int = MOST_BYTES) -> str:
+def read_bounded(path: str | os.PathLike, most: int = MOST_BYTES, follow: bool = True) -> str:
     """The text of a file; `ValueError`, without its name, for one that is too large, no regular file or not UTF-8."""
-    with open_regular(path) as file:
+    with open_regular(path, follow) as file:
         if (size := os.fstat(file.fileno()).st_size) > most:
             raise ValueError(f"it has {size:,} bytes, and at most {most:,} are read")
         return file.read(most).decode("utf-8")
@@ -109,10 +113,10 @@ def parse_json(text: str, **settings):
         raise ValueError(str(error).splitlines()[0]) from None
 
 
-def read_json(path: str | os.PathLike, most: int = MOST_BYTES):
+def read_json(path: str | os.PathLike, most: int = MOST_BYTES, follow: bool = True):
     """The content of a JSON file of an earlier part of a run, or of a stranger's; `ValueError`, which names it, if it
     is no JSON or too large."""
     try:
-        return parse_json(read_bounded(path, most))
+        return parse_json(read_bounded(path, most, follow))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}. Remove it to do without it.") from None

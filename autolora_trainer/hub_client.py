@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import huggingface_hub
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-from autolora_trainer.clean import CONTROL, without_secrets
+from autolora_trainer.clean import CONTROL, usable_token, without_secrets
 from autolora_trainer.compat import client_factory
 
 SILENCE_SECONDS = 30.0  # how long the Hub may say nothing
@@ -15,14 +16,23 @@ DOWNLOAD_SECONDS = 120.0  # for a small file, altogether
 
 
 @contextmanager
-def bounded_waits():
+def bounded_waits(endpoint: str | None = None):
     """Inside, no request waits longer than `SILENCE_SECONDS` for the next byte, an upload's neither: those have no
-    time limit (huggingface_hub 2.4), and a Hub that accepts a connection and is silent would hold a run for ever."""
-    factory = client_factory()
+    time limit (huggingface_hub 2.4), and a Hub that accepts a connection and is silent would hold a run for ever.
+    And no token leaves for another host than the Hub's: the client sends it wherever the answer of an upload says that
+    the upload is to be verified (2.4)."""
+    factory, home = client_factory(), urlsplit(endpoint or constants.ENDPOINT).netloc.rpartition("@")[2]
+
+    def stay_at_home(request):
+        host = request.url.netloc.decode("ascii", "ignore")
+        if host != home and not host.endswith(f".{home}"):
+            request.headers.pop("authorization", None)
 
     def bounded():
         client = factory()
         client.timeout = SILENCE_SECONDS
+        hooks = client.event_hooks
+        client.event_hooks = {**hooks, "request": [*hooks.get("request", ()), stay_at_home]}
         return client
 
     huggingface_hub.set_client_factory(bounded)
@@ -64,6 +74,8 @@ def download(repo_id: str, filename: str, max_bytes: int, revision: str | None =
     Raises:
         TimeoutError, OSError, ValueError or an HTTP error: the first thing that went wrong.
     """
+
+    token = usable_token(token)
 
     def fetch():
         url = hf_hub_url(repo_id, filename, revision=revision)
@@ -107,7 +119,7 @@ def hub_answers() -> bool:
     """Whether the hub answers one request (any status) in time."""
 
     def ask():
-        from huggingface_hub import constants, get_session  # its session knows the user's proxies and certificates
+        from huggingface_hub import get_session  # its session knows the user's proxies and certificates
 
         get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
 

@@ -13,7 +13,8 @@ from autolora_trainer.files import read_bounded, replacing, write_atomically
 from autolora_trainer.lora.fused import split_parts
 from autolora_trainer.lora.parts import base_model_of, lora_parts
 from autolora_trainer.names import module_of
-from autolora_trainer.ranks.adapter_file import CONFIG_FILE, WEIGHTS_FILE
+from autolora_trainer.ranks.adapter_config import CONFIG_FILE
+from autolora_trainer.ranks.adapter_file import WEIGHTS_FILE
 from autolora_trainer.ranks.learned import LearnedRanks
 
 

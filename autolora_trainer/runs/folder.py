@@ -13,7 +13,7 @@ from functools import partial
 from filelock import FileLock, Timeout
 
 from autolora_trainer.errors import UsageError
-from autolora_trainer.files import read_json, write_json
+from autolora_trainer.files import TEMPORARY, json_text, read_json, refuse_links, write_atomically, write_json
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.runs.outputs import (
     COST_FILE,
@@ -25,6 +25,7 @@ from autolora_trainer.runs.outputs import (
     TOKENIZER_FILES,
     is_output,
 )
+from autolora_trainer.runs.record import Seen, add_to_record, seen, write_record
 from autolora_trainer.runs.resume import Resume
 from autolora_trainer.training.checkpoints import checkpoint_steps
 from autolora_trainer.training.processes import of_the_first, wait_for_everyone
@@ -47,6 +48,7 @@ class RunFolder:
         self._note: dict | None = None
         self._cleared = False
         self._check_again = lambda: None
+        self._seen: Seen = {}  # what could be pushed, before this run wrote
 
     def file(self, *names: str) -> str:
         """The path of something in the folder."""
@@ -80,7 +82,7 @@ class RunFolder:
         outputs = [name for name in os.listdir(self.path) if is_output(name, self.own)]
         if not self.resume.origin:
             return outputs
-        later = [RESULTS_FILE]
+        later = [RESULTS_FILE, *(name for name in outputs if TEMPORARY.fullmatch(name))]
         if self.resume.search_checkpoint:
             later += [RANKS_FILE, *(os.path.join(SEARCH_FOLDER, name) for name in (COST_FILE, HANDOVER_FILE))]
             later += [name for name in outputs if name.startswith("checkpoint-")]
@@ -102,6 +104,7 @@ class RunFolder:
         if not (resuming and self.has_note):
             self._refuse_files_of_others()
         self._check_inputs_stay(inputs)
+        refuse_links(self.path, filter(self._is_written, os.listdir(self.path) if os.path.isdir(self.path) else ()))
         if os.path.exists(self.file(RESULTS_FILE)) and not overwrite and not resuming:
             raise ValueError(
                 f"{self.path} holds a finished run. Add --overwrite to replace it, or give another --output_dir."
@@ -136,13 +139,16 @@ class RunFolder:
     def _refuse_files_of_others(self) -> None:
         if self.is_ours or not os.path.isdir(self.path):
             return
-        written = (RUN_FILE, *TOKENIZER_FILES)
-        others = sorted(name for name in os.listdir(self.path) if is_output(name, self.own) or name in written)
+        others = sorted(name for name in os.listdir(self.path) if self._is_written(name) and name != LOCK_FILE)
         if others:
             raise ValueError(
                 f"{self.path} holds files that no run of this package wrote ({', '.join(others[:3])}), and the run "
                 "would replace them. Give another --output_dir."
             )
+
+    def _is_written(self, name: str) -> bool:
+        """Whether a run writes a file or folder of this name."""
+        return is_output(name, self.own) or name in (RUN_FILE, LOCK_FILE, *TOKENIZER_FILES)
 
     def _check_inputs_stay(self, inputs: dict[str, str | None]) -> None:
         if not os.path.isdir(self.path):
@@ -171,7 +177,7 @@ class RunFolder:
         made, lock = not os.path.isdir(self.path), FileLock(self.file(LOCK_FILE), timeout=0)
         if refusal := of_the_first(self._take(lock) if self.is_main_process else None):
             raise UsageError(refusal)
-        self._note, self._cleared = note, False
+        self._note, self._cleared, self._seen = note, False, seen(self.path)
         try:
             yield
         finally:
@@ -220,14 +226,18 @@ class RunFolder:
         write_json(self.file(name), content, indent=4, sort_keys=True)
 
     def publish(self, results: dict) -> None:
-        """Write all_results.json, last: it marks the run as finished."""
-        self.write_json(RESULTS_FILE, results)
+        """Write all_results.json, last: it marks the run as finished; before it the record of what was written."""
+        text = json_text(results, indent=4, sort_keys=True)
+        write_record(self.path, self._seen, {RESULTS_FILE: text})
+        write_atomically(self.file(RESULTS_FILE), text)
 
     def add_results(self, scores: dict) -> None:
         """Put new scores into all_results.json of a finished run; nothing where the folder holds none of ours."""
         try:
-            results = read_json(self.file(RESULTS_FILE))
+            results = read_json(self.file(RESULTS_FILE), follow=False)  # or a push would send what a link leads to
+            if self.is_ours and isinstance(results, dict):
+                text = json_text({**results, **scores}, indent=4, sort_keys=True)
+                add_to_record(self.path, RESULTS_FILE, text)
+                write_atomically(self.file(RESULTS_FILE), text)
         except (OSError, ValueError):
             return
-        if self.is_ours and isinstance(results, dict):
-            self.publish({**results, **scores})

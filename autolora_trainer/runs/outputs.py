@@ -15,6 +15,7 @@ from autolora_trainer.tasks.nlg import NLG_TASKS
 RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our own files are ever cleared
 RESULTS_FILE = "all_results.json"  # written last: it marks a run as finished
 LOCK_FILE = ".run.lock"  # held while a run writes
+RECORD_FILE = "written.json"  # names and hashes of what the run wrote; see runs.record
 COST_FILE = "cost.json"
 SEARCH_FOLDER = "search"  # the search's own files
 HANDOVER_FILE = "kept_components.safetensors"  # in it: what the retrain begins with
@@ -29,7 +30,7 @@ RESULT_FILES = f"""
 """.split()
 # cleared, and of use on this machine alone
 LOCAL_FILES = f"""
-    train_results.json eval_results.json predict_results.json trainer_state.json training_args.bin
+    {RECORD_FILE} train_results.json eval_results.json predict_results.json trainer_state.json training_args.bin
     predictions_validation.jsonl predictions_test.jsonl
     {" ".join(f"predict_results_{name}.txt" for name in TASK_NAMES)}
 """.split()
