@@ -6,7 +6,7 @@ PEFT builds what it says: a rank of a billion, as many copies of a layer, a modu
 import os
 import re
 
-from autolora_trainer.files import read_json
+from autolora_trainer.files import parse_json, read_bounded
 from autolora_trainer.ranks.matching import KEY, LAYERS, LONGEST, SAVED, WHOLE
 from autolora_trainer.values import MAX_RANK
 
@@ -26,29 +26,33 @@ def read_config(path: str | os.PathLike) -> dict:
     Raises:
         ValueError: one line that names the file and what is wrong with it.
     """
-    return check_config(read_json(path, MAX_CONFIG_BYTES), path)
+    try:
+        config = parse_json(read_bounded(path, MAX_CONFIG_BYTES))
+    except ValueError as error:
+        raise _refusal(path, str(error)) from None
+    return check_config(config, path)
+
+
+def _refusal(path, what: str) -> ValueError:
+    return ValueError(f"{path} cannot be used: {what}. Save the adapter again with PEFT, or give another.")
 
 
 def check_config(config, path) -> dict:
     """`config`, or a `ValueError` that says what of it cannot be."""
-
-    def refuse(what: str):
-        return ValueError(f"{path} cannot be used: {what}. Save the adapter again with PEFT, or give another.")
-
     if not isinstance(config, dict):
-        raise refuse(f"it holds {type(config).__name__}, and an object is needed")
+        raise _refusal(path, f"it holds {type(config).__name__}, and an object is needed")
     for name, value in config.items():
         if what := _too_large(value, bool(FREE.search(name))):
-            raise refuse(f"{name[:80]} has {what}")
+            raise _refusal(path, f"{name[:80]} has {what}")
     if not isinstance(config.get("peft_type"), str):
-        raise refuse("peft_type is missing")
+        raise _refusal(path, "peft_type is missing")
     base = config.get("base_model_name_or_path")
     if base is not None and not (isinstance(base, str) and len(base) <= 500 and base.isprintable()):
-        raise refuse("base_model_name_or_path must be a short text on one line")
+        raise _refusal(path, "base_model_name_or_path must be a short text on one line")
     if config.get("megatron_config"):
-        raise refuse("megatron_config has modules of Python imported by their names")
+        raise _refusal(path, "megatron_config has modules of Python imported by their names")
     if config["peft_type"].upper() == "LORA" and (what := _wrong_lora(config)):
-        raise refuse(what)
+        raise _refusal(path, what)
     return config
 
 

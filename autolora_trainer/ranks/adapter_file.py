@@ -63,6 +63,10 @@ class AdapterFile:
             kind = config["peft_type"][:40]
             raise ValueError(f"{source} is an adapter of type {kind!r}, and only LoRA has ranks. Give a LoRA adapter.")
         found = cls(config, tensors)
+        try:
+            found.scales  # which no later look waits for
+        except ValueError as error:
+            raise ValueError(f"{source} cannot be used: {error}. Save the adapter again with PEFT.") from None
         if not found.ranks:
             raise ValueError(f"{source} has no tensor of a LoRA adapter in {WEIGHTS_FILE}. Save it again with PEFT.")
         for name, rank in found.ranks.items():
