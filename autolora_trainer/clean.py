@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from urllib.parse import quote, unquote
 
 SECRET = re.compile(r"token(?!i[sz])|secret|key(?!w)|passw|credential", re.IGNORECASE)  # names of what is secret
-# tokens of the Hub, also where one stands close behind another word; without the length `rlhf_experiments` were one
+# tokens of the Hub, also where one stands close behind another word; a shorter one has more than small letters, or
+# `rlhf_experiments` and `hf_checkpoints` would be some
 HUB_TOKEN = re.compile(
-    r"hf_[A-Za-z0-9]{30,}|(?<![A-Za-z])(?:hf_oauth_[\w.\-]{8,}|(?:hf|api_org)_[A-Za-z0-9]{10,})", re.ASCII
+    r"hf_[A-Za-z0-9]{30,}|(?<![A-Za-z])(?:hf_oauth_[\w.\-]{8,}|(?:hf|api_org)_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{10,})",
+    re.ASCII,
 )
 SURE_TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}", re.ASCII)
 # user:password@host, with or without a scheme; a password that was not encoded may hold / and @. Lengths are bounded,
@@ -71,6 +73,20 @@ def _spellings(values: frozenset[str]) -> list[str]:
     forms = (str, quote, lambda value: quote(value, safe=""), unquote, lambda value: json.dumps(value)[1:-1])
     found = {form(value) for value in values for form in forms}
     return sorted((value for value in found if len(value) >= SHORTEST), key=len, reverse=True)
+
+
+def public(value):
+    """The same for what JSON holds: text, lists and objects.
+
+    Example:
+        >>> public({"a": ["hf_" + 12 * "A1", 3]})
+        {'a': ['***', 3]}
+    """
+    if isinstance(value, dict):
+        return {name: public(own) for name, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(own) for own in value]
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def printable(text: str, instead: str = "?") -> str:

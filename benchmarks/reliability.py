@@ -15,6 +15,8 @@
 | processes-dropout | the same command with dropout, again, for 2 and 4 processes: the same bits |
 | equivalence | batch 16 x 1 against 4 x 4, activation checkpointing, torch.compile: the same ranks, α within 1e-5 |
 | long | 10,000 search steps: memory and step time at the end against the start |
+| secrets | ways to leak a token or a password, held against all that is said and every byte that is written |
+| hostile | folders from elsewhere under show, export, diff and --do_eval: in seconds, in bounds, in one line |
 | tests | tests of non-finite numbers, bad input, offline, a broken Hub, files and secrets |
 
 A run is `run_glue.py` on a RoBERTa of two layers with dropout 0.1, gradient accumulation and shuffling; α, ranks and
@@ -36,7 +38,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would only
 
 from benchmarks.lib import trials  # noqa: E402
 from benchmarks.lib.forked import Bench  # noqa: E402
+from benchmarks.lib.hostile import hostile  # noqa: E402
 from benchmarks.lib.interruptions import damage, kill, terminate, write  # noqa: E402
+from benchmarks.lib.leaks import secrets  # noqa: E402
 from benchmarks.lib.repetitions import determinism, equivalence, long, processes, processes_dropout  # noqa: E402
 from benchmarks.lib.significance import markdown  # noqa: E402
 
@@ -49,6 +53,10 @@ TESTS = {
         "tests/scripts/test_safe_files.py",
         "tests/scripts/test_safe_code.py",
         "tests/ranks/test_safe_ranks.py",
+        "tests/ranks/test_safe_adapters.py",
+        "tests/runs/test_record.py",
+        "tests/ground/test_clean.py",
+        "tests/ground/test_files.py",
     ],
 }
 
@@ -67,7 +75,8 @@ def tests(bench: Bench, count: int):
 CHECKS = {  # and how often
     **{"kill": (kill, 50), "write": (write, 25), "terminate": (terminate, 10), "damage": (damage, 0)},
     **{"determinism": (determinism, 10), "processes": (processes, 0), "processes-dropout": (processes_dropout, 0)},
-    **{"equivalence": (equivalence, 0), "long": (long, 0), "tests": (tests, 0)},
+    **{"equivalence": (equivalence, 0), "long": (long, 0), "secrets": (secrets, 0), "hostile": (hostile, 0)},
+    **{"tests": (tests, 0)},
 }
 
 

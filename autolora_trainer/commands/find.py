@@ -12,6 +12,7 @@ from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
 from autolora_trainer.commands.export import TEXTS, check_new, export, write_adapter
 from autolora_trainer.commands.surroundings import one_bar, pushed, repository
 from autolora_trainer.errors import is_first_process, sentence
+from autolora_trainer.files import refuse_links
 from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.ranks.grid import format_rank_table
@@ -86,6 +87,7 @@ def _written(search: RankSearch, options, repo_id: str | None) -> list[str]:
         end = ["", export(ranks, form, lora_alpha=options.lora_alpha)]
     else:
         start = os.path.join(folder, ADAPTER)
+        refuse_links(folder, [ADAPTER])
         before = seen(start)
         what = "a trainable adapter with what the search has learned"
         end = [write_adapter(search.config, search.start, start, form, options.pad, what)]

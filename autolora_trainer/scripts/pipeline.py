@@ -9,6 +9,7 @@ from functools import partial
 
 from transformers import Trainer
 
+from autolora_trainer.clean import public
 from autolora_trainer.errors import usage_errors
 from autolora_trainer.methods.base import Plan
 from autolora_trainer.methods.registry import OUTPUTS
@@ -92,7 +93,7 @@ def _given_ranks(request: Request) -> LearnedRanks | None:
 
 def _settings(request: Request) -> dict:
     groups = (request.model, request.data, request.settings, request.training)
-    return learned_settings(*groups, request.method.length_is_learned)
+    return public(learned_settings(*groups, request.method.length_is_learned))
 
 
 def _resume(request: Request) -> Resume:

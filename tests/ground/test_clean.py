@@ -41,7 +41,8 @@ def test_secrets_are_left_out(text, left):
 
 @pytest.mark.parametrize(
     "text",
-    ["https://huggingface.co/a/b@main", "git@github.com:owner/repo", "rlhf_experiments", "Basic usage: a@b.c, 12:30",
+    ["https://huggingface.co/a/b@main", "git@github.com:owner/repo", "rlhf_experiments hf_checkpoints",
+     "Basic usage: a@b.c, 12:30",
      "pad_token='[PAD]' max_tokens=5"],
 )  # fmt: skip
 def test_what_is_none_stays(text):
