@@ -42,7 +42,7 @@ def told(bench: Bench, main, argv: list[str], program: str, before=None) -> Told
     process = os.fork()
     if not process:
         try:
-            for name, descriptor in (("out", 1), ("err", 2)):
+            for name, descriptor in (("said.1", 1), ("said.2", 2)):
                 os.dup2(os.open(bench.path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
             resource.setrlimit(resource.RLIMIT_CPU, (6 * SECONDS, 6 * SECONDS))
             if before is not None:
@@ -51,7 +51,7 @@ def told(bench: Bench, main, argv: list[str], program: str, before=None) -> Told
         finally:
             os._exit(70)
     _, status, used = os.wait4(process, 0)
-    out, err = (bench.path(name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
+    out, err = (bench.path(name).read_text(encoding="utf-8", errors="replace") for name in ("said.1", "said.2"))
     seconds, megabytes = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
     return Told(os.waitstatus_to_exitcode(status), out, err, seconds, megabytes)
 
