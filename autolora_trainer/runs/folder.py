@@ -13,7 +13,15 @@ from functools import partial
 from filelock import FileLock, Timeout
 
 from autolora_trainer.errors import UsageError
-from autolora_trainer.files import TEMPORARY, json_text, read_json, refuse_links, write_atomically, write_json
+from autolora_trainer.files import (
+    TEMPORARY,
+    json_text,
+    parse_json,
+    read_json,
+    refuse_links,
+    write_atomically,
+    write_json,
+)
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.runs.outputs import (
     COST_FILE,
@@ -25,7 +33,7 @@ from autolora_trainer.runs.outputs import (
     TOKENIZER_FILES,
     is_output,
 )
-from autolora_trainer.runs.record import Seen, add_to_record, seen, write_record
+from autolora_trainer.runs.record import Seen, add_to_record, recorded_text, seen, write_record
 from autolora_trainer.runs.resume import Resume
 from autolora_trainer.training.checkpoints import checkpoint_steps
 from autolora_trainer.training.processes import of_the_first, wait_for_everyone
@@ -234,10 +242,11 @@ class RunFolder:
     def add_results(self, scores: dict) -> None:
         """Put new scores into all_results.json of a finished run; nothing where the folder holds none of ours."""
         try:
-            results = read_json(self.file(RESULTS_FILE), follow=False)  # or a push would send what a link leads to
-            if self.is_ours and isinstance(results, dict):
-                text = json_text({**results, **scores}, indent=4, sort_keys=True)
-                add_to_record(self.path, RESULTS_FILE, text)
-                write_atomically(self.file(RESULTS_FILE), text)
-        except (OSError, ValueError):
+            # what the run wrote: a push would send whatever else has taken its place, a link's target too
+            results = parse_json(recorded_text(self.path, RESULTS_FILE))
+        except ValueError:
             return
+        if self.is_ours and isinstance(results, dict):
+            text = json_text({**results, **scores}, indent=4, sort_keys=True)
+            add_to_record(self.path, RESULTS_FILE, text)
+            write_atomically(self.file(RESULTS_FILE), text)

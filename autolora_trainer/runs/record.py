@@ -11,10 +11,11 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from autolora_trainer.files import open_regular, read_json, write_json
+from autolora_trainer.files import open_regular, read_bounded, read_json, write_json
 from autolora_trainer.runs.outputs import PUSHED_FILES, RECORD_FILE
 
 
@@ -49,10 +50,22 @@ def write_record(folder: str | os.PathLike, before: Mapping, texts: Mapping[str,
 
 
 def add_to_record(folder: str | os.PathLike, name: str, text: str) -> None:
-    """Write down that a file of a finished run is about to be written anew; nothing where it has no record."""
-    if os.path.lexists(os.path.join(folder, RECORD_FILE)):
-        files = {**recorded(folder), name: _of_text(text)}
-        write_json(os.path.join(folder, RECORD_FILE), {"files": files}, indent=1, sort_keys=True)
+    """Write down that a file of a finished run is about to be written anew."""
+    files = {**recorded(folder), name: _of_text(text)}
+    write_json(os.path.join(folder, RECORD_FILE), {"files": files}, indent=1, sort_keys=True)
+
+
+def recorded_text(folder: str | os.PathLike, name: str) -> str:
+    """The text that a run wrote under a name.
+
+    Raises:
+        RecordError: if there is another by now, which may be anybody's.
+    """
+    with suppress(OSError, ValueError):
+        text = read_bounded(os.path.join(folder, name), follow=False)
+        if _of_text(text) == recorded(folder).get(name):
+            return text
+    raise RecordError(f"{name} in {folder} is not what the run wrote.")
 
 
 def recorded(folder: str | os.PathLike) -> dict[str, dict]:
@@ -86,8 +99,13 @@ def staged(folder: str | os.PathLike) -> Iterator[str]:
     """
     folder = os.fspath(folder)
     files = recorded(folder)
-    place = os.path.join(folder, f".{RECORD_FILE}.{secrets.token_hex(8)}.tmp")
-    os.mkdir(place, 0o700)
+    place = os.path.join(
+        folder, f".{RECORD_FILE}.{secrets.token_hex(8)}.tmp"
+    )  # the next run clears what a kill leaves
+    try:
+        os.mkdir(place, 0o700)
+    except OSError:  # a folder that is only read
+        place = tempfile.mkdtemp()
     try:
         for name, entry in files.items():
             path, own = os.path.join(folder, name), os.path.join(place, name)

@@ -88,7 +88,7 @@ def test_a_record_of_another_shape_is_none(run, content):
         recorded(run)
 
 
-def test_scores_are_added_to_no_link(run):
+def test_scores_are_added_to_nothing_but_the_run_s_own(run):
     """Or a push would send the JSON that it leads to."""
     (run.parent / "credentials.json").write_text('{"private": "key"}')
     folder = RunFolder(str(run))
@@ -96,11 +96,13 @@ def test_scores_are_added_to_no_link(run):
     assert json.loads((run / "all_results.json").read_text()) == {"eval_accuracy": 1.0}
     with staged(run):
         pass
-    (run / "all_results.json").unlink()
-    (run / "all_results.json").symlink_to(run.parent / "credentials.json")
-    folder.add_results({"eval_accuracy": 0.0})
-    assert json.loads((run / "all_results.json").read_text()) == {"private": "key"}
-    assert json.loads((run.parent / "credentials.json").read_text()) == {"private": "key"}
+    for link in (os.symlink, os.link):
+        (run / "all_results.json").unlink()
+        link(run.parent / "credentials.json", run / "all_results.json")
+        folder.add_results({"eval_accuracy": 0.0})
+        assert json.loads((run / "all_results.json").read_text()) == {"private": "key"}
+        with pytest.raises(RecordError, match="all_results.json is not the file that the run wrote"), staged(run):
+            pass
 
 
 def test_an_evaluation_pushes_no_folder_of_others(place, tmp_path, capsys):
