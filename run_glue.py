@@ -15,6 +15,7 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from autolora_trainer.errors import run_guarded
+from autolora_trainer.files import replacing
 from autolora_trainer.sample import encoder_path, load_sample
 from autolora_trainer.scripts import demo
 from autolora_trainer.scripts.command_line import parse_arguments
@@ -84,7 +85,7 @@ class Glue(TaskKind):
         predictions = all_rows(trainer.predict(dataset, metric_key_prefix="predict").predictions)
         if trainer.is_world_process_zero():
             path = job.folder.file(f"predict_results_{name}.txt")
-            with open(path, "w", encoding="utf-8") as file:
+            with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
                 file.write("index\tprediction\n")
                 for index, scores in enumerate(predictions):
                     if self.task.is_regression:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
 from autolora_trainer.errors import run_guarded
-from autolora_trainer.files import write_json
+from autolora_trainer.files import write_atomically, write_json
 from autolora_trainer.scripts.arguments import DataArguments
 from autolora_trainer.scripts.command_line import parse_arguments
 from autolora_trainer.scripts.job import Job
@@ -125,8 +125,7 @@ class Ner(TaskKind):
         tags = windows.join(ner_windows.rows_of(predictions), self.id2label)
         if trainer.is_world_process_zero():
             path = job.folder.file(f"predict_results_{job.request.data.task_name}.txt")
-            with open(path, "w", encoding="utf-8") as file:
-                file.writelines(" ".join(sentence) + "\n" for sentence in tags)
+            write_atomically(path, "".join(" ".join(sentence) + "\n" for sentence in tags))
         return ner_windows.entity_scores(windows.tags, tags) if windows.tags else {}
 
     def save(self, folder: str) -> None:

@@ -2,13 +2,13 @@
 
 import errno
 import os
-import re
 import sys
 import traceback
 from contextlib import contextmanager
 
-SECRET = re.compile(r"token(?!i[sz])|secret|key(?!w)|passw|credential", re.IGNORECASE)  # names of what is secret
-HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}")
+from autolora_trainer.clean import clean, clean_output
+
+LONGEST = 4000  # characters of a message, whatever a file holds
 
 
 class UsageError(ValueError):
@@ -31,7 +31,7 @@ def usage_errors():
     try:
         yield
     except (ValueError, OSError) as error:
-        raise UsageError(one_line(error)) from error
+        raise UsageError(shown(one_line(error))) from error
 
 
 def one_line(error: BaseException) -> str:
@@ -39,28 +39,10 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def without_secrets(text: str) -> str:
-    """Text with `***` for the Hub's tokens, and for the values of environment variables that are named as secrets."""
-    for name, value in os.environ.items():
-        if len(value) >= 8 and SECRET.search(name):
-            text = text.replace(value, "***")
-    return HUB_TOKEN.sub("***", text)
-
-
-def hide_secrets(argv: list[str]) -> list[str]:
-    """A command line without the Hub's tokens: trackers send `sys.argv` along (seen with wandb 0.31).
-
-    Example:
-        >>> hide_secrets(["--hub-token", "hf_abc", "--token=hf_abc", "--seed", "1"])
-        ['--hub-token', '***', '--token=***', '--seed', '1']
-    """
-    hidden, secret = [], ("--token", "--hub_token", "--hub-token")
-    for word in argv:
-        name, equals, _ = word.partition("=")
-        if hidden and hidden[-1] in secret:
-            word = "***"
-        hidden.append(f"{name}=***" if equals and name in secret else word)
-    return hidden
+def shown(text: str, most: int = LONGEST) -> str:
+    """A message as it may leave, cut where it is too long; cut last, or the first half of a secret would be left."""
+    text = clean(text[: 5 * LONGEST])
+    return text if len(text) <= most else text[:most] + " ..."
 
 
 def sentence(error: BaseException, most: int = 300) -> str:
@@ -70,8 +52,7 @@ def sentence(error: BaseException, most: int = 300) -> str:
         >>> sentence(ValueError("no such\\nmodule"))
         'no such module.'
     """
-    text = one_line(error)
-    text = text if len(text) <= most else text[:most] + " ..."
+    text = shown(one_line(error), most)
     return text if text.endswith((".", "?", "!")) else text + "."
 
 
@@ -82,7 +63,8 @@ def run_guarded(main, program: str, interrupted: str = INTERRUPTED) -> int:
     """Run a script's `main` and turn its exceptions into one line and an exit status: 2 for a `UsageError`, 1 for a
     failure while running, 130 for Ctrl-C. `AUTOLORA_DEBUG=1` shows the traceback."""
     try:
-        main()
+        with clean_output():
+            main()
         return 0
     except KeyboardInterrupt:
         message, status = interrupted, 130
@@ -90,12 +72,12 @@ def run_guarded(main, program: str, interrupted: str = INTERRUPTED) -> int:
         message, status = str(stop), 143
     except Exception as error:
         if os.environ.get("AUTOLORA_DEBUG") == "1":
-            traceback.print_exc()
+            print(clean(traceback.format_exc()), end="", file=sys.stderr)
         usage = isinstance(error, UsageError)
         name = "" if usage else f"{type(error).__name__}: "
-        message, status = f"error: {name}{without_secrets(one_line(error))}", 2 if usage else 1
+        message, status = f"error: {name}{one_line(error)}", 2 if usage else 1
         full = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # in whatever class a library wraps it
         if any(text in str(error) for text in full):
             message += ". Free some space, then type the same command with --resume_from_checkpoint to go on."
-    print(f"{program}: {message}", file=sys.stderr)
+    print(f"{program}: {shown(message)}", file=sys.stderr)
     return status

@@ -1,19 +1,33 @@
-"""Files of ours: written whole or not at all, and read with one line for what is wrong with them."""
+"""Files of ours: written whole or not at all, through no link, and read with bounds and one line for what is wrong."""
 
+import errno
 import json
 import os
-from collections.abc import Iterator
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+
+MOST_BYTES = 20_000_000  # of a file that is read as a whole
+MOST_BRACKETS = 500_000  # of JSON: an empty list takes 2 bytes in a file, and 64 in memory
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")  # a file that was being written when its run was killed
+NO_LINK, NO_WAIT = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK"))  # 0: where there is no such thing
+
+# ---- writing
 
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[str]:
-    """The name of a file to write in place of `path`, which then holds all of it or what it held before: a kill in
-    between, or a full disk, leaves the old one."""
-    temporary = f"{os.fspath(path)}.tmp"
+    """The name of a new file to write in place of `path`, which then holds all of it or what it held before: a kill in
+    between, or a full disk, leaves the old one. A link of either name is not followed: nobody can have made the new
+    name, and the old one is replaced itself."""
+    folder, name = os.path.split(os.fspath(path))
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666))  # less the umask
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
+        with open(temporary, "rb+", opener=no_link) as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -22,21 +36,87 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
         raise
 
 
+def no_link(path: str, flags: int) -> int:
+    """An `opener` for `open`, which follows no link of the last name."""
+    return os.open(path, flags | NO_LINK, 0o666)
+
+
 def write_atomically(path: str | os.PathLike, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
 
 
+def json_text(content, indent: int | None = None, sort_keys: bool = False) -> str:
+    return json.dumps(content, indent=indent, sort_keys=sort_keys) + "\n"
+
+
 def write_json(path: str | os.PathLike, content, indent: int | None = None, sort_keys: bool = False) -> None:
     """Write JSON, whole or not at all."""
-    write_atomically(path, json.dumps(content, indent=indent, sort_keys=sort_keys) + "\n")
+    write_atomically(path, json_text(content, indent, sort_keys))
 
 
-def read_json(path: str):
-    """The content of a JSON file of an earlier part of a run; `ValueError`, which names it, if it is no JSON."""
-    with open(path, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}. Remove it to do without it.") from None
+def refuse_links(folder: str, names: Iterable[str]) -> None:
+    """Raise `ValueError` if one of these names in a folder, or anything below it, is a link, or neither file nor
+    folder: libraries that write there would write through it, into files of others."""
+    for name in names:
+        place = os.path.join(folder, name)
+        below = (os.path.join(inner, own) for inner, *own_names in os.walk(place) for own in sum(own_names, []))
+        for path in (place, *below):
+            with suppress(FileNotFoundError):
+                mode = os.lstat(path).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    what = "a link" if stat.S_ISLNK(mode) else "no file"
+                    raise ValueError(
+                        f"{path} is {what}, and what is written there would go elsewhere. Remove it, or give another "
+                        "folder."
+                    )
+
+
+# ---- reading
+
+
+def open_regular(path: str | os.PathLike, follow: bool = True):
+    """A regular file, opened for reading bytes; a FIFO or a device would be waited for, or never end.
+
+    Args:
+        follow: a link of the last name is followed.
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is something else, without its name.
+    """
+    descriptor = os.open(path, os.O_RDONLY | NO_WAIT | (0 if follow else NO_LINK))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise ValueError("it is no regular file")
+
+
+def read_bounded(path: str | os.PathLike, most: int = MOST_BYTES, follow: bool = True) -> str:
+    """The text of a file; `ValueError`, without its name, for one that is too large, no regular file or not UTF-8."""
+    with open_regular(path, follow) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise ValueError(f"it has {size:,} bytes, and at most {most:,} are read")
+        return file.read(most).decode("utf-8")
+
+
+def parse_json(text: str, **settings):
+    """JSON of a stranger's; `ValueError`, one line, for what is none or would take too much memory."""
+    if text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise ValueError(f"it holds more than {MOST_BRACKETS:,} lists and objects")
+    try:
+        return json.loads(text, **settings)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+
+
+def read_json(path: str | os.PathLike, most: int = MOST_BYTES, follow: bool = True):
+    """The content of a JSON file of an earlier part of a run, or of a stranger's; `ValueError`, which names it, if it
+    is no JSON or too large."""
+    try:
+        return parse_json(read_bounded(path, most, follow))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. Remove it to do without it.") from None

@@ -1,29 +1,38 @@
 """The Hub's client as this package calls it: every wait has an end, and a failure is one line without a token."""
 
-import re
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import huggingface_hub
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+from autolora_trainer.clean import CONTROL, usable_token, without_secrets
 from autolora_trainer.compat import client_factory
-from autolora_trainer.errors import without_secrets
 
 SILENCE_SECONDS = 30.0  # how long the Hub may say nothing
 DOWNLOAD_SECONDS = 120.0  # for a small file, altogether
 
 
 @contextmanager
-def bounded_waits():
+def bounded_waits(endpoint: str | None = None):
     """Inside, no request waits longer than `SILENCE_SECONDS` for the next byte, an upload's neither: those have no
-    time limit (huggingface_hub 2.4), and a Hub that accepts a connection and is silent would hold a run for ever."""
-    factory = client_factory()
+    time limit (huggingface_hub 2.4), and a Hub that accepts a connection and is silent would hold a run for ever.
+    And no token leaves for another host than the Hub's: the client sends it wherever the answer of an upload says that
+    the upload is to be verified (2.4)."""
+    factory, home = client_factory(), urlsplit(endpoint or constants.ENDPOINT).netloc.rpartition("@")[2]
+
+    def stay_at_home(request):
+        host = request.url.netloc.decode("ascii", "ignore")
+        if host != home and not host.endswith(f".{home}"):
+            request.headers.pop("authorization", None)
 
     def bounded():
         client = factory()
         client.timeout = SILENCE_SECONDS
+        hooks = client.event_hooks
+        client.event_hooks = {**hooks, "request": [*hooks.get("request", ()), stay_at_home]}
         return client
 
     huggingface_hub.set_client_factory(bounded)
@@ -66,6 +75,8 @@ def download(repo_id: str, filename: str, max_bytes: int, revision: str | None =
         TimeoutError, OSError, ValueError or an HTTP error: the first thing that went wrong.
     """
 
+    token = usable_token(token)
+
     def fetch():
         url = hf_hub_url(repo_id, filename, revision=revision)
         try:
@@ -94,8 +105,11 @@ def root_cause(error: BaseException) -> BaseException:
 def reason(error: BaseException, token: str | None = None) -> str:
     """What went wrong, on one line of at most 300 characters, with every token left out."""
     root = root_cause(error)
-    text = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", str(root)).split()) or type(root).__name__
-    return without_secrets(text.replace(token, "***") if token else text)[:300].rstrip(".")
+    text = str(root)[:10_000]
+    if isinstance(token, str) and token.strip():
+        text = text.replace(token.strip(), "***")
+    text = without_secrets(text)
+    return (" ".join(CONTROL.sub(" ", text).split()) or type(root).__name__)[:300].rstrip(".")
 
 
 HUB_TIMEOUT = 10.0  # seconds in which the hub must answer at all; a download may then take as long as it takes
@@ -105,7 +119,7 @@ def hub_answers() -> bool:
     """Whether the hub answers one request (any status) in time."""
 
     def ask():
-        from huggingface_hub import constants, get_session  # its session knows the user's proxies and certificates
+        from huggingface_hub import get_session  # its session knows the user's proxies and certificates
 
         get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
 

@@ -19,6 +19,8 @@
 | late | settings that fail after the parser, over a finished run: it is there to the byte |
 | pairs | two runs in one folder, the second at a random moment of the first: one run's files in the end |
 | changes | other settings, rows, weights, versions before a resume: refused, or the same bits |
+| secrets | ways to leak a token or a password, held against all that is said and every byte that is written |
+| hostile | folders from elsewhere under show, export, diff and --do_eval: in seconds, in bounds, in one line |
 | tests | tests of non-finite numbers, bad input, offline, a broken Hub, files and secrets |
 
 A run is `run_glue.py` on a RoBERTa of two layers with dropout 0.1, gradient accumulation and shuffling; α, ranks and
@@ -40,7 +42,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would only
 
 from benchmarks.lib import trials  # noqa: E402
 from benchmarks.lib.forked import Bench  # noqa: E402
+from benchmarks.lib.hostile import hostile  # noqa: E402
 from benchmarks.lib.interruptions import damage, kill, terminate, write  # noqa: E402
+from benchmarks.lib.leaks import secrets  # noqa: E402
 from benchmarks.lib.parity import parity  # noqa: E402
 from benchmarks.lib.repetitions import determinism, equivalence, long, processes, processes_dropout  # noqa: E402
 from benchmarks.lib.replaced import changes, late, pairs  # noqa: E402
@@ -55,6 +59,10 @@ TESTS = {
         "tests/scripts/test_safe_files.py",
         "tests/scripts/test_safe_code.py",
         "tests/ranks/test_safe_ranks.py",
+        "tests/ranks/test_safe_adapters.py",
+        "tests/runs/test_record.py",
+        "tests/ground/test_clean.py",
+        "tests/ground/test_files.py",
     ],
 }
 
@@ -74,7 +82,8 @@ CHECKS = {  # and how often
     **{"kill": (kill, 50), "write": (write, 25), "terminate": (terminate, 10), "damage": (damage, 0)},
     **{"determinism": (determinism, 10), "processes": (processes, 0), "processes-dropout": (processes_dropout, 0)},
     **{"late": (late, 0), "pairs": (pairs, 100), "changes": (changes, 0)},
-    **{"parity": (parity, 20), "equivalence": (equivalence, 0), "long": (long, 0), "tests": (tests, 0)},
+    **{"parity": (parity, 20), "equivalence": (equivalence, 0), "long": (long, 0)},
+    **{"secrets": (secrets, 0), "hostile": (hostile, 0), "tests": (tests, 0)},
 }
 
 

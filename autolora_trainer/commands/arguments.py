@@ -1,9 +1,11 @@
 """The words of the command `autolora`: its verbs, their arguments, and two examples of each."""
 
 import argparse
+import sys
 
 from autolora_trainer.commands.export import FOLDERS, FORMATS
 from autolora_trainer.errors import UsageError
+from autolora_trainer.values import no_argument
 from autolora_trainer.version import __version__
 
 VERBS = {  # what each is for, and two examples
@@ -30,7 +32,23 @@ FIND_FORMATS = tuple(form for form in FORMATS if form != "method_comparison")
 
 
 class OneLine(argparse.ArgumentParser):
-    """Whose complaints are one line."""
+    """Whose complaints are one line, and repeat no value of what it does not know.
+
+    Attributes:
+        names: of the arguments of every verb; of the parser of all verbs.
+    """
+
+    names: dict[str, list[str]] = {}
+
+    def parse_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else list(args)
+        if words and words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+            raise UsageError(no_argument(words[:1], words, (), self.prog))  # or its value would be called a verb
+        options, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            program = f"{self.prog} {options.command}"
+            raise UsageError(no_argument(unknown, words, self.names[options.command], program))
+        return options
 
     def error(self, message):
         what = "arguments" if " " in self.prog else "commands"
@@ -42,13 +60,14 @@ def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     lines = "".join(f"\n{name}: {what}{examples}\n" for name, (what, examples) in VERBS.items())
     made = OneLine(prog="autolora", description=f"Ranks of LoRA, found, shown and handed on.\n{lines}",
-                   formatter_class=raw)  # fmt: skip
+                   formatter_class=raw, allow_abbrev=False)  # fmt: skip
     made.add_argument("--version", action="version", version=__version__)
     verbs = made.add_subparsers(dest="command", required=True, metavar="VERB", parser_class=OneLine)
     for name, (what, examples) in VERBS.items():
         own = verbs.add_parser(name, description=what[0].upper() + what[1:] + ".", formatter_class=raw,
-                               epilog=f"examples:{examples}")  # fmt: skip
+                               epilog=f"examples:{examples}", allow_abbrev=False)  # fmt: skip
         ARGUMENTS[name](own)
+        made.names = {**made.names, name: [action.dest for action in own._actions]}
     return made
 
 

@@ -3,10 +3,11 @@
 import importlib
 import sys
 
+from autolora_trainer.clean import hide_secrets, say
 from autolora_trainer.commands.arguments import parser
 from autolora_trainer.commands.export import FOLDERS, export, export_adapter, export_experiment, scale_of
 from autolora_trainer.commands.show import diff, show
-from autolora_trainer.errors import hide_secrets, is_first_process, run_guarded, usage_errors
+from autolora_trainer.errors import is_first_process, run_guarded, usage_errors
 from autolora_trainer.ranks.learned import LearnedRanks
 
 
@@ -21,15 +22,15 @@ def main(argv: list[str] | None = None) -> None:
         return
     with usage_errors():
         if options.command == "show":
-            print(show(options.source))
+            say(show(options.source))
         elif options.command == "export":
-            print(_export(options))
+            say(_export(options))
         elif options.command in ("find", "compress"):
             said = importlib.import_module(f"autolora_trainer.commands.{options.command}").run(options)
             if is_first_process():
-                print(said)
+                say(said)
         else:
-            print(diff(LearnedRanks.from_pretrained(options.first), LearnedRanks.from_pretrained(options.second)))
+            say(diff(LearnedRanks.from_pretrained(options.first), LearnedRanks.from_pretrained(options.second)))
 
 
 def _export(options) -> str:

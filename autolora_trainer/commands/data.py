@@ -109,7 +109,7 @@ def load_tokenizer(source: str, base_model: str):
     """The tokenizer of an adapter's folder, where it has one, else of its base model; one with padding."""
     own = os.path.isdir(source) and os.path.exists(os.path.join(source, "tokenizer_config.json"))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source if own else base_model)
+        tokenizer = AutoTokenizer.from_pretrained(source if own else base_model, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{source if own else base_model} gives no tokenizer: {sentence(error)}") from error
     if tokenizer.pad_token is None:

@@ -6,14 +6,16 @@ import os
 import yaml
 
 from autolora_trainer.commands.show import neighbour
-from autolora_trainer.errors import is_first_process
+from autolora_trainer.errors import is_first_process, sentence
 from autolora_trainer.files import write_json
-from autolora_trainer.ranks.adapter_file import CONFIG_FILE, WEIGHTS_FILE, AdapterFile
+from autolora_trainer.ranks.adapter_config import CONFIG_FILE
+from autolora_trainer.ranks.adapter_file import WEIGHTS_FILE, AdapterFile, read_header
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.ranks.pattern import lora_pattern
 
 TEXTS, FOLDERS = ("peft", "trl", "unsloth", "axolotl"), ("adapter", "llama-factory", "method_comparison")
 FORMATS = (*TEXTS, *FOLDERS)
+FAST = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # of tens of thousands of names
 
 
 def export(ranks: LearnedRanks, form: str, **lora) -> str:
@@ -65,7 +67,7 @@ def _axolotl(ranks: LearnedRanks, lora: dict) -> str:
     said = f"# every update has the scale {whole}"
     if abs(whole - scale) > 1e-6:
         said += f"; its scale was {scale:.4g}, and axolotl takes whole numbers: change the learning rate likewise"
-    return f"{said}\n{yaml.safe_dump(settings, sort_keys=False)}".rstrip()
+    return f"{said}\n{yaml.dump(settings, Dumper=FAST, sort_keys=False)}".rstrip()
 
 
 def export_experiment(ranks: LearnedRanks, output: str, **lora) -> str:
@@ -112,7 +114,11 @@ def export_adapter(source: str, output: str, form: str = "adapter", pad: bool = 
     config = LoraConfig.from_pretrained(source)
     kept = os.path.join(source, SEARCH_FOLDER, HANDOVER_FILE)
     if os.path.exists(kept):
-        tensors, what = _as_the_search_ended(load_file(kept), config, source, file), "what the search had learned"
+        read_header(kept)
+        try:
+            tensors, what = _as_the_search_ended(load_file(kept), config, source, file), "what the search had learned"
+        except (LookupError, RuntimeError) as error:
+            raise ValueError(f"{kept} does not belong to the adapter: {sentence(error)} Remove it.") from error
     else:
         tensors, what = load_file(os.path.join(source, WEIGHTS_FILE)), "the weights of the given one"
     return write_adapter(config, tensors, output, form, pad, f"a trainable adapter with {what}")
@@ -148,7 +154,7 @@ def _as_the_search_ended(kept: dict, config, source: str, file: AdapterFile) -> 
 
         from autolora_trainer.lora.fused import part_rows
 
-        base = AutoConfig.from_pretrained(config.base_model_name_or_path)
+        base = AutoConfig.from_pretrained(config.base_model_name_or_path, trust_remote_code=False)
         widths = {name: shape[0] for name, (_, shape) in file.tensors.items() if ".lora_B" in name}
         for name in ranks.ranks:
             module, _, part = name.partition("#")
@@ -178,9 +184,11 @@ def _pattern(ranks: LearnedRanks, form: str, lora: dict) -> dict:
 def scale_of(source: str) -> dict:
     """What decides the scale of the updates, as far as a run or an adapter says beside its ranks."""
     settings = (neighbour(source, "run.json") or {}).get("settings")
-    known = {"lora_alpha": int, "use_rslora": bool, "scaling": str}
     settings = settings if isinstance(settings, dict) else {}
-    found = {name: settings[name] for name, kind in known.items() if isinstance(settings.get(name), kind)}
+    kinds = {"lora_alpha": int, "use_rslora": bool, "scaling": str}
+    found = {name: settings[name] for name, kind in kinds.items() if type(settings.get(name)) is kind}
+    if not 0 < found.get("lora_alpha", 1) < 10**6:
+        raise ValueError(f"run.json of {source} has a lora_alpha that is none. Remove it, and 16 is taken.")
     if not found and os.path.exists(os.path.join(source, CONFIG_FILE)):  # an adapter of others
         adapter = AdapterFile.from_pretrained(source)
         scales, ranks = set(adapter.scales.values()), adapter.ranks.values()

@@ -12,6 +12,7 @@ from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
 from autolora_trainer.commands.export import TEXTS, check_new, export, write_adapter
 from autolora_trainer.commands.surroundings import one_bar, pushed, repository
 from autolora_trainer.errors import is_first_process, sentence
+from autolora_trainer.files import refuse_links
 from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.ranks.grid import format_rank_table
@@ -19,6 +20,7 @@ from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.curve import format_curve
 from autolora_trainer.report.findings import save_findings
+from autolora_trainer.runs.record import seen, write_record
 
 ADAPTER = "adapter"  # the folder of a trainable adapter within the output folder
 SENTENCE = (
@@ -54,7 +56,7 @@ def _search(options) -> RankSearch:
     set_seed(options.seed)  # of a head that the checkpoint lacks
     try:
         kind = getattr(transformers, task.model_class)
-        model = kind.from_pretrained(options.model, device_map=options.device_map, **labels)
+        model = kind.from_pretrained(options.model, device_map=options.device_map, trust_remote_code=False, **labels)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{options.model} does not load as {task.model_class}: {sentence(error)}") from error
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -85,10 +87,13 @@ def _written(search: RankSearch, options, repo_id: str | None) -> list[str]:
         end = ["", export(ranks, form, lora_alpha=options.lora_alpha)]
     else:
         start = os.path.join(folder, ADAPTER)
+        refuse_links(folder, [ADAPTER])
+        before = seen(start)
         what = "a trainable adapter with what the search has learned"
         end = [write_adapter(search.config, search.start, start, form, options.pad, what)]
         save_findings(ranks, start, search.parameters)
         write_adapter_card(start, ranks, SENTENCE, size, "start", options.typed, repo_id)
+        write_record(start, before)
     save_findings(ranks, folder, search.parameters)
     if repo_id is not None:
         end.append(pushed(options, start, repo_id))

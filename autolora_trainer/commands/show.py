@@ -1,16 +1,21 @@
 """`autolora show` and `autolora diff`: what is to be known of an adapter, and where two patterns differ."""
 
-import json
 import os
 import statistics
+from collections import Counter
 from contextlib import suppress
 
-from autolora_trainer.ranks.adapter_file import CONFIG_FILE, AdapterFile
+from autolora_trainer.files import parse_json, read_bounded
+from autolora_trainer.ranks.adapter_config import CONFIG_FILE
+from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.curve import format_curve
 from autolora_trainer.report.tables import bare_name, format_cost, format_table, is_score
+
+MOST_NEIGHBOUR = 5_000_000  # bytes of a file of results
+MOST_SCORES = 100  # that are shown; entities have three a type
 
 
 def show(source: str) -> str:
@@ -20,21 +25,26 @@ def show(source: str) -> str:
     lines = [f"ranks of {ranks.base_model or 'a model without a name'}", format_rank_table(ranks.ranks)]
     if ranks.rank_rule:
         lines.append(f"rule {ranks.rank_rule}, {ranks.initial_rank} components per module at the start")
-    results = neighbour(source, "all_results.json")
+    results = neighbour(source, "all_results.json") or {}
+    sizes = [results.get(name) for name in ("adapter_params", "head_params")]
+    sizes = [size if type(size) is int and 0 <= size < 10**15 else None for size in sizes]
     if ranks.curve is not None:
-        size = (results or {}).get("adapter_params", ranks.curve.size)
-        lines += ["", format_curve(ranks.curve, size)]
+        lines += ["", format_curve(ranks.curve, ranks.curve.size if sizes[0] is None else sizes[0])]
     if adapter is not None:
         lines += _described(adapter)
     with suppress(ValueError):  # a rank that vLLM cannot serve
         lines.append(f"a server needs --max-lora-rank {lora_rank_for_servers(ranks.ranks)}")
-    if results:
-        scores = {k: v for k, v in results.items() if k.startswith(("eval_", "predict_")) and isinstance(v, float)}
-        scores = {k: v for k, v in scores.items() if is_score(k) or bare_name(k) == "loss"}
-        sizes = [results.get(name) for name in ("adapter_params", "head_params")]
-        if all(type(size) is int for size in sizes):
-            lines.append("{:,} adapter parameters, {:,} in the head".format(*sizes))
-        lines.append(", ".join(f"{name} = {value:.4f}" for name, value in scores.items()))
+    if None not in sizes:
+        lines.append("{:,} adapter parameters, {:,} in the head".format(*sizes))
+    scores = {k: v for k, v in results.items() if k.startswith(("eval_", "predict_")) and isinstance(v, float)}
+    scores = [
+        f"{k[:80]} = {v:{'.4f' if abs(v) < 1e6 else '.4g'}}"
+        for k, v in scores.items()
+        if is_score(k) or bare_name(k) == "loss"
+    ]
+    if scores:
+        more = f" and {len(scores) - MOST_SCORES} more" if len(scores) > MOST_SCORES else ""
+        lines.append(", ".join(scores[:MOST_SCORES]) + more)
     cost = neighbour(source, "cost.json")
     if cost:
         lines += ["", format_cost(cost)]
@@ -73,9 +83,8 @@ def neighbour(source: str, name: str) -> dict | None:
     if not os.path.isfile(path) or not os.path.exists(source):
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_bounded(path, MOST_NEIGHBOUR))
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}. Remove it, and the ranks are shown without it.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {content!r:.80}. Remove it, or run again.")
@@ -84,12 +93,12 @@ def neighbour(source: str, name: str) -> dict | None:
 
 def diff(first: LearnedRanks, second: LearnedRanks) -> str:
     """Where two patterns differ: a line a module, then how far they agree."""
-    names = list(dict.fromkeys([*first.modules, *second.modules]))
-    pairs = [(name, first.ranks.get(name, "-"), second.ranks.get(name, "-")) for name in names]
+    left, right = first.ranks, second.ranks
+    pairs = [(name, left.get(name, "-"), right.get(name, "-")) for name in dict.fromkeys([*left, *right])]
     shared = [(x, y) for _, x, y in pairs if "-" not in (x, y)]
     rows = [[name, str(x), str(y), "-" if "-" in (x, y) else f"{y - x:+d}"] for name, x, y in pairs if x != y]
     lines = [format_table(["module", "first", "second", "change"], rows)] if rows else []
-    lines.append(f"{len(rows)} of {len(names)} modules differ; total rank {first.total_rank} and {second.total_rank}")
+    lines.append(f"{len(rows)} of {len(pairs)} modules differ; total rank {first.total_rank} and {second.total_rank}")
     xs, ys = zip(*shared) if shared else ((), ())
     if len(set(xs)) > 1 and len(set(ys)) > 1:
         spearman = statistics.correlation(_places(xs), _places(ys))  # scipy.stats takes a second to load
@@ -104,5 +113,7 @@ def _places(values) -> list[float]:
         >>> _places([5, 3, 5])
         [2.5, 1.0, 2.5]
     """
-    ordered = sorted(values)
-    return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in values]
+    places, before = {}, 0
+    for value, count in sorted(Counter(values).items()):
+        places[value], before = before + (count + 1) / 2, before + count
+    return [places[value] for value in values]

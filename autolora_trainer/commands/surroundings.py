@@ -8,6 +8,7 @@ import datasets
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
+from autolora_trainer.clean import usable_token
 from autolora_trainer.compat import silence_known_warnings
 from autolora_trainer.errors import is_first_process
 from autolora_trainer.hub.push import check_repo_id, push_to_hub
@@ -39,6 +40,7 @@ def repository(options) -> str | None:
     Raises:
         ValueError: for what cannot be the name of a repository, and for a name without `--push_to_hub`.
     """
+    options.hub_token = usable_token(options.hub_token, "hub_token")
     if not options.push_to_hub:
         if options.hub_model_id is not None:
             raise ValueError(f"--hub_model_id {options.hub_model_id} belongs to --push_to_hub. Add it, or drop both.")

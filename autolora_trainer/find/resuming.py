@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 
-from autolora_trainer.files import read_json, write_json
+from autolora_trainer.files import read_json, refuse_links, write_json
 from autolora_trainer.ranks.adapter import fingerprint
 from autolora_trainer.runs.fingerprints import of_rows
 from autolora_trainer.runs.settings import of_arguments
@@ -19,6 +19,7 @@ CHECKPOINTS = {"save_strategy": "steps", "save_only_model": False, "save_total_l
 def begin(trainer, folder: str) -> None:
     """Note what decides a search, before its first step."""
     if trainer.is_world_process_zero():
+        refuse_links(os.path.dirname(folder), [os.path.basename(folder)])
         os.makedirs(folder, exist_ok=True)
         write_json(os.path.join(folder, SEARCH_FILE), _note(trainer), indent=1)
 
@@ -29,6 +30,7 @@ def go_on(trainer, folder: str) -> str | None:
     Raises:
         ValueError: if the folder holds no search, or one of other rows, another model or other settings.
     """
+    refuse_links(os.path.dirname(folder), [os.path.basename(folder)])
     try:
         earlier = read_json(os.path.join(folder, SEARCH_FILE))
     except (OSError, ValueError):

@@ -19,7 +19,7 @@ from autolora_trainer.hub.passages import (
     template,
 )
 from autolora_trainer.hub.public import is_hub_id, public_command, public_name
-from autolora_trainer.ranks.adapter_file import CONFIG_FILE
+from autolora_trainer.ranks.adapter_config import CONFIG_FILE
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import CURVE_FILES
 

@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from autolora_trainer.errors import HUB_TOKEN, SECRET, without_secrets
+from autolora_trainer.clean import CONTROL, HUB_TOKEN, is_secret, without_secrets
 
 # name=value and "name": "value" inside a longer value; the Hub's own tokens go wherever they stand (HUB_TOKEN)
 INNER_SECRET = re.compile(
@@ -60,8 +60,7 @@ def _public_program(word: str) -> str:
 
 def _public_value(flag: str, value: str) -> str:
     """One value, quoted for a shell."""
-    counts = flag.lower().endswith("tokens") and re.fullmatch(r"[\d.]+|true|false", value, re.IGNORECASE)
-    if value == "***" or (SECRET.search(flag) and not counts):
+    if value == "***" or is_secret(flag, value):
         return "***"
     value = HUB_TOKEN.sub("***", INNER_SECRET.sub(r"\1***", value))
     value = value.removeprefix("file://")
@@ -97,7 +96,7 @@ def _last_component(match: re.Match) -> str:
 
 
 def on_one_line(text) -> str:
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]", " ", str(text)).split())
+    return " ".join(CONTROL.sub(" ", str(text)).split())
 
 
 def public_name(text) -> str:

@@ -7,8 +7,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from autolora_trainer.clean import usable_token
 from autolora_trainer.hub_client import bounded_waits, reason, root_cause
-from autolora_trainer.runs.outputs import PUSHED_FILES
+from autolora_trainer.runs.record import RecordError, staged
 
 
 class PushError(RuntimeError):
@@ -34,7 +35,8 @@ def push_to_hub(
     endpoint: str | None = None,
     revision: str | None = None,
 ) -> str:
-    """Upload `PUSHED_FILES` of a finished run; checkpoints, histories and whatever else lies there are not sent.
+    """Upload what a finished run wrote, by its own record (`runs.record`), of `PUSHED_FILES`; checkpoints, histories
+    and whatever else lies there are not sent.
 
     Call it last: a failure then costs nothing but the upload.
 
@@ -52,8 +54,9 @@ def push_to_hub(
     """
     folder = os.fspath(folder)
     check_repo_id(repo_id)
+    token = usable_token(token)
     try:
-        with bounded_waits():
+        with staged(folder) as written, bounded_waits(endpoint):
             api = HfApi(endpoint=endpoint, token=token)
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             if revision is not None and not revision.startswith("refs/pr/"):
@@ -61,10 +64,11 @@ def push_to_hub(
             api.upload_folder(
                 repo_id=url.repo_id,
                 revision=revision,
-                folder_path=folder,
-                allow_patterns=list(PUSHED_FILES),
+                folder_path=written,
                 commit_message=commit_message or "Upload the adapter",
             )
+    except RecordError as error:
+        raise PushError(f"Could not push to {repo_id}: {error}") from error
     # The client raises HTTP, JSON, OS and value errors, and none of them may look as if the run had failed.
     except Exception as error:
         branch = "" if revision is None else f", revision={revision!r}"

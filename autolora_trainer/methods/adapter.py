@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from autolora_trainer.files import replacing
 from autolora_trainer.hub.card import Card
 from autolora_trainer.methods.base import Built, Job, Method, Plan, SavedForm
 from autolora_trainer.methods.bottleneck import (
@@ -46,7 +47,8 @@ class BottleneckTrainer(FinalTrainer):
         save_bottleneck_adapter(self.model, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
-        torch.save(self.args, os.path.join(folder, TRAINING_ARGS_NAME))
+        with replacing(os.path.join(folder, TRAINING_ARGS_NAME)) as temporary:
+            torch.save(self.args, temporary)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         load_weights(self.model, resume_from_checkpoint)

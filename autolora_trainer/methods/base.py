@@ -20,7 +20,8 @@ from autolora_trainer.hub.passages import json_in
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.lora.parts import masked_parameters
 from autolora_trainer.ranks.adapter import fingerprint
-from autolora_trainer.ranks.adapter_file import CONFIG_FILE
+from autolora_trainer.ranks.adapter_config import CONFIG_FILE
+from autolora_trainer.ranks.adapter_file import check_loadable
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.runs.resume import Progress
@@ -46,6 +47,7 @@ def peft_type_in(folder: str) -> str | None:
 def _load_peft(base: torch.nn.Module, folder: str) -> PeftModel:
     if not os.path.exists(os.path.join(folder, SAFETENSORS_WEIGHTS_NAME)):  # PEFT would ask the Hub for it
         raise ValueError(f"{SAFETENSORS_WEIGHTS_NAME} is missing")
+    check_loadable(folder, (name for name, _ in base.named_modules()))
     return PeftModel.from_pretrained(base, folder)
 
 

@@ -13,7 +13,6 @@ evaluation.
 Saved are `bottleneck_adapter.safetensors` and `bottleneck_adapter.json`, which `load_bottleneck_adapter` reads.
 """
 
-import json
 import os
 import re
 
@@ -22,16 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from autolora_trainer.files import write_json
+from autolora_trainer.files import parse_json, read_bounded, replacing, write_json
 from autolora_trainer.lora.fused import out_features
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.ranks.adapter import public_model_name
+from autolora_trainer.ranks.adapter_file import read_header
 
 CONFIG, WEIGHTS = "bottleneck_adapter.json", "bottleneck_adapter.safetensors"
 FORMAT_VERSION = 1
 # Houlsby et al. §3.3: 64 everywhere costs 0.4 points of GLUE against the best of {8, 64, 256} for each task. 24 has
 # the 0.9M parameters of Tables 1 and 3 in RoBERTa-base.
-DEFAULT_SIZE = 64
+DEFAULT_SIZE, USUAL_SIZE = 64, 1024
 DEVIATION = 1e-2  # their §3.6: any up to this one works
 # Ends of the names of the projections back to the width of the model, of the attention and of the feed-forward part.
 ATTENTION_OUTPUTS = (
@@ -151,7 +151,8 @@ def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def save_bottleneck_adapter(model: nn.Module, folder: str) -> None:
     """Write what the method has trained, and what is needed to put it back."""
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in own_parameters(model).items()}
-    save_file(tensors, os.path.join(folder, WEIGHTS), metadata={"format": "pt"})
+    with replacing(os.path.join(folder, WEIGHTS)) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
     document = {"format_version": FORMAT_VERSION, **model.bottleneck_config}
     write_json(os.path.join(folder, CONFIG), document, indent=1)
 
@@ -180,6 +181,10 @@ def load_bottleneck_adapter(model: nn.Module, folder: str) -> nn.Module:
             f"The adapter in {folder} names {missing[0]!r}, which {type(model).__name__} lacks. Give the model it "
             f"was trained on ({config.get('base_model')})."
         )
+    if config["size"] > USUAL_SIZE:  # or a few bytes of a stranger's would take the memory of a model
+        widths = {shape for _, shape in read_header(os.path.join(folder, WEIGHTS)).values()}
+        if (config["size"],) not in widths:
+            raise ValueError(f"{folder} has size {config['size']} in {CONFIG}, and not in {WEIGHTS}. Train it again.")
     model.fresh_modules = config["fresh_modules"]
     add_bottlenecks(model, config["size"], config["layer_norm"], config["modules"], config.get("task_type"))
     load_weights(model, folder)
@@ -211,12 +216,11 @@ def _read_config(folder: str) -> dict:
     """bottleneck_adapter.json, checked: it may come from elsewhere."""
     path = os.path.join(folder, CONFIG)
     try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
+        config = parse_json(read_bounded(path))
     except OSError as error:
         raise ValueError(f"{folder} holds no bottleneck adapter: {error.strerror} ({CONFIG}).") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {str(error).splitlines()[0]}.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
     valid = (
         isinstance(config, dict)
         and config.get("format_version") == FORMAT_VERSION

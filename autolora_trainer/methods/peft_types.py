@@ -17,7 +17,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as TUNERS
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 
-from autolora_trainer.errors import one_line
+from autolora_trainer.errors import one_line, shown
 from autolora_trainer.hub.card import Card
 from autolora_trainer.hub.public import public_name
 from autolora_trainer.lora.heads import head_parameters
@@ -255,11 +255,11 @@ class PeftTypes(Method):
             model = get_peft_model(base, peft_config(job, name, settings, base))
             try_two_rows(job, model)
         except Exception as error:  # PEFT raises nearly every kind
-            reason = one_line(error).rstrip(".")
+            reason = shown(one_line(error), 300).rstrip(".")
             if reason.startswith(("--peft", "--method")):
                 raise
             raise ValueError(
-                f"--peft_type {name} does not work with {type(base).__name__} for {task_type}: {reason[:300]}. Give "
+                f"--peft_type {name} does not work with {type(base).__name__} for {task_type}: {reason}. Give "
                 "its settings with --peft_kwargs, its modules with --lora_target_modules, or another --peft_type."
             ) from error
         check_positions(job.rows.datasets, model)

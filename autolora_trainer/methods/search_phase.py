@@ -5,7 +5,7 @@ import os
 from safetensors.torch import save_file
 
 from autolora_trainer.compat import save_without_asking
-from autolora_trainer.files import write_json
+from autolora_trainer.files import replacing, write_json
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.methods.base import Job
 from autolora_trainer.ranks.learned import LearnedRanks
@@ -105,7 +105,8 @@ def _keep(job: Job, trainer: AutoLoraTrainer, folder: str, figures: dict) -> Non
     ranks, directions = trainer.learned_ranks, job.request.settings.rank_rule != "threshold"
     os.makedirs(folder, exist_ok=True)
     kept = handover_tensors(trainer.gates, trainer.rank_selection.found.chosen, directions, trainer.model)
-    save_file(kept, os.path.join(folder, HANDOVER_FILE))
+    with replacing(os.path.join(folder, HANDOVER_FILE)) as temporary:
+        save_file(kept, temporary)
     trainer.state.save_to_json(os.path.join(folder, "trainer_state.json"))
     write_json(os.path.join(folder, COST_FILE), figures)
     ranks.save(job.folder.ranks_path)

@@ -2,16 +2,18 @@
 
 import hashlib
 import os
+import tempfile
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import save_file
 
-from autolora_trainer.files import replacing
+from autolora_trainer.files import read_bounded, replacing, write_atomically
 from autolora_trainer.lora.fused import split_parts
 from autolora_trainer.lora.parts import base_model_of, lora_parts
 from autolora_trainer.names import module_of
+from autolora_trainer.ranks.adapter_config import CONFIG_FILE
 from autolora_trainer.ranks.adapter_file import WEIGHTS_FILE
 from autolora_trainer.ranks.learned import LearnedRanks
 
@@ -36,11 +38,13 @@ def build_adapter(
 
 
 def save_adapter(config: LoraConfig, tensors: dict[str, torch.Tensor], folder: str | os.PathLike) -> None:
-    """Write adapter_config.json and adapter_model.safetensors as PEFT does, the weights whole or not at all."""
+    """Write adapter_config.json and adapter_model.safetensors as PEFT does, each whole or not at all."""
     os.makedirs(folder, exist_ok=True)
     with replacing(os.path.join(folder, WEIGHTS_FILE)) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    config.save_pretrained(os.fspath(folder))
+    with tempfile.TemporaryDirectory() as made:
+        config.save_pretrained(made)
+        write_atomically(os.path.join(folder, CONFIG_FILE), read_bounded(os.path.join(made, CONFIG_FILE)))
 
 
 def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks) -> None:

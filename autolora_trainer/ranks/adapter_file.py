@@ -6,15 +6,30 @@ No model is loaded, no weight is read, nothing is unpickled.
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-from autolora_trainer.files import read_json
+from autolora_trainer.clean import usable_token
+from autolora_trainer.files import open_regular, read_json
 from autolora_trainer.names import TENSOR
+from autolora_trainer.ranks.adapter_config import (
+    CONFIG_FILE,
+    FREE,
+    MAX_CONFIG_BYTES,
+    check_config,
+    patterns_of,
+    read_config,
+)
+from autolora_trainer.ranks.document import MODULE_NAME
+from autolora_trainer.ranks.matching import check_patterns, first_matches
+from autolora_trainer.values import MAX_RANK
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-MAX_CONFIG_BYTES = 5_000_000
+WEIGHTS_FILE = "adapter_model.safetensors"
+MAX_HEADER_BYTES = 30_000_000
+ANY_RANK = 64  # that a config may ask for beside smaller ones in the file
 BITS = {"BOOL": 8, "F4": 4, "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,8 @@ class AdapterFile:
     def from_pretrained(
         cls, source: str | os.PathLike, revision: str | None = None, token: str | None = None
     ) -> "AdapterFile":
-        """The adapter of a folder or of a repository of the Hub, of which a few kilobytes are fetched.
+        """The adapter of a folder or of a repository of the Hub, of which a few kilobytes are fetched. It may be a
+        stranger's: what it says is checked before it is used.
 
         Raises:
             ValueError: one line, if there is none, it is no LoRA adapter, or its weights are a pickle.
@@ -43,36 +59,51 @@ class AdapterFile:
             config, tensors = _in_folder(source)
         else:
             config, tensors = _on_hub(source, revision, token)
-        if not isinstance(config, dict) or str(config.get("peft_type", "")).upper() != "LORA":
-            kind = config.get("peft_type") if isinstance(config, dict) else None
+        if config["peft_type"].upper() != "LORA":
+            kind = config["peft_type"][:40]
             raise ValueError(f"{source} is an adapter of type {kind!r}, and only LoRA has ranks. Give a LoRA adapter.")
         found = cls(config, tensors)
+        try:
+            found.scales  # which no later look waits for
+        except ValueError as error:
+            raise ValueError(f"{source} cannot be used: {error}. Save the adapter again with PEFT.") from None
         if not found.ranks:
             raise ValueError(f"{source} has no tensor of a LoRA adapter in {WEIGHTS_FILE}. Save it again with PEFT.")
+        for name, rank in found.ranks.items():
+            if not MODULE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{source} has a tensor of {name[:80]!r}, which is no name of a module. Save it again."
+                )
+            if rank > MAX_RANK:
+                raise ValueError(
+                    f"{source} has rank {rank:,} at {name!r}; at most {MAX_RANK} are taken. Save it again."
+                )
         return found
 
-    @property
+    @cached_property
     def ranks(self) -> dict[str, int]:
         """{module: rank}, by the shapes of the weights; an adapter's experts, which share a tensor, by its config."""
         found = {}
         for name, (_, shape) in self.tensors.items():
             match = TENSOR.fullmatch(name)
             if match and match[3] == "A" and shape:
-                found[match[1]] = self._rank_of_experts(match[1]) or shape[0]
-        return found
+                found[match[1]] = shape[0]
+        owners = {path.rpartition(".")[0] for path in self.config.get("target_parameters") or ()} - {""}
+        experts = {}
+        for name in found if owners else ():
+            bare = name.removesuffix(".base_layer")
+            parts = bare.split(".")
+            if any(".".join(parts[start:]) in owners for start in range(len(parts))):
+                experts[name] = bare
+        of_experts = _by_pattern(self.config.get("rank_pattern"), experts.values(), self.config.get("r"))
+        return {name: of_experts.get(experts.get(name)) or rank for name, rank in found.items()}
 
-    def _rank_of_experts(self, name: str) -> int | None:
-        owners = {path.rpartition(".")[0] for path in self.config.get("target_parameters") or ()}
-        bare = name.removesuffix(".base_layer")
-        is_expert = any(bare == owner or bare.endswith(f".{owner}") for owner in owners if owner)
-        return _by_pattern(self.config.get("rank_pattern"), bare, self.config.get("r")) if is_expert else None
-
-    @property
+    @cached_property
     def scales(self) -> dict[str, float]:
         """{module: what its update is multiplied with}: lora_alpha / r, of rsLoRA lora_alpha / √r."""
-        alphas, alpha = self.config.get("alpha_pattern"), self.config.get("lora_alpha", 8)
+        alphas = _by_pattern(self.config.get("alpha_pattern"), self.ranks, self.config.get("lora_alpha", 8))
         root = math.sqrt if self.config.get("use_rslora") else float
-        return {name: _by_pattern(alphas, name, alpha) / root(max(rank, 1)) for name, rank in self.ranks.items()}
+        return {name: alphas[name] / root(max(rank, 1)) for name, rank in self.ranks.items()}
 
     @property
     def parameters(self) -> int:
@@ -88,7 +119,7 @@ class AdapterFile:
     def labels(self) -> int | None:
         """How many outputs the saved head of a classifier has; None where there is no head that is known."""
         for name, (_, shape) in self.tensors.items():
-            if re.search(r"\.(score|classifier|classifier\.out_proj)\.weight$", name):
+            if shape and re.search(r"\.(score|classifier|classifier\.out_proj)\.weight$", name):
                 return shape[0]
         return None
 
@@ -107,15 +138,55 @@ def _digits(dtype: str) -> int:
     return int(re.sub(r"\D", "", dtype.partition("_")[0]) or 32)
 
 
-def _by_pattern(pattern: Mapping | None, name: str, default):
-    """The value that PEFT takes for a module: of the first key that its name ends with, or the default."""
-    for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", name):
-            return value
-    return default
+def _by_pattern(pattern: Mapping | None, names, default) -> dict:
+    """{module: the value that PEFT takes for it}: of the first key that its name ends with, or the default."""
+    pattern, names = pattern or {}, list(names)
+    found = first_matches(list(pattern), names) if pattern and names else {}
+    return {name: pattern[found[name]] if name in found else default for name in names}
 
 
-def _in_folder(folder: str):
+def read_header(path: str) -> Shapes:
+    """{name: (dtype, shape)} of a safetensors file; no weight is read.
+
+    Raises:
+        ValueError: if it is none, or its header is too large.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open_regular(path) as file:
+            size = int.from_bytes(file.read(8), "little")
+        if size > MAX_HEADER_BYTES:
+            raise ValueError(f"its header has {size:,} bytes, and at most {MAX_HEADER_BYTES:,} are read")
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            return {name: (own.get_dtype(), tuple(own.get_shape())) for name, own in slices.items()}
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is no safetensors file ({error}). Save the adapter again.") from None
+
+
+def check_loadable(folder: str, modules: Iterable[str]) -> None:
+    """Raise `ValueError` for an adapter, of whatever type of PEFT's, that would be no end loading, or take more memory
+    than its weights are worth.
+
+    Args:
+        modules: names of those of the model that it is to be loaded on.
+    """
+    path, weights = (os.path.join(folder, name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    config, shapes = read_config(path), read_header(weights)
+    check_patterns(patterns_of(config), modules)
+    largest = max((max(shape) for _, shape in shapes.values() if shape and math.prod(shape)), default=0)
+    for name, value in config.items():
+        if type(value) is int and value > max(MAX_RANK, largest) and not FREE.search(name):
+            raise ValueError(f"{name} {value:,} is more than any tensor in {WEIGHTS_FILE} has")
+    rank = max(AdapterFile(config, shapes).ranks.values(), default=0)
+    asked = [config[name] for name in ("r", "init_r") if type(config.get(name)) is int]
+    asked += [own for own in (config.get("rank_pattern") or {}).values() if type(own) is int]
+    if rank and max(asked, default=0) > max(ANY_RANK, 4 * rank):
+        raise ValueError(f"it asks for rank {max(asked):,}, and the largest in {WEIGHTS_FILE} is {rank}")
+
+
+def _in_folder(folder: str) -> tuple[dict, Shapes]:
     path, weights = (os.path.join(folder, name) for name in (CONFIG_FILE, WEIGHTS_FILE))
     if not os.path.exists(path):
         raise ValueError(f"{folder} holds no {CONFIG_FILE}. Give the folder of a saved adapter.")
@@ -123,22 +194,15 @@ def _in_folder(folder: str):
         pickled = os.path.exists(os.path.join(folder, "adapter_model.bin"))
         why = "its weights are a pickle, which can run code" if pickled else "it holds no weights"
         raise ValueError(f"{folder} has no {WEIGHTS_FILE}: {why}. Save it with save_pretrained of a current PEFT.")
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(weights, framework="np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            tensors = {name: (own.get_dtype(), tuple(own.get_shape())) for name, own in slices.items()}
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is no safetensors file ({error}). Save the adapter again.") from None
-    return read_json(path), tensors
+    return read_config(path), read_header(weights)
 
 
-def _on_hub(repo_id: str, revision: str | None, token: str | None):
+def _on_hub(repo_id: str, revision: str | None, token: str | None) -> tuple[dict, Shapes]:
     from huggingface_hub import HfApi
 
     from autolora_trainer import hub_client
 
+    token = usable_token(token)
     try:
         path = hub_client.download(repo_id, CONFIG_FILE, MAX_CONFIG_BYTES, revision, token)
         with hub_client.bounded_waits():
@@ -147,4 +211,5 @@ def _on_hub(repo_id: str, revision: str | None, token: str | None):
     except Exception as error:  # HTTP, JSON, OS and value errors of the client
         what = f"{repo_id!r} is neither a folder here nor a repository with {CONFIG_FILE} and {WEIGHTS_FILE}"
         raise ValueError(f"{what}: {hub_client.reason(error, token)}.") from error
-    return read_json(path), {name: (own.dtype, tuple(own.shape)) for name, own in metadata.tensors.items()}
+    config = check_config(read_json(path, MAX_CONFIG_BYTES), f"{CONFIG_FILE} of {repo_id}")
+    return config, {name: (own.dtype, tuple(own.shape)) for name, own in metadata.tensors.items()}

@@ -73,7 +73,7 @@ class Curve:
         """The bits that the rows teach, of those that so many parameters store: a parameter stores about 2 (measured
         for knowledge in transformers by Allen-Zhu and Li 2024; held against LoRA's sizes in "LoRA Without Regret",
         Thinking Machines 2025). Far below 1 a larger adapter has no use; above it, capacity is the limit."""
-        return None if self.bits is None else self.bits / (BITS_PER_PARAMETER * parameters)
+        return None if self.bits is None or not parameters else self.bits / (BITS_PER_PARAMETER * parameters)
 
     def to_dict(self) -> dict:
         points = [vars(point) | {"error": _finite(point.error)} for point in self.points]

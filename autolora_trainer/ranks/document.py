@@ -1,13 +1,14 @@
 """The content of a ranks.json, which is data from elsewhere: everything in it is checked before any of it is used."""
 
-import json
 import re
 
+from autolora_trainer.files import parse_json
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.values import MAX_RANK
 
 FORMAT_VERSION = 2  # 1 had neither contributions nor a curve, and is still read
 MAX_MODULES = 100_000
+MODULE_NAME = re.compile(r"[A-Za-z0-9_.\-#]{1,500}")
 NUMBERS = ("selection", "contributions")  # of a module, one a component
 ADVICE = "Correct it, or give the ranks.json of a finished run."
 
@@ -21,9 +22,9 @@ def read_document(text: str, path) -> dict:
     try:
         if text.count('"rank"') > MAX_MODULES:  # before a second is spent on reading them
             raise ValueError(f"modules must be an object with at most {MAX_MODULES:,} module names")
-        document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a ranks.json: {str(error).splitlines()[0]}. {ADVICE}") from None
+        document = parse_json(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a ranks.json: {error}. {ADVICE}") from None
     return _checked(document, path)
 
 
@@ -55,7 +56,7 @@ def _checked(document, path) -> dict:
         raise wrong("modules must be an object with at least one module name")
     checked = {}
     for name, module in modules.items():
-        if not re.fullmatch(r"[A-Za-z0-9_.\-#]{1,500}", name):
+        if not MODULE_NAME.fullmatch(name):
             raise wrong(f"{name[:80]!r} is not a module name")
         rank = module.get("rank") if isinstance(module, dict) else None
         if type(rank) is not int or not 0 <= rank <= MAX_RANK:

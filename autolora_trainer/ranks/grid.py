@@ -1,9 +1,13 @@
 """The grid of ranks: block and projection read off a module's name; blocks across, projections down (Figure 3)."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from autolora_trainer.names import module_of
+
+MOST_CELLS = 250_000  # a mixture of 512 experts in 96 blocks has 150,000
+LABEL = 72  # characters of a projection's name in the text, at most: its end
 
 
 def split_name(name: str) -> tuple[str | None, int | None, str]:
@@ -58,18 +62,14 @@ def row_labels(rows: list[tuple[str | None, str]]) -> dict[tuple[str | None, str
     tails = _shortest_tails([rest for _, rest in rows])
     stacks = _stack_labels([stack for stack, _ in rows if stack is not None])
     labels = {row: " ".join(filter(None, (stacks.get(row[0]), tails[row[1]]))) for row in rows}
-    taken = list(labels.values())
-    return {row: text if taken.count(text) == 1 else ".*.".join(filter(None, row)) for row, text in labels.items()}
+    taken = Counter(labels.values())
+    return {row: text if taken[text] == 1 else ".*.".join(filter(None, row)) for row, text in labels.items()}
 
 
 def _shortest_tails(names: Iterable[str]) -> dict[str, str]:
-    split = {name: name.split(".") for name in dict.fromkeys(names)}
-    tails = {}
-    for name, parts in split.items():
-        others = [other for other in split.values() if other is not parts]
-        sizes = (n for n in range(1, len(parts)) if all(other[-n:] != parts[-n:] for other in others))
-        tails[name] = ".".join(parts[-next(sizes, len(parts)) :])
-    return tails
+    reversed_parts = {name: name.split(".")[::-1] for name in dict.fromkeys(names)}
+    sizes = _telling(reversed_parts)
+    return {name: ".".join(parts[: sizes[name]][::-1]) for name, parts in reversed_parts.items()}
 
 
 def _stack_labels(stacks: Iterable[str]) -> dict[str, str]:
@@ -78,13 +78,33 @@ def _stack_labels(stacks: Iterable[str]) -> dict[str, str]:
     if len(split) < 2:
         return {}
     shared = len(os.path.commonprefix(list(split.values())))
-    labels = {}
-    for stack, parts in split.items():
-        others = [other[shared:] for other in split.values() if other is not parts]
-        own = parts[shared:]
-        size = next((n for n in range(1, len(own)) if all(o[:n] != own[:n] for o in others)), len(own))
-        labels[stack] = ".".join(own[:size]) or parts[-1]
-    return labels
+    own = {stack: parts[shared:] for stack, parts in split.items()}
+    sizes = _telling(own)
+    return {stack: ".".join(parts[: sizes[stack]]) or split[stack][-1] for stack, parts in own.items()}
+
+
+def _telling(sequences: Mapping[str, list[str]]) -> dict[str, int]:
+    """How many of its first parts tell each sequence from the others; all, where none do.
+
+    Example:
+        >>> _telling({"a": ["x", "1"], "b": ["x", "2"], "c": ["y", "3"], "d": ["x"]})
+        {'a': 2, 'b': 2, 'c': 1, 'd': 1}
+    """
+    sizes, groups, size = {name: len(parts) for name, parts in sequences.items()}, [list(sequences)], 0
+    while groups:
+        buckets = []
+        for group in groups:
+            by_part: dict[str, list[str]] = {}
+            for name in group:
+                if len(sequences[name]) > size:
+                    by_part.setdefault(sequences[name][size], []).append(name)
+            buckets += by_part.values()
+        size += 1
+        for bucket in buckets:
+            if len(bucket) == 1:
+                sizes[bucket[0]] = size
+        groups = [bucket for bucket in buckets if len(bucket) > 1]
+    return sizes
 
 
 def rank_grid(ranks: Mapping[str, int]) -> tuple[list[str], list[str], list[list[int | None]]]:
@@ -106,6 +126,11 @@ def rank_grid(ranks: Mapping[str, int]) -> tuple[list[str], list[str], list[list
     places = {name: split_name(name) for name in ranks}
     labels = row_labels(list(dict.fromkeys((stack, rest) for stack, _, rest in places.values())))
     blocks = sorted({block for _, block, _ in places.values()}, key=lambda block: (block is None, block))
+    if len(labels) * len(blocks) > MOST_CELLS:
+        raise ValueError(
+            f"A grid of {len(labels):,} projections in {len(blocks):,} blocks is too large to be shown; at most "
+            f"{MOST_CELLS:,} cells are."
+        )
     cells = {((stack, rest), block): ranks[name] for name, (stack, block, rest) in places.items()}
     grid = [[cells.get((row, block)) for block in blocks] for row in labels]
     return list(labels.values()), ["-" if block is None else str(block) for block in blocks], grid
@@ -130,6 +155,7 @@ def format_rank_table(ranks: Mapping[str, int]) -> str:
         total rank 3 in 3 modules, 1 of them at rank 0
     """
     rows, columns, grid = rank_grid(ranks)
+    rows = [row if len(row) <= LABEL else "…" + row[1 - LABEL :] for row in rows]
     label_width = max(map(len, ["block", *rows]))
     texts = [["." if rank is None else str(rank) for rank in row] for row in grid]
     width = max((len(text) for row in [columns, *texts] for text in row), default=1)

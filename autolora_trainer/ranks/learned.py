@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from autolora_trainer.clean import usable_token
 from autolora_trainer.drawing import style
-from autolora_trainer.files import write_atomically
+from autolora_trainer.files import read_bounded, write_atomically
 from autolora_trainer.names import module_of
-from autolora_trainer.ranks.adapter_file import CONFIG_FILE, AdapterFile
+from autolora_trainer.ranks.adapter_config import CONFIG_FILE
+from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.document import ADVICE, FORMAT_VERSION, NUMBERS, is_number, read_document
 from autolora_trainer.ranks.grid import by_module, format_rank_table
@@ -157,11 +159,10 @@ class LearnedRanks:
         """
         if (size := os.path.getsize(path)) > MAX_FILE_BYTES:
             raise ValueError(f"{path} has {size:,} bytes; a ranks.json has at most {MAX_FILE_BYTES:,}.")
-        with open(path, encoding="utf-8") as file:
-            try:
-                text = file.read(MAX_FILE_BYTES + 1)
-            except ValueError as error:  # not UTF-8
-                raise ValueError(f"{path} is not a ranks.json: {error}. {ADVICE}") from None
+        try:
+            text = read_bounded(path, MAX_FILE_BYTES)
+        except ValueError as error:  # not UTF-8, or no regular file
+            raise ValueError(f"{path} is not a ranks.json: {error}. {ADVICE}") from None
         fields = read_document(text, path)
         return cls(**{**fields, "modules": {name: ModuleRank(*own) for name, own in fields["modules"].items()}})
 
@@ -213,6 +214,7 @@ class LearnedRanks:
 
         from autolora_trainer import hub_client
 
+        token = usable_token(token)
         try:
             with hub_client.bounded_waits():
                 api = HfApi(token=token)

@@ -131,12 +131,17 @@ def format_cost(cost: dict, markdown: bool = False) -> str:
     return format_table(["phase", "time", "passes", "examples", "peak memory"], body, markdown)
 
 
+def _is_figure(value) -> bool:
+    """Whether this is a number that can be one of a run's; a file may say anything."""
+    return isinstance(value, (int, float)) and abs(value) < 1e15
+
+
 def _count(number: float | None) -> str:
-    return "-" if number is None else f"{number:,.0f}"
+    return f"{number:,.0f}" if _is_figure(number) else "-"
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
+    if not _is_figure(seconds):
         return "-"
     if seconds < 9.95:
         return f"{seconds:.1f} s"

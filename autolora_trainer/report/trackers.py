@@ -14,7 +14,7 @@ import numpy as np
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-from autolora_trainer.errors import one_line
+from autolora_trainer.errors import one_line, shown
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.heatmap import rank_heatmap_pixels
 
@@ -57,7 +57,7 @@ class Tracking(TrainerCallback):
                     except Exception as error:  # of a library, a network, a service
                         self._failed.add(kind_of_tracker)
                         name = kind_of_tracker.__name__.removesuffix("Callback")
-                        logger.warning("%s does not take the %s %s: %s", name, kind, tag, one_line(error))
+                        logger.warning("%s does not take the %s %s: %s", name, kind, tag, shown(one_line(error)))
 
 
 class RankTracking(Tracking):

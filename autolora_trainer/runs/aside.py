@@ -55,6 +55,20 @@ class Aside:
         return os.path.isfile(os.path.join(self.place, name))
 
 
+def check_movable(paths: Iterable[str]) -> None:
+    """Raise `ValueError` for a mount, or a folder that is another user's: a run would be half there."""
+    for path in paths:
+        if os.path.ismount(path):
+            what = "a mount"
+        elif os.path.isdir(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            what = "not yours to write"
+        else:
+            continue
+        raise ValueError(
+            f"{path} is {what}, and a run makes its own in its place. Move it away, or give another --output_dir."
+        )
+
+
 def remove(place: str, names: Iterable[str]) -> None:
     """Remove files, and folders with all that is in them."""
     for name in names:

@@ -12,11 +12,19 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from autolora_trainer.errors import UsageError
-from autolora_trainer.files import read_json, write_json
+from autolora_trainer.files import (
+    TEMPORARY,
+    json_text,
+    parse_json,
+    read_json,
+    refuse_links,
+    write_atomically,
+    write_json,
+)
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.report.history import HISTORY_FILE
-from autolora_trainer.runs.aside import ASIDE_FOLDER, Aside, remove
-from autolora_trainer.runs.lock import LOCK_FILE, OWNER_FILE, RunLock
+from autolora_trainer.runs.aside import ASIDE_FOLDER, Aside, check_movable, remove
+from autolora_trainer.runs.lock import LOCK_FILE, LOCK_FILES, RunLock
 from autolora_trainer.runs.outputs import (
     COST_FILE,
     HANDOVER_FILE,
@@ -27,6 +35,7 @@ from autolora_trainer.runs.outputs import (
     TRIAL_FILE,
     is_output,
 )
+from autolora_trainer.runs.record import Seen, add_to_record, recorded_text, seen, write_record
 from autolora_trainer.runs.resume import Resume
 from autolora_trainer.training.checkpoints import MANIFEST, checkpoint_steps
 from autolora_trainer.training.processes import of_the_first, wait_for_everyone
@@ -52,6 +61,7 @@ class RunFolder:
         self._aside: Aside | None = None  # since `clear`, until `publish`
         self._cleared = False
         self._check_again = lambda: None
+        self._seen: Seen = {}  # what could be pushed, before this run wrote
 
     def file(self, *names: str) -> str:
         """The path of something in the folder."""
@@ -88,7 +98,7 @@ class RunFolder:
         outputs = [name for name in os.listdir(self.path) if is_output(name, self.own)]
         if not self.resume.origin:
             return outputs
-        later = [RESULTS_FILE]
+        later = [RESULTS_FILE, *(name for name in outputs if TEMPORARY.fullmatch(name))]
         if self.resume.search_checkpoint:
             later += [RANKS_FILE, *(os.path.join(SEARCH_FOLDER, name) for name in (COST_FILE, HANDOVER_FILE))]
             later += [name for name in outputs if name.startswith("checkpoint-")]
@@ -145,8 +155,8 @@ class RunFolder:
     def _refuse_files_of_others(self) -> None:
         if self.is_ours or not os.path.isdir(self.path):
             return
-        written = (RUN_FILE, *TOKENIZER_FILES)
-        others = sorted(name for name in os.listdir(self.path) if is_output(name, self.own) or name in written)
+        present = set(os.listdir(self.path)).difference(LOCK_FILES)
+        others = sorted(filter(self._is_written, present))
         if others:
             raise ValueError(
                 f"{self.path} holds files that no run of this package wrote ({', '.join(others[:3])}), and the run "
@@ -154,22 +164,14 @@ class RunFolder:
             )
 
     def _refuse_what_cannot_move(self) -> None:
-        """Links, mounts and folders of other users: a run would be half there."""
-        for name in os.listdir(self.path) if os.path.isdir(self.path) else ():
-            path = self.file(name)
-            if not is_output(name, self.own) and name != ASIDE_FOLDER:
-                continue
-            if os.path.islink(path):
-                what = "a link"
-            elif os.path.ismount(path):
-                what = "a mount"
-            elif os.path.isdir(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-                what = "not yours to write"
-            else:
-                continue
-            raise ValueError(
-                f"{path} is {what}, and a run makes its own in its place. Move it away, or give another --output_dir."
-            )
+        present = os.listdir(self.path) if os.path.isdir(self.path) else ()
+        written = [name for name in present if self._is_written(name) or name == ASIDE_FOLDER]
+        refuse_links(self.path, written)
+        check_movable(map(self.file, written))
+
+    def _is_written(self, name: str) -> bool:
+        """Whether a run writes a file or folder of this name."""
+        return is_output(name, self.own) or name in (RUN_FILE, *LOCK_FILES, *TOKENIZER_FILES)
 
     def _check_inputs_stay(self, inputs: dict[str, str | None]) -> None:
         if not os.path.isdir(self.path):
@@ -199,13 +201,13 @@ class RunFolder:
         made, lock = not os.path.isdir(self.path), RunLock(self.path)
         if refusal := of_the_first(self._take(lock) if self.is_main_process else None):
             raise UsageError(refusal)
-        self._note, self._cleared = note, False
+        self._note, self._cleared, self._seen = note, False, seen(self.path)
         try:
             yield
         finally:
             if self.is_main_process:
                 self._undo()
-                if made and set(os.listdir(self.path)) <= {LOCK_FILE, OWNER_FILE}:
+                if made and set(os.listdir(self.path)) <= set(LOCK_FILES):
                     os.remove(self.file(LOCK_FILE))
                 lock.release()
                 if made:
@@ -267,14 +269,18 @@ class RunFolder:
         what is not whole."""
         if os.path.isdir(self.file(name)):
             return any(os.path.exists(self.file(name, own)) for own in (MANIFEST, TRIAL_FILE))
-        return os.path.basename(name) not in (RUN_FILE, HISTORY_FILE)
+        own = os.path.basename(name)
+        return own not in (RUN_FILE, HISTORY_FILE) and not TEMPORARY.fullmatch(own)
 
     def write_json(self, name: str, content: dict) -> None:
         write_json(self.file(name), content, indent=4, sort_keys=True)
 
     def publish(self, results: dict) -> None:
-        """Write all_results.json, last: it marks the run as finished, and what it replaced goes."""
-        self.write_json(RESULTS_FILE, results)
+        """Write all_results.json, last: it marks the run as finished, and what it replaced goes; before it the record
+        of what was written."""
+        text = json_text(results, indent=4, sort_keys=True)
+        write_record(self.path, self._seen, {RESULTS_FILE: text})
+        write_atomically(self.file(RESULTS_FILE), text)
         if self._aside is not None:
             self._aside.drop()
             self._aside = None
@@ -282,8 +288,11 @@ class RunFolder:
     def add_results(self, scores: dict) -> None:
         """Put new scores into all_results.json of a finished run; nothing where the folder holds none of ours."""
         try:
-            results = read_json(self.file(RESULTS_FILE))
-        except (OSError, ValueError):
+            # what the run wrote: a push would send whatever else has taken its place, a link's target too
+            results = parse_json(recorded_text(self.path, RESULTS_FILE))
+        except ValueError:
             return
         if self.is_ours and isinstance(results, dict):
-            self.publish({**results, **scores})
+            text = json_text({**results, **scores}, indent=4, sort_keys=True)
+            add_to_record(self.path, RESULTS_FILE, text)
+            write_atomically(self.file(RESULTS_FILE), text)

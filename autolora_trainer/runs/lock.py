@@ -11,6 +11,7 @@ from autolora_trainer.files import read_json, write_json
 
 LOCK_FILE = ".run.lock"
 OWNER_FILE = ".run.json"  # beside it: whoever asks for the lock empties its file
+LOCK_FILES = (LOCK_FILE, OWNER_FILE)
 
 
 class RunLock:

@@ -2,6 +2,7 @@
 
 import re
 
+from autolora_trainer.files import TEMPORARY
 from autolora_trainer.ranks.curve import CURVE_FILE
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.report.curve import CURVE_FILES
@@ -14,6 +15,7 @@ from autolora_trainer.tasks.nlg import NLG_TASKS
 RUN_FILE = "run.json"  # written first: it marks a folder as ours, and only our own files are ever cleared
 RESULTS_FILE = "all_results.json"  # written last: it marks a run as finished
 TRIAL_FILE = "result.json"  # of a finished trial of a grid, in a folder of its own
+RECORD_FILE = "written.json"  # names and hashes of what the run wrote; see runs.record
 COST_FILE = "cost.json"
 SEARCH_FOLDER = "search"  # the search's own files
 HANDOVER_FILE = "kept_components.safetensors"  # in it: what the retrain begins with
@@ -28,7 +30,7 @@ RESULT_FILES = f"""
 """.split()
 # cleared, and of use on this machine alone
 LOCAL_FILES = f"""
-    train_results.json eval_results.json predict_results.json trainer_state.json training_args.bin
+    {RECORD_FILE} train_results.json eval_results.json predict_results.json trainer_state.json training_args.bin
     predictions_validation.jsonl predictions_test.jsonl
     {" ".join(f"predict_results_{name}.txt" for name in TASK_NAMES)}
 """.split()
@@ -51,6 +53,8 @@ def is_output(name: str, own: frozenset[str] = frozenset()) -> bool:
         >>> is_output("checkpoint-8"), is_output("search"), is_output("search", frozenset({"search"}))
         (True, False, True)
     """
+    if match := TEMPORARY.fullmatch(name):
+        name = match[1]
     prefix, _, number = name.partition("-")
     return (
         name in (*RESULT_FILES, *LOCAL_FILES, *own)

@@ -3,11 +3,12 @@
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from transformers import TrainingArguments
 
+from autolora_trainer.clean import usable_token
 from autolora_trainer.methods.adapter import AdapterArguments
 from autolora_trainer.methods.autolora import RetrainArguments
 from autolora_trainer.methods.grid import GridArguments
@@ -64,7 +65,9 @@ class ModelArguments:
     model_revision: str = setting("main", "Branch, tag or commit of the model.")
     attn_implementation: str | None = setting(None, "eager, sdpa, flash_attention_2 …. Default: the model's.")
     cache_dir: str | None = setting(None, "Where downloads are kept.")
-    token: str | None = setting(None, "Hub token. Default: the one of `hf auth login`.")
+    token: str | None = field(
+        default=None, repr=False, metadata={"help": "Hub token. Default: the one of `hf auth login`."}
+    )
     trust_remote_code: bool = setting(False, "Run code that comes with the model. Only as typed, never from a file.")
     dtype: str = setting(
         "float32", "Of the frozen weights of a causal language model: float32 or bfloat16 (half the memory)."
@@ -73,6 +76,7 @@ class ModelArguments:
     load_in_4bit: bool = setting(False, "Hold the frozen weights in 4 bit, NF4 (bitsandbytes; on a CPU too).")
 
     def __post_init__(self):
+        self.token = usable_token(self.token)
         check_choice("dtype", self.dtype, ("float32", "bfloat16"))
         if self.load_in_8bit and self.load_in_4bit:
             raise ValueError("Weights have one width, got --load_in_8bit and --load_in_4bit. Drop one of the two.")
@@ -239,6 +243,7 @@ class ScriptTrainingArguments(NonFiniteArguments, TrainingArguments):
 
     def __post_init__(self):
         self.check_non_finite()
+        self.hub_token = usable_token(self.hub_token, "hub_token")
         self.chose_cpu = False
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device to copy to

@@ -12,6 +12,7 @@ from autolora_trainer.errors import one_line
 from autolora_trainer.hub.push import check_repo_id
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.names import SEPARATOR, module_of
+from autolora_trainer.runs.record import recorded
 from autolora_trainer.tasks.lengths import longest_row, positions
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.values import check_choice
@@ -69,6 +70,8 @@ def check_names(request) -> None:
         check_repo_id(request.model.base_model_id, "base_model_id")
     if not request.push:
         return
+    if not training.do_train:
+        recorded(training.output_dir)  # what is not a run's own is not pushed
     if training.hub_model_id:
         check_repo_id(training.hub_model_id)
     else:

@@ -1,6 +1,6 @@
 """A command line, a YAML file and a preset as the scripts' arguments."""
 
-import difflib
+import dataclasses
 import json
 import os
 import re
@@ -9,7 +9,8 @@ import sys
 import yaml
 from transformers import HfArgumentParser
 
-from autolora_trainer.errors import UsageError, hide_secrets, usage_errors
+from autolora_trainer.clean import SURE_TOKEN, hide_secrets, is_secret
+from autolora_trainer.errors import UsageError, one_line, shown, usage_errors
 from autolora_trainer.scripts.arguments import (
     PRESETS,
     DataArguments,
@@ -18,7 +19,7 @@ from autolora_trainer.scripts.arguments import (
     ScriptTrainingArguments,
 )
 from autolora_trainer.search.arguments import check_effect
-from autolora_trainer.values import check_choice
+from autolora_trainer.values import check_choice, no_argument, suggestion
 
 
 class _OneLineParser(HfArgumentParser):
@@ -70,15 +71,24 @@ def parse_arguments(
         typed_names = {word[2:].partition("=")[0] for word in from_file + typed if word.startswith("--")}
         check_effect(groups[2], typed_names)
         if unknown:
-            raise ValueError(f"{unknown[0]} is no argument of this script.{_suggestion(unknown[0], known)}")
+            raise ValueError(no_argument(unknown, tokens, _named(known), "this script"))
+        _refuse_tokens(groups[:4])
         return tuple(groups[:4])
 
 
-def _suggestion(name: str, known) -> str:
-    """What to type in place of an argument that there is not."""
-    name = str(name).lstrip("-").partition("=")[0].replace("-", "_")
-    close = difflib.get_close_matches(name, [dest for dest in known if dest not in ("config", "help")], 1)
-    return f" Did you mean {close[0]}?" if close else " --help lists the arguments."
+def _named(known) -> list[str]:
+    return [dest for dest in known if dest not in ("config", "help")]
+
+
+def _refuse_tokens(groups) -> None:
+    """Raise `ValueError` for a token of the Hub where files, folders or trackers would keep it."""
+    for group in groups:
+        for name in (field.name for field in dataclasses.fields(group)):
+            if not is_secret(name) and SURE_TOKEN.search(str(getattr(group, name))):
+                raise ValueError(
+                    f"--{name} holds a token of the Hub, which files would keep. Take it out; a token is for --token "
+                    "and --hub_token, or for `hf auth login`."
+                )
 
 
 def _with_underscores(word: str) -> str:
@@ -135,8 +145,9 @@ def _config_tokens(path, known):
     except OSError as error:
         raise ValueError(f"--config {path} cannot be read: {error.strerror}. Give a YAML file.") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())[:200]
-        mark = getattr(error, "problem_mark", None)
+        # what it quotes may be a secret that YAML takes for a tag or an alias
+        problem = re.sub(r"'[^']{3,}'", "'...'", getattr(error, "problem", None) or "")
+        reason, mark = shown(problem or one_line(error), 200), getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"--config {path} is not YAML: {reason}{where}. Write 'name: value' lines.") from None
     if not isinstance(settings, dict):
@@ -146,10 +157,13 @@ def _config_tokens(path, known):
         if name in ("config", "help"):
             raise ValueError(f"--config {path} sets {name}, which is for the command line alone. Type --{name}.")
         if name not in known:
-            hint = " Write its settings without it." if isinstance(value, dict) else _suggestion(name, known)
+            hint = (
+                " Write its settings without it." if isinstance(value, dict) else suggestion(str(name), _named(known))
+            )
             raise ValueError(f"--config {path} sets {name!r}, which is no argument.{hint}")
         if isinstance(value, list) and known[name].nargs not in ("+", "*"):
-            raise ValueError(f"--config {path} sets {name} to the list {value}, and it takes one value. Write one.")
+            given = "a list" if is_secret(name) else f"the list {value}"
+            raise ValueError(f"--config {path} sets {name} to {given}, and it takes one value. Write one.")
     if "trust_remote_code" in settings:
         raise ValueError(
             f"--config {path} sets trust_remote_code. Type --trust_remote_code yourself if you trust the model."

@@ -42,11 +42,11 @@ def compare_with_uniform(task, results: dict, model, data, settings, training, s
     rows = [{"method": "majority class", "metric": "accuracy", "score": majority_share(task.rows.datasets)}]
     rows += [_row(f"uniform LoRA, {name}", own, _place(folder, name)) for name, own in found.items()]
     rows.append(_row("AutoLoRA", results, folder))
-    print("\n" + format_comparison(rows), flush=True)
+    first.say("\n" + format_comparison(rows))
     cost = read_json(os.path.join(folder, COST_FILE))
-    print(verdict(results, found["same size"], found["rank 8"], cost, settings), flush=True)
-    print(f"adapter, rank_heatmap.png and rank_curve.png in {folder}", flush=True)
-    print(f"the whole run took {time.perf_counter() - started:.0f} s", flush=True)
+    first.say(verdict(results, found["same size"], found["rank 8"], cost, settings))
+    first.say(f"adapter, rank_heatmap.png and rank_curve.png in {folder}")
+    first.say(f"the whole run took {time.perf_counter() - started:.0f} s")
 
 
 def _place(folder: str, name: str) -> str:

@@ -18,9 +18,10 @@ from peft import PeftModel
 from transformers import Trainer, set_seed
 from transformers.utils import logging as transformers_logging
 
+from autolora_trainer.clean import clean, clean_output
 from autolora_trainer.compat import save_without_asking, silence_known_warnings
 from autolora_trainer.errors import one_line
-from autolora_trainer.files import write_atomically, write_json
+from autolora_trainer.files import no_link, write_atomically, write_json
 from autolora_trainer.heldout.split import split_three, split_train
 from autolora_trainer.methods.base import Built
 from autolora_trainer.methods.grid import ERROR
@@ -149,13 +150,14 @@ def run_trial(request: Request, ranks: dict[str, int], folder: str, parent: int)
     """
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
-        with open(os.path.join(folder, "log.txt"), "w", encoding="utf-8") as log:
+        with open(os.path.join(folder, "log.txt"), "w", encoding="utf-8", opener=no_link) as log:
             os.dup2(log.fileno(), 1)
-        write_json(os.path.join(folder, TRIAL_FILE), train_trial(request, ranks))
+        with clean_output():
+            write_json(os.path.join(folder, TRIAL_FILE), train_trial(request, ranks))
     except BaseException as error:
-        write_atomically(os.path.join(folder, ERROR), f"{type(error).__name__}: {one_line(error)}\n")
+        write_atomically(os.path.join(folder, ERROR), clean(f"{type(error).__name__}: {one_line(error)}\n"))
         if os.environ.get("AUTOLORA_DEBUG") == "1":
-            traceback.print_exc()
+            print(clean(traceback.format_exc()), end="", file=sys.stderr)
         os._exit(1)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 from transformers import Trainer
 
+from autolora_trainer.clean import public
 from autolora_trainer.errors import usage_errors
 from autolora_trainer.files import read_json
 from autolora_trainer.methods.base import Plan
@@ -90,7 +91,8 @@ def _given_ranks(request: Request) -> LearnedRanks | None:
 
 
 def _settings(request: Request) -> tuple[dict, dict]:
-    return settings_of(request.model, request.data, request.settings, request.training)
+    groups = settings_of(request.model, request.data, request.settings, request.training)
+    return tuple(map(public, groups))
 
 
 def _finished(request: Request) -> dict | None:

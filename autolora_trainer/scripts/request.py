@@ -3,13 +3,15 @@
 import copy
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
+from autolora_trainer.clean import clean, say, without_secrets
 from autolora_trainer.methods.base import Method
 from autolora_trainer.methods.registry import METHODS
 from autolora_trainer.values import check_choice
 
 logger = logging.getLogger("autolora_trainer")
+PLACES = ("output_dir", "logging_dir", "resume_from_checkpoint", "deepspeed")  # of a training: they stay as typed
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Request:
     training: object
     method: Method
     push: bool = False
-    hub_token: str | None = None
+    hub_token: str | None = field(default=None, repr=False)
     save_total_limit: int | None = None
 
     @property
@@ -57,11 +59,11 @@ class Request:
 
     def say(self, text: str) -> None:
         if self.is_main_process:
-            print(text, flush=True)
+            say(text)
 
     def warn(self, text: str) -> None:
         if self.is_main_process:
-            logger.warning(text)
+            logger.warning(clean(text))
 
 
 def settle(task, model, data, settings, training) -> Request:
@@ -84,6 +86,10 @@ def settle(task, model, data, settings, training) -> Request:
         training.output_dir = os.path.join("outputs", f"{data.task_name}-{method}")
     push, training.push_to_hub = training.push_to_hub, False
     token, training.hub_token = training.hub_token, None
+    for name in (own.name for own in fields(training)):  # they go to training_args.bin and to trackers
+        value = getattr(training, name)
+        if isinstance(value, str) and name not in PLACES and (public := without_secrets(value)) != value:
+            setattr(training, name, public)
     method = METHODS[settings.method]
     return Request(task, model, data, settings, training, method, push, token, training.save_total_limit)
 

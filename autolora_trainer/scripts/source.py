@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import BitsAndBytesConfig, set_seed
+from transformers import AutoConfig, BitsAndBytesConfig, set_seed
 from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import hub_client
@@ -17,6 +17,7 @@ from autolora_trainer.lora.heads import HEADS, fresh_modules
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.methods.lora import ALL_LINEAR
 from autolora_trainer.ranks.adapter import public_model_name
+from autolora_trainer.scripts.model_folder import check_built_size, check_model_folder
 from autolora_trainer.training.passes import RandomState
 
 
@@ -64,6 +65,8 @@ class Source:
     def saved_model(self, folder: str) -> torch.nn.Module:
         """A whole trained model in a folder, in fp32."""
         model = self.request.model
+        config = load_pretrained(AutoConfig, folder, model)
+        check_built_size(self.task.auto_class, config, folder, model.trust_remote_code)
         settings = {"dtype": "float32", "attn_implementation": model.attn_implementation}
         return load_pretrained(self.task.auto_class, folder, model, **settings)
 
@@ -200,6 +203,8 @@ def load_pretrained(auto_class, name: str, model, **arguments):
     if not os.path.isdir(name) and not hub_client.hub_answers():
         arguments["local_files_only"] = True  # the client asks a silent Hub for minutes, file by file
     try:
+        if os.path.isdir(name):
+            check_model_folder(name)
         return auto_class.from_pretrained(
             name,
             cache_dir=model.cache_dir,

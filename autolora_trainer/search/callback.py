@@ -7,6 +7,7 @@ import os
 
 from transformers import TrainerCallback
 
+from autolora_trainer.files import no_link, replacing
 from autolora_trainer.ranks.adapter import fingerprint, public_model_name
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.report.heatmap import rank_heatmap_pixels
@@ -117,8 +118,8 @@ class RankSelectionCallback(TrainerCallback):
             with open(self._path, newline="", encoding="utf-8") as file:
                 old = [row for row in list(csv.reader(file))[1:] if row and row[0].isdigit()]
             rows = [row for row in old if int(row[0]) <= step and int(row[0]) % self._interval == 0]
-        with open(self._path, "w", newline="", encoding="utf-8") as file:
-            header = [f"alpha_{j + 1}" for j in range(self.search.gates.initial_rank)]
+        header = [f"alpha_{j + 1}" for j in range(self.search.gates.initial_rank)]
+        with replacing(self._path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([["step", "module", *header], *rows])
 
     def _record(self, state):
@@ -126,7 +127,7 @@ class RankSelectionCallback(TrainerCallback):
             return
         alphas = zip(self.search.gates.names, self.search.gates.selection.tolist())
         rows = [[state.global_step, name, *(f"{a:.9g}" for a in alpha)] for name, alpha in alphas]
-        with open(self._path, "a", newline="", encoding="utf-8") as file:
+        with open(self._path, "a", newline="", encoding="utf-8", opener=no_link) as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
 

@@ -8,8 +8,10 @@ from peft import PeftModel
 
 from autolora_trainer.errors import sentence
 from autolora_trainer.ranks.adapter import is_other_model
-from autolora_trainer.ranks.adapter_file import AdapterFile
+from autolora_trainer.ranks.adapter_config import patterns_of
+from autolora_trainer.ranks.adapter_file import AdapterFile, check_loadable
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
+from autolora_trainer.ranks.matching import check_patterns
 
 KINDS = {
     "CAUSAL_LM": "CausalLM",
@@ -31,7 +33,12 @@ def load_given(source: str, base_model, device_map=None) -> PeftModel:
                 transformers, f"AutoModelFor{KINDS.get(file.config.get('task_type'), '')}".removesuffix("For")
             )
             labels = {} if file.labels is None else {"num_labels": file.labels}
-            base = kind.from_pretrained(base, device_map=device_map, **labels)
+            # no code that comes with a model, and no question whether it may run
+            base = kind.from_pretrained(base, device_map=device_map, trust_remote_code=False, **labels)
+        if os.path.isdir(source):
+            check_loadable(source, (name for name, _ in base.named_modules()))
+        else:
+            check_patterns(patterns_of(file.config), (name for name, _ in base.named_modules()))
         model = PeftModel.from_pretrained(base, source)
     except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(

@@ -21,6 +21,7 @@ from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.curve import curve_figure
 from autolora_trainer.report.findings import save_findings
 from autolora_trainer.report.tables import format_table
+from autolora_trainer.runs.record import seen, write_record
 
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 
@@ -66,8 +67,9 @@ class CompressedAdapter:
 
     def save_pretrained(self, folder: str | os.PathLike, repo_id: str | None = None) -> None:
         """Write adapter_config.json, adapter_model.safetensors, ranks.json and its picture, the model card (for
-        `repo_id`, if that is known) and, where there is a curve, curve.json and its picture; each file whole or not at
-        all."""
+        `repo_id`, if that is known), where there is a curve, curve.json and its picture, and last the record of what
+        may be pushed; each file whole or not at all."""
+        before = seen(folder)
         save_adapter(self.config, self.tensors, folder)
         save_findings(self.ranks, folder, self.file.parameters)
         judged = "held-out rows judged its size" if self.curve else "by its singular values alone, without data"
@@ -75,6 +77,7 @@ class CompressedAdapter:
         lines = [self._size(), self._table(markdown=True)]
         sizes = "\n\n".join(filter(None, lines))
         write_adapter_card(folder, self.ranks, sentence, sizes, "compressed", self.command, repo_id)
+        write_record(folder, before)
 
     def push_to_hub(self, repo_id: str, token: str | None = None, private: bool | None = None) -> str:
         """Upload it with its card; the address of the repository, which is made where there is none.

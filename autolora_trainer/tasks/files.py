@@ -11,6 +11,7 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset
 
+from autolora_trainer.errors import one_line, shown
 from autolora_trainer.hub_client import hub_answers
 
 
@@ -261,7 +262,7 @@ def load_from_hub(hub_id: str, config: str | None, splits, *, cache_dir=None, to
     except Exception as error:  # no connection, a full disk, a broken download: many libraries, many classes
         if not reachable or isinstance(error, (ConnectionError, FileNotFoundError)):
             raise DataError(f"Could not reach the Hugging Face Hub for the data set {source}. {advice}") from error
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = shown(one_line(error), 200)
         raise DataError(f"Could not load the data set {source} from the hub: {reason}. {advice}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline

@@ -5,7 +5,6 @@ words and the entities that they make: every word gets one prediction, however t
 many windows a long sentence is read.
 """
 
-import json
 import logging
 import re
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from autolora_trainer.files import parse_json
 from autolora_trainer.tasks.files import (
     DataError,
     load_from_hub,
@@ -39,6 +39,7 @@ JNLPBA_HUB_REVISION = "644e163fb7a22aa1772609e7c6943c76de0b8fe2"
 TASKS = ("jnlpba", "ner")
 
 LABELS_FILE = "labels.json"
+MOST_LABEL_BYTES = 500_000  # a head has a row for each
 IOB2_ENDINGS = (".iob2", ".conll", ".tsv")
 ENDINGS = "Give a .jsonl, .json, .iob2, .conll or .tsv file."
 IOB2_TAG = re.compile(r"O|[BI]-\S+")
@@ -239,11 +240,13 @@ def read_labels(folder) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     name = shown_path(path)
+    if path.stat().st_size > MOST_LABEL_BYTES:
+        raise DataError(f"{name} has more than {MOST_LABEL_BYTES:,} bytes, and a head a row a label. Remove it.")
     text = read_text(path, name)
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
-        raise DataError(f"{name} is no JSON: {' '.join(str(error).split())}. Correct it, or remove it.") from None
+        raise DataError(f"{name} is no JSON: {error}. Correct it, or remove it.") from None
     labels = content.get("labels") if isinstance(content, dict) else None
     names = labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else []
     if OUTSIDE not in names or len(set(names)) < len(names) or not all(map(IOB2_TAG.fullmatch, names)):

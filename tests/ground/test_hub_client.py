@@ -35,3 +35,15 @@ def test_one_question_tells_whether_thehub_answers(reply, answers, monkeypatch):
         assert time.monotonic() - began < 3
         done.set()
         thread.join(5)
+
+
+def test_no_token_leaves_for_another_host(monkeypatch):
+    """As that of an upload's verification, which the client does not look at."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://me:word@hub.example")
+    hosts = {"hub.example": True, "cdn.hub.example": True, "elsewhere": False, "xhub.example": False}
+    with hub_client.bounded_waits():
+        client = huggingface_hub.get_session()
+        for host, kept in hosts.items():
+            request = client.build_request("POST", f"https://{host}/verify", headers={"Authorization": "Bearer x"})
+            client.event_hooks["request"][-1](request)
+            assert ("authorization" in request.headers) == kept

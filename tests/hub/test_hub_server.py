@@ -25,6 +25,7 @@ from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.hub.push import PushError, push_to_hub
 from autolora_trainer.ranks.adapter import fingerprint
 from autolora_trainer.ranks.learned import ModuleRank
+from autolora_trainer.runs.record import write_record
 from autolora_trainer.scripts.arguments import ModelArguments
 from autolora_trainer.scripts.source import load_pretrained
 from tests.helpers.commands import sst2_command
@@ -404,6 +405,7 @@ def test_card_that_is_no_yaml_is_refused_by_the_hub_and_told(folder, server, tmp
     """The server reads the front matter, as the Hub does: what this package writes passes, this does not."""
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "README.md").write_text("---\ntags: [a\n---\n# x\n")
+    write_record(tmp_path / "o", {})
     with pytest.raises(PushError, match="the metadata is no YAML"):
         push_to_hub(tmp_path / "o", "me/x", token=TOKEN)
     assert yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["library_name"] == "peft"

@@ -25,7 +25,7 @@ from autolora_trainer.hub.public import public_command
         ("run.py --db_password a b --client_secret c", "python run.py --db_password *** *** --client_secret ***"),
         ("HF_TOKEN=abc HF_HOME=/c/hf python3.11 /a/run.py", "HF_TOKEN=*** HF_HOME=hf python3.11 run.py"),
         ("run.py --tokenizer_name gpt2 --max_new_tokens 5", "python run.py --tokenizer_name gpt2 --max_new_tokens 5"),
-        ("run.py --run_name hf_abcdefghijklm", "python run.py --run_name ***"),
+        ("run.py --run_name hf_abcdefghijKLM1", "python run.py --run_name ***"),
         ("run.py --endpoint https://u:p@host/x", "python run.py --endpoint $URL"),
         ("""run.py --x '{"p": "/home/me/x", "token": "abc"}'""", """python run.py --x '{"p": "x", "token": "***"}'"""),
         ("run.py --lora_target_modules '.*\\.(query|value)$'", None),

@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 
 from autolora_trainer.hub.push import PushError, push_to_hub
+from autolora_trainer.runs.record import write_record
 from tests.helpers.cards import write_card
 
 
@@ -64,6 +65,7 @@ def run_folder(tmp_path):
         (tmp_path / name).write_text("{}")
     (tmp_path / "search" / "checkpoint-4").mkdir(parents=True)
     (tmp_path / "search" / "checkpoint-4" / "adapter_model.safetensors").write_text("x")
+    write_record(tmp_path, {})
     return tmp_path
 
 

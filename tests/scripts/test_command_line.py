@@ -5,7 +5,8 @@ import importlib
 import pytest
 
 import run_glue
-from autolora_trainer.errors import UsageError, hide_secrets
+from autolora_trainer.clean import hide_secrets
+from autolora_trainer.errors import UsageError
 from autolora_trainer.scripts.arguments import PRESETS
 from autolora_trainer.scripts.command_line import parse_arguments
 

@@ -10,7 +10,9 @@ from huggingface_hub import ModelCard
 
 import run_glue
 import run_ner
+from autolora_trainer.commands import cli
 from autolora_trainer.errors import run_guarded
+from autolora_trainer.scripts.command_line import parse_arguments
 from tests.helpers.commands import as_argv, three_steps, write_sst2
 from tests.helpers.rows import reviews, write_rows
 
@@ -116,31 +118,91 @@ def test_secrets_reach_no_file_and_no_stream(place, tmp_path, monkeypatch, capfd
     )  # fmt: skip
     argv += ["--do_train", "--do_eval", "--do_predict"]
     monkeypatch.setattr(sys, "argv", ["run_glue.py", *argv])
-    run_glue.main(argv)
+    assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 0
     secrets = [*SECRETS.values(), *TYPED.values()]
     streams = "".join(capfd.readouterr())
-    assert [value for value in secrets if value in streams] == []
+    assert [value for value in (*secrets, IN_PATH) if value in streams] == []
     files = [path for path in (tmp_path / "o").rglob("*") if path.is_file()]
     assert {"training_args.bin", "run.json", "README.md", "all_results.json"} <= {path.name for path in files}
     found = [(path.name, v) for path in files for v in secrets if v.encode() in path.read_bytes()]
     assert found == []
-    public = ("run.json", "README.md", "cost.json", "all_results.json", "adapter_config.json")
+    public = ("run.json", "README.md", "cost.json", "all_results.json", "adapter_config.json", "training_args.bin")
     assert [p.name for p in files if p.name in public and IN_PATH.encode() in p.read_bytes()] == []
+
+
+WORD = "s3cret-w0rd"  # of no form that is known
+HUB = "hf_" + "aB3dE6" * 6
 
 
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--task_name", "sst2", "--hub_tokn", TYPED["hub_token"], "--resume_from_checkpoint", TYPED["token"]],
-        ["--task_name", "sst2", f"--train_file=x?token={SECRETS['WANDB_API_KEY']}"],
+        ["--hub_tokn", TYPED["hub_token"], "--resume_from_checkpoint", TYPED["token"]],
+        [f"--train_file=x?token={SECRETS['WANDB_API_KEY']}"],
         ["--task_name", TYPED["token"]],
+        [f"--tokn={WORD}"],
+        ["--hub-tokn", WORD],
+        ["-token", WORD],
+        [f"--token{WORD}"],
+        [f"\u2014token={WORD}"],
+        ["token", WORD],
+        ["--token", "x", WORD],
+        [f"--token=two {WORD}"],
+        ["--hub_token", f"{WORD}\u00e9"],
+        ["--model_name_or_path", f"https://me:{WORD}@127.0.0.1:9/model"],
+        ["--train_file", f"https://me:{WORD}@127.0.0.1:9/rows.jsonl"],
+        ["--run_name", HUB],
+        ["--output_dir", f"out-{HUB}"],
+        [f"--{HUB}"],
     ],
 )
 def test_secrets_reach_no_error(tmp_path, monkeypatch, capfd, argv):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", SECRETS["WANDB_API_KEY"])
-    assert run_guarded(lambda: run_glue.main([*argv, "--output_dir", str(tmp_path / "o")]), "run_glue.py") == 2
+    argv = ["--task_name", "sst2", "--output_dir", str(tmp_path / "o"), *argv]
+    assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 2
     shown = "".join(capfd.readouterr())
-    assert "error: " in shown and not any(value in shown for value in (*TYPED.values(), *SECRETS.values()))
+    assert shown.startswith("run_glue.py: error: ") and shown.count("\n") == 1
+    assert not any(value in shown for value in (WORD, HUB, *TYPED.values(), *SECRETS.values()))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"tokn: {WORD}", f"token: [{WORD}, x]", f"hub_token: *{WORD}", f"hub_token: !{WORD} x", f'token: "{WORD}',
+     f"token: {{a: {WORD}}}", f"hub_token:\n- {WORD}\n- {WORD}"],
+)  # fmt: skip
+def test_secrets_in_a_config_reach_no_error(tmp_path, capfd, text):
+    (tmp_path / "c.yaml").write_text(f"task_name: sst2\n{text}\n")
+    argv = ["--config", str(tmp_path / "c.yaml"), "--output_dir", str(tmp_path / "o"), "--train_file", "none.jsonl"]
+    assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 2
+    shown = "".join(capfd.readouterr())
+    assert shown.count("\n") == 1 and WORD not in shown
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["find", "m", "d", "--hub_tok", WORD, "--output_dir", "o"],
+        ["--hub_tokn", WORD, "find", "m"],
+        ["show", "m", WORD],
+        ["export", "m", f"--tokn={WORD}"],
+        ["show", f"https://me:{WORD}@host/x"],
+        ["run", "glue", f"--tokn={WORD}"],
+        ["compress", "m", "--rank", "1", "--output_dir", "o", "--hub_model_id", "a/b", "--hub_token", f"{WORD} x"],
+    ],
+)
+def test_secrets_reach_no_error_of_the_command(tmp_path, monkeypatch, capfd, argv):
+    monkeypatch.chdir(tmp_path)
+    assert run_guarded(lambda: cli.main(argv), "autolora") == 2
+    shown = "".join(capfd.readouterr())
+    assert shown.startswith("autolora: error: ") and shown.count("\n") == 1 and WORD not in shown
+
+
+def test_a_token_is_sent_as_it_was_meant(place, tmp_path):
+    typed = ["--token", " hf_a\r\n", "--hub_token", "hf_b\n"]
+    model, _, _, training = parse_arguments(three_steps(place, tmp_path) + typed)
+    assert (model.token, training.hub_token) == ("hf_a", "hf_b") and "hf_a" not in repr(model)
 
 
 # ---- names of strangers

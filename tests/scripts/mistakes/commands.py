@@ -51,7 +51,7 @@ CLI = [
         "'h.0.attn.c_attn#q' is a part of a fused module, and peft … --format adapter, or --ranks of this package's "
         "scripts."),
     Bad("export: an argument that there is not", "cli", ["export", Finished(), "--fromat", "peft"],
-        "unrecognized arguments: --fromat peft; autolora --help lists the commands"),
+        "--fromat is no argument of autolora export. Did you mean format?"),
     Bad("diff: one pattern", "cli", ["diff", Finished()],
         "the following arguments are required: B; autolora diff --help lists the arguments"),
     Bad("diff: a pattern that is not there", "cli", ["diff", Finished(), "nothing/here"],
@@ -59,5 +59,5 @@ CLI = [
     Bad("diff: a pattern that is broken", "cli", ["diff", Ranks(), File("other.json", "[")],
         "…/argument2/other.json is not a ranks.json: … it, or give the ranks.json of a finished run."),
     Bad("diff: an argument that there is not", "cli", ["diff", Ranks(), Finished(), "--sort"],
-        "unrecognized arguments: --sort; autolora --help lists the commands"),
+        "--sort is no argument of autolora diff. --help lists the arguments."),
 ]
