@@ -1,7 +1,6 @@
 """Passages that model cards share: text made safe for Markdown, the grid of ranks, the lines that load an adapter."""
 
 import html
-import json
 import os
 import re
 import shlex
@@ -10,6 +9,7 @@ from importlib import resources
 
 from safetensors import SafetensorError, safe_open
 
+from autolora_trainer.files import read_json
 from autolora_trainer.hub.public import on_one_line
 from autolora_trainer.ranks.grid import rank_grid
 from autolora_trainer.ranks.learned import LearnedRanks
@@ -50,8 +50,7 @@ def link(text: str, place: str | None) -> str:
 def json_in(folder: str, name: str) -> dict:
     """The object in a JSON file; {} where there is none."""
     try:
-        with open(os.path.join(folder, name), encoding="utf-8") as file:
-            config = json.load(file)
+        config = read_json(os.path.join(folder, name))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autolora_trainer.files import read_json
+from autolora_trainer.files import check_regular, read_json
 from autolora_trainer.names import TENSOR
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -125,6 +125,7 @@ def _in_folder(folder: str):
         raise ValueError(f"{folder} has no {WEIGHTS_FILE}: {why}. Save it with save_pretrained of a current PEFT.")
     from safetensors import SafetensorError, safe_open
 
+    check_regular(folder)
     try:
         with safe_open(weights, framework="np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}

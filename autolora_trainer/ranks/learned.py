@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autolora_trainer.drawing import style
-from autolora_trainer.files import write_atomically
+from autolora_trainer.files import check_regular, write_atomically
 from autolora_trainer.names import module_of
 from autolora_trainer.ranks.adapter_file import CONFIG_FILE, AdapterFile
 from autolora_trainer.ranks.curve import Curve
@@ -155,6 +155,7 @@ class LearnedRanks:
             ValueError: one line that names the file and what is wrong with it.
             OSError: if it cannot be read.
         """
+        check_regular(path)
         if (size := os.path.getsize(path)) > MAX_FILE_BYTES:
             raise ValueError(f"{path} has {size:,} bytes; a ranks.json has at most {MAX_FILE_BYTES:,}.")
         with open(path, encoding="utf-8") as file:

@@ -10,6 +10,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from autolora_trainer.errors import UsageError, hide_secrets, usage_errors
+from autolora_trainer.files import check_regular
 from autolora_trainer.scripts.arguments import (
     PRESETS,
     DataArguments,
@@ -130,6 +131,7 @@ def _config_tokens(path, known):
         known: {argument: action of the parser}.
     """
     try:
+        check_regular(path)
         with open(path, encoding="utf-8") as file:
             settings = yaml.load(file, _UniqueKeys)
     except OSError as error:

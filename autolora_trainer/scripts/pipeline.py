@@ -10,6 +10,8 @@ from functools import partial
 from transformers import Trainer
 
 from autolora_trainer.errors import usage_errors
+from autolora_trainer.hub_client import bounded_waits
+from autolora_trainer.machine import naming_a_full_disk
 from autolora_trainer.methods.base import Plan
 from autolora_trainer.methods.registry import OUTPUTS
 from autolora_trainer.ranks.grid import format_rank_table
@@ -37,6 +39,7 @@ from autolora_trainer.training.progress import show_phase
 from autolora_trainer.version import __version__
 
 
+@bounded_waits()
 def execute(task, model, data, settings, training) -> dict:
     """Run a script with the four groups of `command_line.parse_arguments`; the content of all_results.json.
 
@@ -57,7 +60,7 @@ def execute(task, model, data, settings, training) -> dict:
     note = {"command": typed_command(), "version": __version__, "settings": _settings(request)}
     if request.is_main_process:
         note["inputs"] = fingerprints(request.inputs, noted(request.output_dir, "inputs"))
-    with job.folder.claim(note):
+    with job.folder.claim(note), naming_a_full_disk(request.output_dir):
         return train(job, plan)
 
 

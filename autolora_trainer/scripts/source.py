@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import hub_client
 from autolora_trainer.errors import one_line, sentence
+from autolora_trainer.files import check_regular
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import HEADS, fresh_modules
 from autolora_trainer.lora.parts import lora_parts
@@ -200,6 +201,8 @@ def load_pretrained(auto_class, name: str, model, **arguments):
     if not os.path.isdir(name) and not hub_client.hub_answers():
         arguments["local_files_only"] = True  # the client asks a silent Hub for minutes, file by file
     try:
+        if os.path.isdir(name):
+            check_regular(name)
         return auto_class.from_pretrained(
             name,
             cache_dir=model.cache_dir,

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "autolora_trainer"
 # A room imports what stands on a lower floor; rooms on one floor do not import each other. See docs/contributing.md.
 FLOORS = [
-    {"drawing", "errors", "files", "values", "version", "names", "untouched", "compat", "hub_client", "sample"},
+    {"drawing", "errors", "files", "machine", "values", "version", "names", "untouched", "compat", "hub_client",
+     "sample"},  # fmt: skip
     {"lora"},
     {"ranks"},
     {"training", "report", "tasks"},
