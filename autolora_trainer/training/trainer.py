@@ -10,7 +10,9 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from autolora_trainer.compat import gradients_through_4_bit
+from autolora_trainer.errors import NonFiniteError
 from autolora_trainer.training.finite import FiniteStepMixin
+from autolora_trainer.training.finite_rows import FiniteRowsMixin
 
 
 def optimizer_steps(arguments, rows: int) -> int:
@@ -74,7 +76,7 @@ class ResumeMixin:
         return os.path.join(checkpoint, f"epoch_rng_state{process}.safetensors")
 
 
-class FinalTrainer(FiniteStepMixin, ResumeMixin, Trainer):
+class FinalTrainer(FiniteStepMixin, FiniteRowsMixin, ResumeMixin, Trainer):
     """The standard Trainer, but for steps that are no numbers, a resume at its very end, and the rows, the order and
     the loss of evaluation."""
 
@@ -84,9 +86,11 @@ class FinalTrainer(FiniteStepMixin, ResumeMixin, Trainer):
         """Without label smoothing: `eval_loss` then compares between runs, and with LoRA's published ones."""
         smoother, self.label_smoother = self.label_smoother, None
         try:
-            return super().evaluation_loop(*args, **kwargs)
+            output = super().evaluation_loop(*args, **kwargs)
         finally:
             self.label_smoother = smoother
+        check_scores(output.metrics)
+        return output
 
     def get_eval_dataloader(self, eval_dataset=None):
         """All rows, and these: with `dataloader_drop_last` Trainer drops the last ones here too, and with
@@ -116,6 +120,13 @@ class FinalTrainer(FiniteStepMixin, ResumeMixin, Trainer):
             yield
         finally:
             setattr(self.args, name, given)
+
+
+def check_scores(scores: dict) -> None:
+    """Raise `NonFiniteError` for the first score that is NaN or infinite; None says that there is no such score."""
+    for name, value in scores.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise NonFiniteError(f"{name} is {value}, which is no result. Lower --learning_rate, or look at the rows.")
 
 
 TRAINABLE = "trainable.safetensors"
