@@ -8,13 +8,15 @@
 | --- | --- |
 | kill | runs killed with SIGKILL at a random moment of search and retrain, and resumed to the same bits |
 | write | the same, killed in the middle of writing a file of a checkpoint, or between two of its files |
-| terminate | the same with SIGTERM: status 143, and the resumed run has gone on from that very step |
+| terminate | the same with SIGTERM or Ctrl-C: status 143 or 130, and the resumed run has gone on from that very step |
 | damage | files of the newest checkpoint that were cut, had a byte flipped or were deleted: the one before is used |
 | determinism | the same command again, and in another process: the same bits |
 | processes | torchrun and accelerate launch with 1, 2, 4 processes: the same ranks, α within 1e-5 |
 | processes-dropout | the same command with dropout, again, for 2 and 4 processes: the same bits |
 | equivalence | batch 16 x 1 against 4 x 4, activation checkpointing, torch.compile: the same ranks, α within 1e-5 |
 | long | 10,000 search steps: memory and step time at the end against the start |
+| no number | ways in which a loss, a weight, a prediction or a score is NaN or infinite: no result, one line |
+| surroundings | locales, pipes, leftovers, servers, clocks and disks around a process: it works, or one line |
 | tests | tests of non-finite numbers, bad input, offline, a broken Hub, files and secrets |
 
 A run is `run_glue.py` on a RoBERTa of two layers with dropout 0.1, gradient accumulation and shuffling; α, ranks and
@@ -37,8 +39,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would only
 from benchmarks.lib import trials  # noqa: E402
 from benchmarks.lib.forked import Bench  # noqa: E402
 from benchmarks.lib.interruptions import damage, kill, terminate, write  # noqa: E402
+from benchmarks.lib.numberless import no_number  # noqa: E402
 from benchmarks.lib.repetitions import determinism, equivalence, long, processes, processes_dropout  # noqa: E402
 from benchmarks.lib.significance import markdown  # noqa: E402
+from benchmarks.lib.surroundings import surroundings  # noqa: E402
 
 TESTS = {
     "non-finite": ["tests/training/test_finite.py"],
@@ -67,7 +71,8 @@ def tests(bench: Bench, count: int):
 CHECKS = {  # and how often
     **{"kill": (kill, 50), "write": (write, 25), "terminate": (terminate, 10), "damage": (damage, 0)},
     **{"determinism": (determinism, 10), "processes": (processes, 0), "processes-dropout": (processes_dropout, 0)},
-    **{"equivalence": (equivalence, 0), "long": (long, 0), "tests": (tests, 0)},
+    **{"equivalence": (equivalence, 0), "long": (long, 0)},
+    **{"no number": (no_number, 0), "surroundings": (surroundings, 0), "tests": (tests, 0)},
 }
 
 
