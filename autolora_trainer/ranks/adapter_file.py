@@ -13,7 +13,7 @@ from autolora_trainer.files import check_regular, read_json
 from autolora_trainer.names import TENSOR
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-MAX_CONFIG_BYTES = 5_000_000
+MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 5_000_000, 30_000_000
 BITS = {"BOOL": 8, "F4": 4, "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
 
 
@@ -142,7 +142,7 @@ def _on_hub(repo_id: str, revision: str | None, token: str | None):
 
     try:
         path = hub_client.download(repo_id, CONFIG_FILE, MAX_CONFIG_BYTES, revision, token)
-        with hub_client.bounded_waits():
+        with hub_client.bounded_waits(MAX_HEADER_BYTES):
             api = HfApi(token=token)
             metadata = api.parse_safetensors_file_metadata(repo_id, WEIGHTS_FILE, revision=revision)
     except Exception as error:  # HTTP, JSON, OS and value errors of the client

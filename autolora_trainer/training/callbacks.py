@@ -25,9 +25,7 @@ class TerminationCallback(TrainerCallback):
 
     def __init__(self):
         self.asked = 0  # the signal that came
-        self.stopped = (
-            0  # by which signal, after a step, with a checkpoint; whether or not it would have been the last
-        )
+        self.stopped = 0  # the one that ended it after a step, the last perhaps, with a checkpoint
         self.cut_short = False  # with steps left
         self._earlier = {}
         self._process, self._speaks = os.getpid(), False

@@ -381,9 +381,12 @@ def test_short_waits_are_taken_on_until_they_are_long_together(folder, server, i
     assert [pause for pause in server.pauses if pause > 50] == [61, 61]
 
 
-@pytest.mark.parametrize("name, most", [("ranks.json", 20_000_000), ("adapter_config.json", 5_000_000)])
+@pytest.mark.parametrize(
+    "name, most",
+    [("ranks.json", 20_000_000), ("adapter_config.json", 5_000_000), ("adapter_model.safetensors", 30_000_000)],
+)
 def test_a_body_without_an_end_has_one(server, in_seconds, tmp_path, name, most):
-    server.repositories["me/ranks"] = {name: b"{}", "adapter_model.safetensors": b""}
+    server.repositories["me/ranks"] = {name: b"{}", "adapter_config.json": b"{}"}
     server.fail(f"/{name}$", "endless", method="GET")
     with pytest.raises(ValueError, match=f"127.0.0.1 sent more than {most:,} bytes, and did not say how many"):
         LearnedRanks.from_pretrained("me/ranks")
