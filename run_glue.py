@@ -11,10 +11,14 @@ sequence classification. `--help` lists every argument; what a run writes is des
 import sys
 import time
 
+from autolora_trainer.errors import guard_imports, run_guarded
+
+if __name__ == "__main__":
+    guard_imports("run_glue.py")  # the following take seconds, and may fail
+
 import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from autolora_trainer.errors import run_guarded
 from autolora_trainer.files import replacing
 from autolora_trainer.sample import encoder_path, load_sample
 from autolora_trainer.scripts import demo

@@ -13,9 +13,13 @@ import os
 import sys
 from dataclasses import dataclass
 
+from autolora_trainer.errors import guard_imports, run_guarded
+
+if __name__ == "__main__":
+    guard_imports("run_ner.py")  # the following take seconds, and may fail
+
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-from autolora_trainer.errors import run_guarded
 from autolora_trainer.files import write_atomically, write_json
 from autolora_trainer.scripts.arguments import DataArguments
 from autolora_trainer.scripts.command_line import parse_arguments

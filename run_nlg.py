@@ -16,10 +16,14 @@ import math
 import sys
 from dataclasses import dataclass
 
+from autolora_trainer.errors import guard_imports, run_guarded
+
+if __name__ == "__main__":
+    guard_imports("run_nlg.py")  # the following take seconds, and may fail
+
 import torch
 from transformers import AutoModelForCausalLM
 
-from autolora_trainer.errors import run_guarded
 from autolora_trainer.files import write_atomically
 from autolora_trainer.scripts.arguments import DataArguments
 from autolora_trainer.scripts.command_line import parse_arguments

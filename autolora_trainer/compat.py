@@ -41,6 +41,10 @@ def client_factory() -> Callable:
     return _http._GLOBAL_CLIENT_FACTORY
 
 
+# of the connections that it makes; an answer's body is read through one
+ByteStream = _http.httpx2.SyncByteStream
+
+
 def save_without_asking(model) -> None:
     """Let a PEFT model save itself without a request to the Hub.
 

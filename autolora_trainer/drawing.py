@@ -1,18 +1,47 @@
 """The one style of all pictures, and how they are written; matplotlib is loaded when one is drawn."""
 
 import io
+import logging
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
+from autolora_trainer.errors import one_line
 from autolora_trainer.files import replacing
 
+logger = logging.getLogger("autolora_trainer")
 INK, FAINT, RULE = "#1f2933", "#5f6b7a", "#c3cad3"
+
+
+def load_matplotlib():
+    """The library, also where MPLBACKEND names a window system that there is not: it would not be imported then, and
+    files need none."""
+    if "matplotlib" not in sys.modules and (asked := os.environ.pop("MPLBACKEND", None)) is not None:
+        try:
+            import matplotlib
+
+            with suppress(ValueError):
+                matplotlib.rcParams["backend"] = asked  # as it does by itself
+        finally:
+            os.environ["MPLBACKEND"] = asked
+    import matplotlib
+
+    return matplotlib
+
+
+@contextmanager
+def drawn(what: str) -> Iterator[None]:
+    """Inside, a picture that fails is a warning: none is worth a run."""
+    try:
+        yield
+    except Exception as error:  # of a font, a disk, a library
+        logger.warning("%s was not drawn: %s", what, one_line(error))
 
 
 def style():
     """Settings for every picture: text stays text in the SVG, and two runs give the same bytes."""
-    import matplotlib
-
+    matplotlib = load_matplotlib()
     svg = {"svg.fonttype": "none", "svg.hashsalt": "autolora_trainer"}
     return matplotlib.rc_context({**svg, "font.family": "DejaVu Sans", "text.usetex": False})
 
@@ -20,6 +49,7 @@ def style():
 def canvas(width: float, height: float):
     """(figure, axes, write): a figure of so many inches with one Axes in inches, from its upper left corner, so that
     cells and text keep their size whatever the number of rows, and many panels cost one Axes."""
+    load_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), facecolor="white")
@@ -34,6 +64,7 @@ def canvas(width: float, height: float):
 
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Of a line of text, in inches; `size` in points."""
+    load_matplotlib()
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextToPath
 

@@ -1,12 +1,13 @@
 """One line on stderr for whatever goes wrong: what was given, what is needed, what to type next."""
 
-import errno
 import os
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 
 from autolora_trainer.clean import clean, clean_output
+from autolora_trainer.machine import advice, forgiving_streams, is_full_disk, output_is_closed
 
 LONGEST = 4000  # characters of a message, whatever a file holds
 
@@ -16,21 +17,36 @@ class UsageError(ValueError):
 
 
 class Terminated(Exception):
-    """A run was told to stop (SIGTERM), and has; the message says where it goes on. Exit status 143, as of a shell."""
+    """A run was told to stop (SIGTERM), and has; the message says where it goes on."""
+
+    status = 143  # as of a shell
+
+
+class Interrupted(Terminated, KeyboardInterrupt):
+    """The same by Ctrl-C."""
+
+    status = 130
+
+
+class NonFiniteError(RuntimeError):
+    """NaN or infinity where a number is needed. No result is made of it, and nothing of it is saved."""
 
 
 def is_first_process() -> bool:
     """Whether this process is the first of those that `torchrun` or `accelerate launch` has started, or the only one:
     it alone prints and writes."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") in ("0", "1", "")  # or left over
 
 
 @contextmanager
 def usage_errors():
-    """Around set-up, before anything runs: a `ValueError` or `OSError` there is about what the user gave."""
+    """Around set-up, before anything runs: a `ValueError` or `OSError` there is about what the user gave, unless the
+    disk is full."""
     try:
         yield
     except (ValueError, OSError) as error:
+        if is_full_disk(error):
+            raise
         raise UsageError(shown(one_line(error))) from error
 
 
@@ -57,27 +73,54 @@ def sentence(error: BaseException, most: int = 300) -> str:
 
 
 INTERRUPTED = "interrupted; type the same command with --resume_from_checkpoint to go on."
+RESUMES = "type the same command with --resume_from_checkpoint to go on"
+
+
+def guard_imports(program: str) -> None:
+    """From now on what nobody catches is one line as well; for a script, before it imports what takes seconds."""
+    sys.excepthook = lambda kind, error, trace: report(error, program, "interrupted; nothing was written.")
 
 
 def run_guarded(main, program: str, interrupted: str = INTERRUPTED) -> int:
     """Run a script's `main` and turn its exceptions into one line and an exit status: 2 for a `UsageError`, 1 for a
-    failure while running, 130 for Ctrl-C. `AUTOLORA_DEBUG=1` shows the traceback."""
+    failure while running, 130 for Ctrl-C, 141 without a word where nobody reads what is printed. `AUTOLORA_DEBUG=1`
+    shows the traceback."""
+    forgiving_streams()
+    heard = threading.excepthook
+    threading.excepthook = lambda failed: print(
+        f"{program}: warning: {shown(one_line(failed.exc_value))} (in the background)", file=sys.stderr
+    )
     try:
         with clean_output():
             main()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         return 0
-    except KeyboardInterrupt:
+    except SystemExit:
+        output_is_closed()  # of --help
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, program, interrupted)
+    finally:
+        threading.excepthook = heard
+
+
+def report(error: BaseException, program: str, interrupted: str = INTERRUPTED) -> int:
+    """One line on stderr for an exception; its exit status."""
+    closed = output_is_closed()
+    if closed and isinstance(error, BrokenPipeError):
+        return 141
+    if isinstance(error, Terminated):
+        message, status = str(error), error.status
+    elif isinstance(error, KeyboardInterrupt):
         message, status = interrupted, 130
-    except Terminated as stop:
-        message, status = str(stop), 143
-    except Exception as error:
+    else:
         if os.environ.get("AUTOLORA_DEBUG") == "1":
-            print(clean(traceback.format_exc()), end="", file=sys.stderr)
+            print(clean("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         usage = isinstance(error, UsageError)
         name = "" if usage else f"{type(error).__name__}: "
         message, status = f"error: {name}{one_line(error)}", 2 if usage else 1
-        full = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # in whatever class a library wraps it
-        if any(text in str(error) for text in full):
-            message += ". Free some space, then type the same command with --resume_from_checkpoint to go on."
+        if more := advice(error, RESUMES if interrupted == INTERRUPTED else "type it again"):
+            message = f"{message.rstrip('.')}. {more}"
     print(f"{program}: {shown(message)}", file=sys.stderr)
     return status

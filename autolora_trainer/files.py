@@ -2,12 +2,15 @@
 
 import errno
 import json
+import math
 import os
 import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+
+from autolora_trainer.errors import NonFiniteError
 
 MOST_BYTES = 20_000_000  # of a file that is read as a whole
 MOST_BRACKETS = 500_000  # of JSON: an empty list takes 2 bytes in a file, and 64 in memory
@@ -42,18 +45,41 @@ def no_link(path: str, flags: int) -> int:
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    """Write a text file whole or not at all; in UTF-8, whatever the locale. What came in undecoded goes out as it
+    came: under LC_ALL=C, Python reads an umlaut of the command line as two bytes."""
+    form = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+    with replacing(path) as temporary, open(temporary, "w", **form) as file:
         file.write(text)
 
 
-def json_text(content, indent: int | None = None, sort_keys: bool = False) -> str:
-    return json.dumps(content, indent=indent, sort_keys=sort_keys) + "\n"
+def json_text(content, name: str, indent: int | None = None, sort_keys: bool = False) -> str:
+    """The text of a JSON file.
+
+    Raises:
+        NonFiniteError: for content with NaN or infinity, for which JSON has no word.
+    """
+    try:
+        return json.dumps(content, indent=indent, sort_keys=sort_keys, allow_nan=False) + "\n"
+    except ValueError:
+        if (place := no_number(content)) is None:
+            raise
+        raise NonFiniteError(f"{place.lstrip('.')} is NaN or infinite, and {name} was not written with it.") from None
+
+
+def no_number(content, place: str = "") -> str | None:
+    """Where in a document the first NaN or infinity stands, as `name.0.name`; None where there is none."""
+    if isinstance(content, float):
+        return None if math.isfinite(content) else place
+    if isinstance(content, dict):
+        parts = content.items()
+    else:
+        parts = enumerate(content) if isinstance(content, (list, tuple)) else ()
+    return next(filter(None, (no_number(part, f"{place}.{name}") for name, part in parts)), None)
 
 
 def write_json(path: str | os.PathLike, content, indent: int | None = None, sort_keys: bool = False) -> None:
-    """Write JSON, whole or not at all."""
-    write_atomically(path, json_text(content, indent, sort_keys))
+    """Write JSON, whole or not at all; `NonFiniteError` for content with NaN or infinity."""
+    write_atomically(path, json_text(content, os.path.basename(path), indent, sort_keys))
 
 
 def refuse_links(folder: str, names: Iterable[str]) -> None:
@@ -76,8 +102,25 @@ def refuse_links(folder: str, names: Iterable[str]) -> None:
 # ---- reading
 
 
+def _irregular(mode: int) -> str | None:
+    """What something is that is neither a file nor a folder: reading a pipe waits for somebody who writes, and a
+    device may have no end."""
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    kinds = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise `OSError` for what is neither a file nor a folder of such, before a library opens it."""
+    inside = os.listdir(path) if os.path.isdir(path) else ()
+    for place in (path, *(os.path.join(path, name) for name in inside)):
+        if (place == path or os.path.exists(place)) and (what := _irregular(os.stat(place).st_mode)):
+            raise OSError(errno.EINVAL, f"it is {what}, not a file", os.fspath(place))
+
+
 def open_regular(path: str | os.PathLike, follow: bool = True):
-    """A regular file, opened for reading bytes; a FIFO or a device would be waited for, or never end.
+    """A regular file, opened for reading bytes.
 
     Args:
         follow: a link of the last name is followed.
@@ -92,7 +135,7 @@ def open_regular(path: str | os.PathLike, follow: bool = True):
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    raise ValueError("it is no regular file")
+    raise ValueError(f"it is {_irregular(mode)}, not a file")
 
 
 def read_bounded(path: str | os.PathLike, most: int = MOST_BYTES, follow: bool = True) -> str:

@@ -1,5 +1,7 @@
 """The Hub's client as this package calls it: every wait has an end, and a failure is one line without a token."""
 
+import logging
+import re
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -9,30 +11,53 @@ import huggingface_hub
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
 from autolora_trainer.clean import CONTROL, usable_token, without_secrets
-from autolora_trainer.compat import client_factory
+from autolora_trainer.compat import ByteStream, client_factory
 
 SILENCE_SECONDS = 30.0  # how long the Hub may say nothing
 DOWNLOAD_SECONDS = 120.0  # for a small file, altogether
+PATIENCE_SECONDS = 300.0  # for all waits together that a server asks for
+ENDLESS_BYTES = 500_000_000  # of an answer that does not say how long it is, as those of the Hub's text files
+logger = logging.getLogger("autolora_trainer")
 
 
 @contextmanager
-def bounded_waits(endpoint: str | None = None):
+def bounded_waits(endpoint: str | None = None, most_bytes: int | None = None):
     """Inside, no request waits longer than `SILENCE_SECONDS` for the next byte, an upload's neither: those have no
-    time limit (huggingface_hub 2.4), and a Hub that accepts a connection and is silent would hold a run for ever.
-    And no token leaves for another host than the Hub's: the client sends it wherever the answer of an upload says that
-    the upload is to be verified (2.4)."""
-    factory, home = client_factory(), urlsplit(endpoint or constants.ENDPOINT).netloc.rpartition("@")[2]
+    time limit (huggingface_hub 2.4), and a Hub that accepts a connection and is silent would hold a run for ever. Nor
+    is a wait taken on that a server asks for (`Retry-After`) once they are `PATIENCE_SECONDS` together, and the body
+    of an answer has an end. And no token leaves for another host than the Hub's: the client sends it wherever the
+    answer of an upload says that the upload is to be verified (2.4).
+
+    Args:
+        endpoint: of the Hub. Default: that of the client.
+        most_bytes: of any answer. Default: `ENDLESS_BYTES` of one that does not say how long it is.
+    """
+    factory, left = client_factory(), PATIENCE_SECONDS
+    home = urlsplit(endpoint or constants.ENDPOINT).netloc.rpartition("@")[2]
 
     def stay_at_home(request):
         host = request.url.netloc.decode("ascii", "ignore")
         if host != home and not host.endswith(f".{home}"):
             request.headers.pop("authorization", None)
 
+    def bound(answer):
+        nonlocal left
+        asked, host = asked_wait(answer.headers) if answer.status_code >= 400 else 0, answer.url.host
+        if asked > left:
+            logger.warning(f"{host} asks to wait {asked:,} seconds; it is asked a few times more, and then given up")
+            for name in WAIT_HEADERS:
+                answer.headers.pop(name, None)
+        else:
+            left -= asked
+        if most_bytes is not None or "content-length" not in answer.headers:
+            answer.stream = _Ending(answer.stream, most_bytes or ENDLESS_BYTES, host)
+
     def bounded():
         client = factory()
         client.timeout = SILENCE_SECONDS
         hooks = client.event_hooks
-        client.event_hooks = {**hooks, "request": [*hooks.get("request", ()), stay_at_home]}
+        own = {"request": stay_at_home, "response": bound}
+        client.event_hooks = {**hooks, **{name: [*hooks.get(name, ()), hook] for name, hook in own.items()}}
         return client
 
     huggingface_hub.set_client_factory(bounded)
@@ -40,6 +65,41 @@ def bounded_waits(endpoint: str | None = None):
         yield
     finally:
         huggingface_hub.set_client_factory(factory)
+
+
+WAIT_HEADERS = ("retry-after", "ratelimit")  # that the client obeys, for whatever time
+
+
+def asked_wait(headers) -> int:
+    """Seconds that a server asks a client to wait; 0 where it does not.
+
+    Example:
+        >>> asked_wait({"retry-after": "86400"}), asked_wait({"ratelimit": '"api";r=0;t=55'}), asked_wait({})
+        (86400, 55, 0)
+    """
+    after = headers.get("retry-after", "").strip()
+    reset = re.search(r";\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))
+    return max(int(after) if after.isdecimal() else 0, int(reset[1]) if reset else 0)
+
+
+class _Ending(ByteStream):
+    """The body of an answer, up to a length."""
+
+    def __init__(self, stream, most: int, host: str):
+        self._stream, self._most, self._host = stream, most, host
+
+    def __iter__(self):
+        read = 0
+        for part in self._stream:
+            read += len(part)
+            if read > self._most:
+                raise ValueError(
+                    f"{self._host} sent more than {self._most:,} bytes, and did not say how many there are"
+                )
+            yield part
+
+    def close(self):
+        self._stream.close()
 
 
 def within(seconds: float, call: Callable, *arguments, **keywords):
@@ -91,7 +151,8 @@ def download(repo_id: str, filename: str, max_bytes: int, revision: str | None =
             raise ValueError(f"its {filename} has {size:,} bytes; at most {max_bytes:,} are read")
         return hf_hub_download(repo_id, filename, revision=revision, token=token)
 
-    return within(DOWNLOAD_SECONDS, fetch)
+    with bounded_waits(most_bytes=max_bytes):
+        return within(DOWNLOAD_SECONDS, fetch)
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -8,7 +8,7 @@
 | --- | --- |
 | kill | runs killed with SIGKILL at a random moment of search and retrain, and resumed to the same bits |
 | write | the same, killed in the middle of writing a file of a checkpoint, or between two of its files |
-| terminate | the same with SIGTERM: status 143, and the resumed run has gone on from that very step |
+| terminate | the same with SIGTERM or Ctrl-C: status 143 or 130, and the resumed run has gone on from that very step |
 | damage | files of the newest checkpoint that were cut, had a byte flipped or were deleted: the one before is used |
 | determinism | the same command again, and in another process: the same bits |
 | processes | torchrun and accelerate launch with 1, 2, 4 processes: the same ranks, α within 1e-5 |
@@ -21,6 +21,8 @@
 | changes | other settings, rows, weights, versions before a resume: refused, or the same bits |
 | secrets | ways to leak a token or a password, held against all that is said and every byte that is written |
 | hostile | folders from elsewhere under show, export, diff and --do_eval: in seconds, in bounds, in one line |
+| no number | ways in which a loss, a weight, a prediction or a score is NaN or infinite: no result, one line |
+| surroundings | locales, pipes, leftovers, servers, clocks and disks around a process: it works, or one line |
 | tests | tests of non-finite numbers, bad input, offline, a broken Hub, files and secrets |
 
 A run is `run_glue.py` on a RoBERTa of two layers with dropout 0.1, gradient accumulation and shuffling; α, ranks and
@@ -30,6 +32,7 @@ adapter are compared byte for byte (`lib/forked.py`).
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,10 +48,12 @@ from benchmarks.lib.forked import Bench  # noqa: E402
 from benchmarks.lib.hostile import hostile  # noqa: E402
 from benchmarks.lib.interruptions import damage, kill, terminate, write  # noqa: E402
 from benchmarks.lib.leaks import secrets  # noqa: E402
+from benchmarks.lib.numberless import no_number  # noqa: E402
 from benchmarks.lib.parity import parity  # noqa: E402
 from benchmarks.lib.repetitions import determinism, equivalence, long, processes, processes_dropout  # noqa: E402
 from benchmarks.lib.replaced import changes, late, pairs  # noqa: E402
 from benchmarks.lib.significance import markdown  # noqa: E402
+from benchmarks.lib.surroundings import surroundings  # noqa: E402
 
 TESTS = {
     "non-finite": ["tests/training/test_finite.py"],
@@ -83,7 +88,8 @@ CHECKS = {  # and how often
     **{"determinism": (determinism, 10), "processes": (processes, 0), "processes-dropout": (processes_dropout, 0)},
     **{"late": (late, 0), "pairs": (pairs, 100), "changes": (changes, 0)},
     **{"parity": (parity, 20), "equivalence": (equivalence, 0), "long": (long, 0)},
-    **{"secrets": (secrets, 0), "hostile": (hostile, 0), "tests": (tests, 0)},
+    **{"secrets": (secrets, 0), "hostile": (hostile, 0)},
+    **{"no number": (no_number, 0), "surroundings": (surroundings, 0), "tests": (tests, 0)},
 }
 
 
@@ -101,6 +107,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="JSON rows, appended to")
     parser.add_argument("--report", action="store_true", help="write the table beside --output, and check nothing")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets it be ignored in the background
     failed = 0
     for name in [] if options.report else options.checks:
         check, count = CHECKS[name]

@@ -1,6 +1,7 @@
 """The command `autolora`: what people do with adapters, and with a run's results."""
 
 import importlib
+import math
 import sys
 
 from autolora_trainer.clean import hide_secrets, say
@@ -21,6 +22,9 @@ def main(argv: list[str] | None = None) -> None:
         importlib.import_module(f"run_{options.script}").main(options.arguments)
         return
     with usage_errors():
+        for name, value in vars(options).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name} must be a finite number, got {value}.")
         if options.command == "show":
             say(show(options.source))
         elif options.command == "export":

@@ -9,13 +9,17 @@ from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
 from autolora_trainer.commands.export import check_new
 from autolora_trainer.commands.surroundings import one_bar, pushed, repository
 from autolora_trainer.errors import is_first_process
+from autolora_trainer.hub_client import bounded_waits
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.shrink.compressing import compress
 from autolora_trainer.shrink.result import CompressedAdapter
+from autolora_trainer.training.processes import launched
 
 
+@bounded_waits()
 def run(options) -> str:
     """Compress `options.adapter`; what there is to say of the result."""
+    launched()
     repo_id = repository(options)
     check_new(options.output_dir)
     base = options.base_model or AdapterFile.from_pretrained(options.adapter).config.get("base_model_name_or_path")

@@ -6,15 +6,21 @@ messages                      the chat template's          TRL's SFTTrainer
 label and texts of any name   classification               transformers' Trainer
 """
 
+import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from datasets import Dataset, load_dataset
+from pyarrow import parquet
 from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from autolora_trainer.errors import sentence
+from autolora_trainer.files import check_regular
 from autolora_trainer.find.arguments import TEXT_ROWS
+from autolora_trainer.tasks.files import DataError, check_columns, shown_columns
 
+MOST_CLASSES = 10_000
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -46,15 +52,31 @@ def read_rows(path: str) -> Dataset:
     """
     kind = FORMATS.get(os.path.splitext(path)[1].lower())
     if kind is None or not os.path.isfile(path):
-        what = "is not there" if kind else f"ends in none of {', '.join(FORMATS)}"
+        what = "is no file here" if kind else f"ends in none of {', '.join(FORMATS)}"
         raise ValueError(f"{path} {what}. Give a file of rows.")
     try:
+        check_columns(path, _columns_of(path, kind))
         rows = load_dataset(kind, data_files=path, split="train")
+    except DataError:
+        raise
     except Exception as error:  # datasets and pyarrow raise nearly every kind
         raise ValueError(f"{path} does not read as {kind}: {sentence(error.__cause__ or error)}") from error
     if not len(rows):
         raise ValueError(f"{path} has no rows. Give some.")
     return rows
+
+
+def _columns_of(path: str, kind: str) -> int:
+    """How many columns a file has, by its first line or its schema; 0 where that does not tell."""
+    if kind == "parquet":
+        return len(parquet.read_schema(path))
+    with open(path, "rb") as file:
+        line = file.readline()
+    if kind == "csv":
+        return line.count(b",") + 1
+    with suppress(ValueError, RecursionError):
+        return len(json.loads(line)) if line.lstrip().startswith(b"{") else 0
+    return 0
 
 
 def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task, Dataset]:
@@ -69,7 +91,7 @@ def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task,
     wanted = next((kind for kind in TEXT_ROWS if kind <= columns), None)
     if wanted is None:
         raise ValueError(
-            f"{path} has the columns {', '.join(sorted(columns))}. Needed: messages, or prompt and completion, or "
+            f"{path} has the columns {shown_columns(sorted(columns))}. Needed: messages, or prompt and completion, or "
             "text, or label beside texts."
         )
     if "messages" in wanted and not tokenizer.chat_template:
@@ -98,6 +120,11 @@ def _classification(rows: Dataset, path: str, tokenizer, max_length: int) -> tup
     def tokenized(batch):
         return tokenizer(*(batch[name] for name in texts), truncation=True, max_length=max_length)
 
+    if max(values) >= MOST_CLASSES:
+        raise ValueError(
+            f"label of {path} goes up to {max(values):,}, and at most {MOST_CLASSES:,} classes are taken. Number them "
+            "from 0, one after the other."
+        )
     made = rows.map(tokenized, batched=True, remove_columns=[n for n in rows.column_names if n != "label"])
     prepared = {"data_collator": DataCollatorWithPadding(tokenizer)}
     labels = max(2, max(values) + 1)
@@ -109,9 +136,11 @@ def load_tokenizer(source: str, base_model: str):
     """The tokenizer of an adapter's folder, where it has one, else of its base model; one with padding."""
     own = os.path.isdir(source) and os.path.exists(os.path.join(source, "tokenizer_config.json"))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source if own else base_model, trust_remote_code=False)
+        if os.path.isdir(place := source if own else base_model):
+            check_regular(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source if own else base_model} gives no tokenizer: {sentence(error)}") from error
+        raise ValueError(f"{place} gives no tokenizer: {sentence(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -15,12 +15,14 @@ from autolora_trainer.errors import is_first_process, sentence
 from autolora_trainer.files import refuse_links
 from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.hub.adapter_card import write_adapter_card
+from autolora_trainer.hub_client import bounded_waits
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.curve import format_curve
 from autolora_trainer.report.findings import save_findings
 from autolora_trainer.runs.record import seen, write_record
+from autolora_trainer.training.processes import launched
 
 ADAPTER = "adapter"  # the folder of a trainable adapter within the output folder
 SENTENCE = (
@@ -29,8 +31,10 @@ SENTENCE = (
 )
 
 
+@bounded_waits()
 def run(options) -> str:
     """Find the ranks of `options.model` for `options.data`; what there is to say of them."""
+    launched()
     repo_id = repository(options)
     if repo_id is not None and options.format in TEXTS:
         raise ValueError(f"--push_to_hub uploads an adapter, got --format {options.format}. Add --format adapter.")

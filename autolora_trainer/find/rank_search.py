@@ -22,6 +22,7 @@ from transformers import (
 from autolora_trainer.find import resuming
 from autolora_trainer.find.arguments import search_arguments, task_type_of, trainer_of
 from autolora_trainer.lora.cut import check_cuttable
+from autolora_trainer.machine import naming_a_full_disk
 from autolora_trainer.ranks.adapter import save_adapter
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.learned import LearnedRanks
@@ -107,7 +108,8 @@ class RankSearch:
             raise ValueError(
                 "resume_from_checkpoint needs the output_dir of the search that was interrupted. Give it."
             )
-        with untouched(self.model), tempfile.TemporaryDirectory() as temporary:
+        place = self.output_dir or tempfile.gettempdir()
+        with naming_a_full_disk(place), untouched(self.model), tempfile.TemporaryDirectory() as temporary:
             set_seed(self.settings["seed"])
             folder = os.path.join(self.output_dir or temporary, SEARCH_FOLDER)
             trainer, given = self._trainer(folder)

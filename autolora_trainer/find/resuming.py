@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 
@@ -11,6 +12,7 @@ from autolora_trainer.runs.fingerprints import of_rows
 from autolora_trainer.runs.settings import of_arguments
 from autolora_trainer.training.checkpoints import checkpoint_steps, newest_checkpoint
 
+logger = logging.getLogger("autolora_trainer")
 SEARCH_FILE = "search.json"  # what decides a search; it marks a folder as one
 ROWS = 256  # that stand for all where they are no table
 CHECKPOINTS = {"save_strategy": "steps", "save_only_model": False, "save_total_limit": None}
@@ -41,7 +43,14 @@ def go_on(trainer, folder: str) -> str | None:
                 f"The search in {folder} was begun with {name} {earlier[name]}, and this one has {value}. Search as "
                 "it was begun, or in a new folder."
             )
-    return newest_checkpoint(folder)[0]
+    checkpoint, passed_over = newest_checkpoint(folder)
+    if trainer.is_world_process_zero():
+        for line in passed_over:
+            logger.warning("passed over: %s", line)
+        steps = checkpoint_steps(folder)
+        for step in steps[len(steps) - len(passed_over) :]:  # or one of them would count as the newest
+            shutil.rmtree(os.path.join(folder, f"checkpoint-{step}"), ignore_errors=True)
+    return checkpoint
 
 
 def end(trainer, folder: str) -> None:

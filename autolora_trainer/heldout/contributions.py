@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
+from autolora_trainer.errors import NonFiniteError
 from autolora_trainer.heldout.passes import target_loss, undisturbed
 from autolora_trainer.lora.gates import gated
 from autolora_trainer.lora.parts import lora_parts
@@ -89,7 +90,8 @@ def contributions(
         {module or part of a fused one, as `c_attn#q`: φ, (r,) in float64 on the CPU}, in nats a target, components by
         falling singular value.
     Raises:
-        ValueError: if there are no held-out targets, no gradient reaches a module, or a loss is no finite number.
+        ValueError: if there are no held-out targets, or no gradient reaches a module.
+        NonFiniteError: if the loss or its gradient is NaN or infinite.
     """
     parts = lora_parts(model, adapter_name)
     if not parts:
@@ -131,7 +133,7 @@ def contributions(
             )
     for name, value in found.items():
         if not torch.isfinite(value).all():
-            raise ValueError(
+            raise NonFiniteError(
                 f"The held-out loss has no finite gradient at {name!r}: the adapter has diverged. Lower the learning "
                 "rate."
             )

@@ -12,6 +12,7 @@ from itertools import accumulate
 
 import torch
 
+from autolora_trainer.errors import NonFiniteError
 from autolora_trainer.heldout.passes import target_loss, undisturbed
 from autolora_trainer.lora.gates import gated
 from autolora_trainer.lora.parts import lora_parts
@@ -76,7 +77,8 @@ def measured_prefixes(
         batches: held-out batches of this process.
         collect: puts the tensors of all processes one after another.
     Yields:
-        components -> (rows, 2) of sum and number of targets, in float64 on the CPU.
+        components -> (rows, 2) of sum and number of targets, in float64 on the CPU; `NonFiniteError` for a loss that
+        is none.
     """
     parts = lora_parts(model, adapter_name)
     with undisturbed(model), in_svd_basis(parts), gated(parts) as factors:
@@ -90,7 +92,13 @@ def measured_prefixes(
                 rows.append(torch.stack([sums, counts], dim=1))
             found = torch.cat(rows) if rows else torch.zeros(0, 2, dtype=torch.double)
             found = found if collect is None else collect(found)
-            return found[found[:, 1] > 0]  # rows without a target say nothing
+            found = found[found[:, 1] > 0]  # rows without a target say nothing
+            if (bad := (~torch.isfinite(found[:, 0])).nonzero()).numel():
+                raise NonFiniteError(
+                    f"The loss of held-out row {int(bad[0]) + 1} of {len(found)}, by length, is NaN or infinite, so "
+                    "nothing was chosen by it. Lower the learning rate, or look at the rows."
+                )
+            return found
 
         yield losses
 

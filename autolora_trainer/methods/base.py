@@ -15,6 +15,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import Trainer, TrainerCallback
 
 from autolora_trainer.errors import sentence
+from autolora_trainer.files import check_regular
 from autolora_trainer.hub.card import Card
 from autolora_trainer.hub.passages import json_in
 from autolora_trainer.lora.heads import head_parameters
@@ -67,6 +68,7 @@ def load_saved(forms, source, folder: str) -> tuple[torch.nn.Module, SavedForm]:
         return source.saved_model(folder), form
     base = source.base_model()
     try:
+        check_regular(folder)
         return form.load(base, folder), form
     except Exception as error:  # PEFT and safetensors raise nearly every kind
         raise ValueError(

@@ -124,7 +124,8 @@ def evaluate(job: Job, space: Space, config: dict[str, int]) -> dict:
         result = read_json(path)
         result["cost"]["wall_seconds"] = round(time.perf_counter() - started, 3)  # with the start of the process
         write_json(path, result)
-    return read_json(path)
+    result = read_json(path)
+    return {**result, "loss": math.inf if result["loss"] is None else result["loss"]}
 
 
 class _Study:

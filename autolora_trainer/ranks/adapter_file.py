@@ -205,7 +205,7 @@ def _on_hub(repo_id: str, revision: str | None, token: str | None) -> tuple[dict
     token = usable_token(token)
     try:
         path = hub_client.download(repo_id, CONFIG_FILE, MAX_CONFIG_BYTES, revision, token)
-        with hub_client.bounded_waits():
+        with hub_client.bounded_waits(most_bytes=MAX_HEADER_BYTES):
             api = HfApi(token=token)
             metadata = api.parse_safetensors_file_metadata(repo_id, WEIGHTS_FILE, revision=revision)
     except Exception as error:  # HTTP, JSON, OS and value errors of the client

@@ -3,7 +3,7 @@
 import math
 import os
 
-from autolora_trainer.drawing import FAINT, INK, RULE, save_in_both_forms, style
+from autolora_trainer.drawing import FAINT, INK, RULE, load_matplotlib, save_in_both_forms, style
 from autolora_trainer.ranks.curve import BITS_PER_PARAMETER, Curve
 from autolora_trainer.report.tables import format_table
 
@@ -25,6 +25,7 @@ def save_rank_curve(curve: Curve, folder: str | os.PathLike, size: int) -> tuple
 
 def curve_figure(curve: Curve, size: int):
     """The picture of `save_rank_curve` as a matplotlib figure."""
+    load_matplotlib()
     from matplotlib.figure import Figure
 
     none, *rest = curve.points

@@ -8,12 +8,15 @@ that fails is named in one line and left alone: no picture is worth a run.
 import functools
 import importlib
 import logging
+import weakref
 from collections.abc import Callable
 
 import numpy as np
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from autolora_trainer.drawing import drawn
 from autolora_trainer.errors import one_line, shown
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.heatmap import rank_heatmap_pixels
@@ -22,6 +25,36 @@ logger = logging.getLogger("autolora_trainer")
 
 
 TRACKERS = (TensorBoardCallback, WandbCallback, TrackioCallback)
+INTEGRATIONS = tuple(INTEGRATION_TO_CALLBACK.values())
+EVENTS = [name for name in dir(TrainerCallback) if name.startswith("on_")]
+_left_alone = weakref.WeakSet()  # callbacks that failed
+
+
+def spare_the_run(trainer) -> None:
+    """From now on a tracker of a Trainer that fails (its folder is gone, full or a file, its service does not answer)
+    is named in one line and left alone, and the training goes on."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, INTEGRATIONS):
+            for event in EVENTS:
+                setattr(callback, event, _sparing(callback, getattr(callback, event)))
+
+
+def _sparing(callback, call: Callable) -> Callable:
+    @functools.wraps(call)
+    def spared(*args, **kwargs):
+        if callback not in _left_alone:
+            try:
+                return call(*args, **kwargs)
+            except Exception as error:
+                _leave_alone(callback, f"failed, and the training goes on without it: {shown(one_line(error))}")
+
+    return spared
+
+
+def _leave_alone(callback, why: str) -> None:
+    _left_alone.add(callback)
+    kind = next(kind for kind in INTEGRATIONS if isinstance(callback, kind))
+    logger.warning("%s %s", kind.__name__.removesuffix("Callback"), why)
 
 
 def _send(callback, kind: str, tag: str, value: np.ndarray, step: int) -> None:
@@ -42,22 +75,22 @@ class Tracking(TrainerCallback):
 
     def __init__(self, trainer):
         self._trainer = trainer
-        self._failed = set()
 
     def send(self, kind: str, tag: str, make: Callable[[], np.ndarray], step: int) -> None:
         """Send what `make` returns: for `histogram` any array of numbers, for `image` (height, width, 3) bytes."""
         if not self._trainer.is_world_process_zero():
             return
-        make = functools.cache(make)  # drawn once, and only if there is a tracker
-        for callback in self._trainer.callback_handler.callbacks:
-            for kind_of_tracker in TRACKERS:
-                if isinstance(callback, kind_of_tracker) and kind_of_tracker not in self._failed:
-                    try:
-                        _send(callback, kind, tag, make(), step)
-                    except Exception as error:  # of a library, a network, a service
-                        self._failed.add(kind_of_tracker)
-                        name = kind_of_tracker.__name__.removesuffix("Callback")
-                        logger.warning("%s does not take the %s %s: %s", name, kind, tag, shown(one_line(error)))
+        callbacks = self._trainer.callback_handler.callbacks
+        takers = [one for one in callbacks if isinstance(one, TRACKERS) and one not in _left_alone]
+        if not takers:
+            return
+        with drawn(tag):
+            value = make()
+            for callback in takers:
+                try:
+                    _send(callback, kind, tag, value, step)
+                except Exception as error:  # of a library, a network, a service
+                    _leave_alone(callback, f"does not take the {kind} {tag}: {shown(one_line(error))}")
 
 
 class RankTracking(Tracking):

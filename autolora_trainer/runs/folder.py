@@ -278,7 +278,7 @@ class RunFolder:
     def publish(self, results: dict) -> None:
         """Write all_results.json, last: it marks the run as finished, and what it replaced goes; before it the record
         of what was written."""
-        text = json_text(results, indent=4, sort_keys=True)
+        text = json_text(results, RESULTS_FILE, indent=4, sort_keys=True)
         write_record(self.path, self._seen, {RESULTS_FILE: text})
         write_atomically(self.file(RESULTS_FILE), text)
         if self._aside is not None:
@@ -293,6 +293,6 @@ class RunFolder:
         except ValueError:
             return
         if self.is_ours and isinstance(results, dict):
-            text = json_text({**results, **scores}, indent=4, sort_keys=True)
+            text = json_text({**results, **scores}, RESULTS_FILE, indent=4, sort_keys=True)
             add_to_record(self.path, RESULTS_FILE, text)
             write_atomically(self.file(RESULTS_FILE), text)

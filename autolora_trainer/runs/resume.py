@@ -56,7 +56,8 @@ def find_resume(place: str, asked: str, progress: Callable[[bool], Progress], ch
         ValueError: if what was asked for is no checkpoint, or of another run, or if all that there are are damaged.
     """
     named = asked not in ("True", "true")
-    of_search = os.path.basename(os.path.dirname(os.path.abspath(asked))) == SEARCH_FOLDER
+    parent = os.path.dirname(os.path.abspath(asked))  # the run's own folder may be called search, too
+    of_search = os.path.basename(parent) == SEARCH_FOLDER and os.path.realpath(parent) != os.path.realpath(place)
     if named and (reason := fault(asked)):
         raise ValueError(
             f"--resume_from_checkpoint {asked} {reason}. Give a checkpoint-N folder, or no value for the newest."

@@ -18,6 +18,7 @@ from autolora_trainer.methods.peft_types import PeftTypeArguments
 from autolora_trainer.methods.registry import METHODS, owners
 from autolora_trainer.search.arguments import SEARCH_STEPS, SearchArguments
 from autolora_trainer.training.finite import NonFiniteArguments
+from autolora_trainer.training.processes import launched, waiting_is_said
 from autolora_trainer.values import MAX_ADAPTER_SIZE, MAX_RANK, check_choice, check_numbers, setting
 
 # `--preset paper`: §4 (softmax, 1/k, one virtual SGD step, retrain) and §5.1-5.2 (k=8, rates, batch, split 1:1);
@@ -253,8 +254,8 @@ class ScriptTrainingArguments(NonFiniteArguments, TrainingArguments):
             self.resume_from_checkpoint = None
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()  # a log file is no place for a moving bar
+        several = launched() > 1 and "LOCAL_RANK" in os.environ
         # without use_cpu accelerate starts no group of processes on CPUs, and each would do the whole run by itself
-        several = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
         if (self.bf16 or several) and not self.use_cpu and not torch.accelerator.is_available():
             self.use_cpu, self.chose_cpu = True, self.bf16
         if self.save_strategy == "best" and self.metric_for_best_model is None:
@@ -274,4 +275,5 @@ class ScriptTrainingArguments(NonFiniteArguments, TrainingArguments):
                 "from 0 to 4294967295": "seed data_seed",
             },
         )
-        super().__post_init__()
+        with waiting_is_said():
+            super().__post_init__()

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from transformers.integrations import get_reporting_integration_callbacks
 
 from autolora_trainer.errors import one_line
+from autolora_trainer.files import no_number
 from autolora_trainer.hub.push import check_repo_id
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.names import SEPARATOR, module_of
@@ -16,6 +17,14 @@ from autolora_trainer.runs.record import recorded
 from autolora_trainer.tasks.lengths import longest_row, positions
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.values import check_choice
+
+
+def check_finite(request) -> None:
+    """Numbers inside of others, too, as of --lr_scheduler_kwargs."""
+    for group in (request.model, request.data, request.settings, request.training):
+        for name, value in vars(group).items():
+            if place := no_number(value, name):
+                raise ValueError(f"--{place} is NaN or infinite, and every number must be one. Correct it.")
 
 
 def check_method(request) -> None:
@@ -83,7 +92,15 @@ def check_names(request) -> None:
         )
 
 
-BEFORE_LOADING = (check_method, check_attention, check_prediction, check_trackers, check_names, check_frozen_base)
+BEFORE_LOADING = (
+    check_finite,
+    check_method,
+    check_attention,
+    check_prediction,
+    check_trackers,
+    check_names,
+    check_frozen_base,
+)
 
 
 def check_folder(request, folder) -> None:

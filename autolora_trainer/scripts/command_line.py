@@ -11,6 +11,7 @@ from transformers import HfArgumentParser
 
 from autolora_trainer.clean import SURE_TOKEN, hide_secrets, is_secret
 from autolora_trainer.errors import UsageError, one_line, shown, usage_errors
+from autolora_trainer.files import check_regular
 from autolora_trainer.scripts.arguments import (
     PRESETS,
     DataArguments,
@@ -140,6 +141,7 @@ def _config_tokens(path, known):
         known: {argument: action of the parser}.
     """
     try:
+        check_regular(path)
         with open(path, encoding="utf-8") as file:
             settings = yaml.load(file, _UniqueKeys)
     except OSError as error:

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import logging
-import math
 import multiprocessing
 import os
 import sys
@@ -20,20 +19,20 @@ from transformers.utils import logging as transformers_logging
 
 from autolora_trainer.clean import clean, clean_output
 from autolora_trainer.compat import save_without_asking, silence_known_warnings
-from autolora_trainer.errors import one_line
+from autolora_trainer.errors import NonFiniteError, one_line
 from autolora_trainer.files import no_link, write_atomically, write_json
 from autolora_trainer.heldout.split import split_three, split_train
 from autolora_trainer.methods.base import Built
 from autolora_trainer.methods.grid import ERROR
 from autolora_trainer.ranks.adapter import build_adapter
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
+from autolora_trainer.report.trackers import spare_the_run
 from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.runs.outputs import TRIAL_FILE
 from autolora_trainer.scripts.request import Request
 from autolora_trainer.scripts.source import Source
 from autolora_trainer.scripts.task_kind import Rows
 from autolora_trainer.training.cost import CostMeter
-from autolora_trainer.training.finite import NonFiniteError
 from autolora_trainer.training.passes import fix_loss_scale, full_precision
 from autolora_trainer.training.trainer import FinalTrainer
 
@@ -107,6 +106,7 @@ def make_trainer(
         compute_metrics=request.task.compute_metrics(),
         callbacks=callbacks,
     )
+    spare_the_run(trainer)
     return fix_loss_scale(trainer)
 
 
@@ -168,7 +168,7 @@ def _end_with(parent: int) -> None:
 
 
 def train_trial(request: Request, ranks: dict[str, int]) -> dict:
-    """{"loss", "cost"} of an adapter with these ranks, trained on D_tr: its loss on D_val."""
+    """{"loss", "cost"} of an adapter with these ranks, trained on D_tr: its loss on D_val; None where it diverged."""
     set_up_logging(request.training)
     rows, settings = request.task.load(request), request.settings
     job = Job(request, Source(request), rows, RunFolder(request.output_dir))
@@ -181,9 +181,9 @@ def train_trial(request: Request, ranks: dict[str, int]) -> dict:
     trainer = make_trainer(job, model, [cost])
     try:
         trainer.train()
+        trainer.compute_metrics = None  # of the benchmark's rows; the loss is what a search compares
+        with full_precision(trainer.model):
+            loss = trainer.evaluate(held_out)["eval_loss"]
     except NonFiniteError:  # a configuration that diverges is the worst, and no reason to end the others
-        return {"loss": math.inf, "cost": cost.stop()}
-    trainer.compute_metrics = None  # of the benchmark's rows; the loss is what a search compares
-    with full_precision(trainer.model):
-        loss = trainer.evaluate(held_out)["eval_loss"]
-    return {"loss": loss if math.isfinite(loss) else math.inf, "cost": cost.stop()}  # one that diverged is the worst
+        loss = None
+    return {"loss": loss, "cost": cost.stop()}

@@ -6,11 +6,10 @@ transformers builds what config.json says, layer by layer, and waits for whateve
 import math
 import os
 import re
-import stat
 
 import torch
 
-from autolora_trainer.files import parse_json, read_bounded, read_json
+from autolora_trainer.files import check_regular, parse_json, read_bounded, read_json
 from autolora_trainer.ranks.adapter_file import read_header
 
 MOST_BYTES = 5_000_000  # of config.json
@@ -21,10 +20,7 @@ SLACK = 100_000_000  # numbers that a model may have beside those in its file: p
 
 def check_model_folder(folder: str) -> None:
     """Raise `ValueError` for a folder whose model would be no end building, or no end reading."""
-    for name in os.listdir(folder):
-        mode = os.stat(os.path.join(folder, name)).st_mode if os.path.exists(os.path.join(folder, name)) else 0
-        if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ValueError(f"{name} is no regular file.")
+    check_regular(folder)
     path = os.path.join(folder, "config.json")
     if not os.path.exists(path):
         return

@@ -12,6 +12,8 @@ from transformers import Trainer
 from autolora_trainer.clean import public
 from autolora_trainer.errors import usage_errors
 from autolora_trainer.files import read_json
+from autolora_trainer.hub_client import bounded_waits
+from autolora_trainer.machine import naming_a_full_disk
 from autolora_trainer.methods.base import Plan
 from autolora_trainer.methods.registry import OUTPUTS
 from autolora_trainer.ranks.grid import format_rank_table
@@ -35,6 +37,7 @@ from autolora_trainer.training.progress import show_phase
 from autolora_trainer.version import __version__
 
 
+@bounded_waits()
 def execute(task, model, data, settings, training) -> dict:
     """Run a script with the four groups of `command_line.parse_arguments`; the content of all_results.json.
 
@@ -56,7 +59,7 @@ def execute(task, model, data, settings, training) -> dict:
         return evaluate_saved(job)
     if request.settings.ranks and request.settings.size:
         request.warn(f"--size {request.settings.size} has no effect: the size is that of --ranks")
-    with job.folder.claim(note):
+    with job.folder.claim(note), naming_a_full_disk(request.output_dir):
         rehearse(job, plan)
         return train(job, plan)
 

@@ -6,6 +6,7 @@ import sys
 
 from transformers import Trainer
 
+from autolora_trainer.drawing import drawn
 from autolora_trainer.errors import usage_errors
 from autolora_trainer.hub.card import write_model_card
 from autolora_trainer.hub.public import public_command
@@ -56,7 +57,8 @@ def _write_files(job: Job, built: Built, results: dict, scores: dict) -> None:
         save_findings(built.ranks, folder.path, results["adapter_params"])
     history = folder.file(SEARCH_FOLDER, HISTORY_FILE)
     if os.path.exists(history):
-        save_selection_history(history, history.removesuffix(".csv") + ".png")
+        with drawn("selection_history"):
+            save_selection_history(history, history.removesuffix(".csv") + ".png")
     request.task.save(folder.path)
     sizes = {name: results[name] for name in ("adapter_params", "head_params")}
     write_model_card(

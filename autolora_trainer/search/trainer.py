@@ -19,6 +19,7 @@ from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.learned import LearnedRanks
+from autolora_trainer.report.trackers import spare_the_run
 from autolora_trainer.search import hypergradient
 from autolora_trainer.search.callback import RankSelectionCallback, SearchTracking
 from autolora_trainer.search.checks import check_construction, check_environment, check_prepared
@@ -29,6 +30,7 @@ from autolora_trainer.search.passes import HypergradientPassesMixin
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
 from autolora_trainer.training.finite import FiniteStepMixin
+from autolora_trainer.training.finite_rows import FiniteRowsMixin
 from autolora_trainer.training.passes import RandomState, fix_loss_scale
 from autolora_trainer.training.progress import show_phase
 from autolora_trainer.training.shares import SharesMixin
@@ -36,7 +38,13 @@ from autolora_trainer.training.trainer import ResumeMixin
 
 
 class AutoLoraMixin(
-    MeasurementMixin, HypergradientPassesMixin, SearchStateMixin, FiniteStepMixin, ResumeMixin, SharesMixin
+    MeasurementMixin,
+    HypergradientPassesMixin,
+    SearchStateMixin,
+    FiniteStepMixin,
+    FiniteRowsMixin,
+    ResumeMixin,
+    SharesMixin,
 ):
     """The search as a mixin over `transformers.Trainer` or a subclass of it: `class MyTrainer(AutoLoraMixin,
     Seq2SeqTrainer)`.
@@ -112,6 +120,7 @@ class AutoLoraMixin(
         # both first in line: when training ends, they are through before a tracker closes what they write to
         others = [callback for callback in self.callback_handler.callbacks if callback is not self.rank_selection]
         self.callback_handler.callbacks = [self.rank_selection, SearchTracking(self), *others]
+        spare_the_run(self)
         show_phase(self, "search", self.means.latest)
 
     def train(self, *args, **kwargs):

@@ -23,6 +23,7 @@ from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.search.rules import filled, ordered
 from autolora_trainer.shrink.given import load_given
 from autolora_trainer.shrink.result import CompressedAdapter, as_file
+from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.forecast import Forecast
 from autolora_trainer.training.passes import fix_loss_scale
 from autolora_trainer.training.progress import phase, ticking
@@ -89,7 +90,7 @@ def compress(
         if heal_steps:
             healing = copy.copy(args)
             healing.max_steps, healing.save_strategy, healing.load_best_model_at_end = heal_steps, "no", False
-            small.tensors = _healed(model, small, lambda own: trainer_class(
+            small.tensors = _healed(model, small, lambda own: _healing(trainer_class)(
                 model=own, args=healing, train_dataset=train_dataset, **prepared))  # fmt: skip
     if output_dir is not None and args.process_index == 0:
         small.save_pretrained(output_dir)
@@ -115,6 +116,11 @@ def _check(eval_dataset, rank, size, tolerance, max_lora_rank, heal_steps, train
 def _measuring(trainer_class: type[Trainer]) -> type[Trainer]:
     """A Trainer whose rows and loss are measured on."""
     return type(f"Measuring{trainer_class.__name__}", (HeldOutMixin, trainer_class), {})
+
+
+def _healing(trainer_class: type[Trainer]) -> type[Trainer]:
+    """A Trainer that takes no step of which a weight would be no number."""
+    return type(f"Healing{trainer_class.__name__}", (FiniteStepMixin, trainer_class), {})
 
 
 def _chosen(trainer, adapter_name: str, size, tolerance: float, max_lora_rank: int | None):
@@ -169,5 +175,7 @@ def _healed(model: PeftModel, small: CompressedAdapter, make_trainer) -> dict[st
     own = small.load(model.unload())
     own.peft_config["default"].inference_mode = False
     own.set_adapter("default")
-    make_trainer(own.train()).train()
+    trainer = make_trainer(own.train())
+    trainer.train()
+    trainer.check_finite()
     return {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(own).items()}

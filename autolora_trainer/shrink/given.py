@@ -7,6 +7,7 @@ import transformers
 from peft import PeftModel
 
 from autolora_trainer.errors import sentence
+from autolora_trainer.files import check_regular
 from autolora_trainer.ranks.adapter import is_other_model
 from autolora_trainer.ranks.adapter_config import patterns_of
 from autolora_trainer.ranks.adapter_file import AdapterFile, check_loadable
@@ -29,6 +30,8 @@ def load_given(source: str, base_model, device_map=None) -> PeftModel:
     name = type(base).__name__ if isinstance(base, torch.nn.Module) else base
     try:
         if not isinstance(base, torch.nn.Module):
+            if os.path.isdir(base):
+                check_regular(base)
             kind = getattr(
                 transformers, f"AutoModelFor{KINDS.get(file.config.get('task_type'), '')}".removesuffix("For")
             )

@@ -12,7 +12,10 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset
 
 from autolora_trainer.errors import one_line, shown
+from autolora_trainer.files import check_regular
 from autolora_trainer.hub_client import hub_answers
+
+MOST_COLUMNS = 1000
 
 
 class DataError(ValueError):
@@ -68,6 +71,7 @@ def shown_value(value) -> str:
 def read_text(path, name: str) -> str:
     path = Path(path)
     try:
+        check_regular(path)
         data = path.read_bytes()
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1)
@@ -159,6 +163,7 @@ def _columns(rows: list, places: list, name: str):
         raise DataError(f"{name}, {places[0]}: a key is empty. Give every column a name.")
     if rows and not rows[0]:
         raise DataError(f"{name}, {places[0]}: the object is empty. Give every row its columns.")
+    check_columns(name, len(rows[0]) if rows else 0)
     return {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}, places
 
 
@@ -191,6 +196,7 @@ def _table(records: list, name: str):
     """Turn (line, fields) pairs, header first, into columns."""
     records = [(number, fields) for number, fields in records if fields]  # empty lines
     (header_line, header), rows = records[0], records[1:]
+    check_columns(name, len(header))
     for position, column in enumerate(header, 1):
         if not column.strip():
             raise DataError(
@@ -209,6 +215,15 @@ def _table(records: list, name: str):
             )
     columns = {column: [fields[position] for _, fields in rows] for position, column in enumerate(header)}
     return columns, [f"line {number}" for number, _ in rows]
+
+
+def check_columns(name: str, count: int) -> None:
+    """Raise `DataError` for more columns than can be held in reasonable time: each is an object of its own."""
+    if count > MOST_COLUMNS:
+        raise DataError(
+            f"{name} has {count:,} columns, and at most {MOST_COLUMNS:,} are read. Leave out what the task does not "
+            "need."
+        )
 
 
 def shown_columns(names) -> str:

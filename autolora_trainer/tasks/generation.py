@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
+from autolora_trainer.errors import NonFiniteError
 from autolora_trainer.lora.parts import base_model_of
 
 
@@ -40,6 +41,17 @@ class NoRepeatInText(LogitsProcessor):
         # a sum, because a token may end several n-grams; and no index by a mask, which would wait for the device
         banned = torch.zeros_like(scores).scatter_add_(1, ngrams[..., -1], repeats.to(scores.dtype))
         return scores.masked_fill(banned > 0, -torch.inf)
+
+
+class NoNumbers(LogitsProcessor):
+    """Notes for which sequences the model has given no number: a search goes on with NaN, and ends in some text."""
+
+    found: torch.BoolTensor | None = None  # (sequences,)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        bad = ~torch.isfinite(scores.amax(-1))
+        self.found = bad if self.found is None else self.found | bad
+        return scores
 
 
 class StopAtTokens(StoppingCriteria):
@@ -132,6 +144,7 @@ def generate_texts(
         The texts in the order of `prompts`, without blanks around them.
     Raises:
         ValueError: if a prompt fills all of the model's positions, or is empty.
+        NonFiniteError: if the model gives no number for a text; in every process.
     """
     peft_config = getattr(model, "active_peft_config", None)  # prompt tuning and its like put tokens before a prompt
     virtual = peft_config.num_virtual_tokens if getattr(peft_config, "is_prompt_learning", False) else 0
@@ -148,25 +161,33 @@ def generate_texts(
     device = next(model.parameters()).device
     line_breaks = torch.tensor(line_break_tokens(tokenizer) if one_line else [], dtype=torch.long, device=device)
     settings = _settings(tokenizer, num_beams, length_penalty)
-    texts: dict[int, str] = {}
+    texts: dict[int, str | None] = {}
     bar = tqdm(total=sum(map(len, batches)), desc="Decoding", unit="text", disable=not progress or rank > 0)
     with _ready_to_decode(model), bar:
         for batch in batches:
             rows, mask = _pad_left([prompts[index] for index in batch], tokenizer.pad_token_id, device)
+            no_numbers = NoNumbers()
             generated = model.generate(
                 input_ids=rows,
                 attention_mask=mask,
                 generation_config=GenerationConfig(max_new_tokens=budgets[batch[0]], **settings),
-                logits_processor=[NoRepeatInText(no_repeat_ngram_size, rows.shape[1])],
+                logits_processor=[no_numbers, NoRepeatInText(no_repeat_ngram_size, rows.shape[1])],
                 stopping_criteria=[StopAtTokens(line_breaks)],
             )
             for index, tokens in zip(batch, generated[:, rows.shape[1] :].tolist()):
                 texts[index] = _text(tokens, tokenizer, one_line)
+            for index, bad in zip(batch, no_numbers.found.view(len(batch), -1).any(1).tolist()):
+                texts[index] = None if bad else texts[index]
             bar.update(len(batch))
     if distributed:
         shares: list = [None] * world
         torch.distributed.all_gather_object(shares, texts)
         texts = {index: text for share in shares for index, text in share.items()}
+    if bad := sorted(index for index, text in texts.items() if text is None):
+        raise NonFiniteError(
+            f"The model gives NaN or infinity for the text of input {bad[0] + 1}, and {len(bad)} of {len(prompts)} in "
+            "all. No text was scored. Lower --learning_rate, or look at that input."
+        )
     return [texts[index] for index in range(len(prompts))]
 
 

@@ -42,6 +42,7 @@ LABELS_FILE = "labels.json"
 MOST_LABEL_BYTES = 500_000  # a head has a row for each
 IOB2_ENDINGS = (".iob2", ".conll", ".tsv")
 ENDINGS = "Give a .jsonl, .json, .iob2, .conll or .tsv file."
+MOST_KINDS = 1000  # of entities
 IOB2_TAG = re.compile(r"O|[BI]-\S+")
 
 
@@ -121,6 +122,7 @@ def load_task(
                 )
             used = {tag for tags in names for tag in tags}
             label_names = id_names if _is_numbered(sentences) else (OUTSIDE, *sorted(used - {OUTSIDE}))
+            _check_count(sentences.source, label_names)
         _warn_of_stray_inside_tags(sentences, names)
         rows[split] = Dataset.from_dict({"tokens": sentences.tokens} | ({} if names is None else {"tags": names}))
         check_split(rows[split], split, files.get(split))  # before other splits are held against its labels
@@ -255,7 +257,18 @@ def read_labels(folder) -> tuple[str, ...] | None:
             f"{shown_value(content if labels is None else labels)}. Correct it, or remove it and write the tags as "
             "names."
         )
+    _check_count(name, names)
     return tuple(names)
+
+
+def _check_count(source: str, names) -> None:
+    """Raise `DataError` for more kinds of entities than anybody has: the head and the scores of each take time."""
+    kinds = {name[2:] for name in names if name != OUTSIDE}
+    if len(kinds) > MOST_KINDS:
+        raise DataError(
+            f"{source}: the tags name {len(kinds):,} kinds of entities, as {shown_columns(sorted(kinds)[:2])}; at "
+            f"most {MOST_KINDS:,} are taken. Check the tags column."
+        )
 
 
 def _is_numbered(sentences: Sentences) -> bool:

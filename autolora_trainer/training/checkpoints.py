@@ -4,14 +4,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 
 from safetensors import safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
-from transformers.trainer_utils import rotate_checkpoints
 
-from autolora_trainer.files import read_json, write_json
+from autolora_trainer.files import check_regular, read_json, write_json
 from autolora_trainer.training.processes import wait_for_everyone
 
 MANIFEST = "manifest.json"
@@ -57,7 +57,18 @@ class CheckpointManifest(TrainerCallback):
         files = {name: {"bytes": os.path.getsize(p), "sha256": file_hash(p)} for name, p in paths.items()}
         manifest = {"step": state.global_step, "files": files, "cost": self.cost.figures() if self.cost else None}
         write_json(os.path.join(folder, MANIFEST), sealed(manifest), indent=1)
-        rotate_checkpoints(args.output_dir, self.keep, state.best_model_checkpoint, use_mtime=True)
+        if self.keep:
+            rotate(args.output_dir, self.keep, state.best_model_checkpoint)
+
+
+def rotate(folder: str, keep: int, best: str | None = None) -> None:
+    """Delete the oldest checkpoints in a folder until so many are left; never the newest, nor the best. What is newest
+    is said by its step: after a clock was set back the newest has the oldest files."""
+    steps = checkpoint_steps(folder)
+    spared = {*steps[-1:], *(step for step in steps if f"checkpoint-{step}" == os.path.basename(best or ""))}
+    others = [step for step in steps if step not in spared]
+    for step in others[: max(0, len(steps) - max(keep, len(spared)))]:
+        shutil.rmtree(os.path.join(folder, f"checkpoint-{step}"), ignore_errors=True)
 
 
 def read_manifest(checkpoint: str) -> dict:
@@ -84,14 +95,19 @@ def fault(checkpoint: str) -> str | None:
             raise TypeError
     except FileNotFoundError:
         return f"has no {MANIFEST}: writing it was interrupted, or this package did not write it"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except OSError as error:
+        return f"has a {MANIFEST} that cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"has a damaged {MANIFEST}"
     for name, entry in files.items():
         path = os.path.join(checkpoint, name)
         if not os.path.isfile(path):
             return f"lacks {name}"
-        if (os.path.getsize(path), file_hash(path)) != entry:
-            return f"has a damaged {name}"
+        try:
+            if (os.path.getsize(path), file_hash(path)) != entry:
+                return f"has a damaged {name}"
+        except OSError as error:  # another user's, a bad block
+            return f"has a {name} that cannot be read ({error.strerror})"
     for name in sorted({*os.listdir(checkpoint), *_files(checkpoint)}):
         if not _is_data(os.path.join(checkpoint, name)):
             return f"has a {name} that is no data of a checkpoint"
@@ -102,6 +118,7 @@ def _is_data(path: str) -> bool:
     """Whether a file of a checkpoint is JSON, safetensors, or tensors that `weights_only=True` will read, as its name
     says; true of other files and of training_args.bin, which nothing reads on a resume."""
     try:
+        check_regular(path)
         if path.endswith(".json"):
             read_json(path)
         elif path.endswith(".safetensors"):

@@ -1,11 +1,13 @@
 """Numbers that are not numbers: a step with a loss or a gradient that is NaN or infinite is never applied."""
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from autolora_trainer.errors import NonFiniteError
 from autolora_trainer.values import check_choice, setting
 
 NON_FINITE_CHOICES = ("skip", "stop")
@@ -13,38 +15,39 @@ STEPS_IN_A_ROW = 10  # dropped before the run stops: by then it is no accident
 logger = logging.getLogger("autolora_trainer")
 
 
-class NonFiniteError(RuntimeError):
-    """A training met NaN or infinity and has stopped. Nothing of that step was applied or saved."""
-
-
 class FiniteStepMixin:
     """Over a Trainer: looks at loss and gradient once per optimizer step, before the step is taken.
 
     `args.non_finite` decides: `skip` (the default) drops the step, so that no weight and no moment moves, and warns,
-    until `STEPS_IN_A_ROW` of them, or of the selection steps, follow each other; `stop` raises. Checkpoints and models
-    with such numbers in them are never written, so the last good ones stay. Under fp16 the loss scaler drops steps by
-    itself, as ever.
+    until `STEPS_IN_A_ROW` of them, or of the selection steps, follow each other, or there was no other; `stop` raises.
+    Checkpoints and models with such numbers in them are never written, so the last good ones stay. Under fp16 the loss
+    scaler drops steps for their gradients by itself, as ever, and losses alone are looked at here.
 
     Raises:
         NonFiniteError: from `train` and `save_model`.
     """
 
+    _dropped = 0  # weight steps, in all
     _dropped_in_a_row = 0
     _unusable_in_a_row = 0  # of the selection steps
     _window_loss = 0.0  # of the micro-batches of the running step
+    _last_loss: torch.Tensor | float = math.nan  # of the last micro-batch that had a finite one
     _usable_selection_step: bool | None = None  # whether the hypergradient of the running step, if any, is finite
 
     def training_step(self, *args, **kwargs):
+        """The loss, for means of it; where it is none, that of the micro-batch before, or 0 if there was none."""
         loss = super().training_step(*args, **kwargs)
         self._window_loss = self._window_loss + loss
-        return loss
+        self._last_loss = torch.where(torch.isfinite(loss), loss, self._last_loss)
+        return torch.nan_to_num(self._last_loss, nan=0.0)
 
     def _get_grad_norm(self, model, grad_norm=None):
         """Trainer asks for the norm once all gradients are there and clipped, right before the optimizer's step."""
         norm = super()._get_grad_norm(model, grad_norm)
-        if self.accelerator.scaler is None and not self.is_deepspeed_enabled:
+        if not self.is_deepspeed_enabled:
             whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2's norm is in shards
-            self._judge_step(model, torch.as_tensor(whole, device=self.args.device))
+            scaled = self.accelerator.scaler is not None
+            self._judge_step(model, torch.as_tensor(0.0 if scaled else whole, device=self.args.device))
         self._window_loss, self._usable_selection_step = 0.0, None
         return norm
 
@@ -64,15 +67,30 @@ class FiniteStepMixin:
         if getattr(self.args, "non_finite", "skip") == "stop":
             raise self._error(f"{what} is not finite", "Lower --learning_rate, or add --non_finite skip")
         if not all(weights):
-            model.zero_grad(set_to_none=True)  # an optimizer leaves a weight without a gradient as it is
+            self._dropped += 1
+            if self.accelerator.scaler is None:  # which drops the step by itself, and wants to see why
+                model.zero_grad(set_to_none=True)  # an optimizer leaves a weight without a gradient as it is
         where = f"step {self.state.global_step + 1}: {what} is not finite"
         logger.warning(f"{where}; its selection step is skipped" if all(weights) else f"{where}; the step is skipped")
         if self._dropped_in_a_row == STEPS_IN_A_ROW:
-            what = f"{what} was not finite for {STEPS_IN_A_ROW} steps in a row"
+            first = self.state.global_step + 2 - STEPS_IN_A_ROW
+            what = f"{what} was not finite for {STEPS_IN_A_ROW} steps in a row, the first of them step {first}"
             raise self._error(what, "Lower --learning_rate, or look at the rows of these steps")
+        if self._dropped == self.state.global_step + 1 >= self.state.max_steps:
+            raise self._error(f"{what} was not finite, in this step and all before", "Look at the model and the rows")
         if self._unusable_in_a_row == STEPS_IN_A_ROW:
             what = f"the hypergradient was not finite for {STEPS_IN_A_ROW} selection steps in a row"
             raise self._error(what, "Lower --selection_learning_rate, or look at the rows of D_val")
+
+    def log(self, logs, *args, **kwargs):
+        """Without what is no number, such as the norm of a dropped step's gradient: JSON has no word for it, and
+        trackers draw it as if it were one."""
+        numbers = {name: v for name, v in logs.items() if not isinstance(v, float) or math.isfinite(v)}
+        if not math.isfinite(self._last_loss):  # and the mean over no loss at all would be 0
+            for name in ("loss", "train_loss", "search_train_loss"):
+                numbers.pop(name, None)
+        super().log(numbers, *args, **kwargs)
+        logs.update(numbers)  # Trainer adds the epoch
 
     def _save_checkpoint(self, *args, **kwargs):
         self.check_finite()

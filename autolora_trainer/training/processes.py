@@ -1,7 +1,52 @@
-"""Several processes: whether they shard the weights, who cannot have that, and how they wait for each other."""
+"""Several processes: whether a launcher started them, whether they shard the weights, who cannot have that, and how
+they wait for each other."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate.utils import parse_flag_from_env
+
+LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets
+MPI = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # whose processes know their places otherwise
+LONG_WAIT = 60.0  # seconds after which it is said what is waited for
+
+
+def launched() -> int:
+    """How many processes a launcher has started, by the environment; 1 without a launcher.
+
+    Raises:
+        ValueError: where the environment says that this is one of several, and no launcher can have said so: a
+            variable is left over, and this process would wait for the others for ever.
+    """
+    given = {name: value for name in LAUNCHED if (value := os.environ.get(name)) not in (None, "", "-1")}
+    count = given.get("WORLD_SIZE", "1")
+    whole = len(given) == len(LAUNCHED) or any(map(os.environ.get, MPI))
+    if not count.isdecimal() or ((int(count) > 1 or "LOCAL_RANK" in given) and not whole):
+        said = " ".join(f"{name}={value}" for name, value in given.items())
+        missing = " and ".join(name for name in LAUNCHED if name not in given) or "number"
+        raise ValueError(
+            f"The environment holds {said} and no {missing}, so no launcher has started this. Type unset "
+            f"{' '.join(given)}, or start it with accelerate launch or torchrun."
+        )
+    return int(count)
+
+
+@contextmanager
+def waiting_is_said() -> Iterator[None]:
+    """Inside, the processes of a launcher find each other; after a minute of that it is said what is waited for."""
+    place = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    line = f"waiting for {launched()} processes at {place}; without a launcher, type unset {' '.join(LAUNCHED)}\n"
+    slow = threading.Timer(LONG_WAIT, lambda: sys.stderr.write(line))
+    slow.daemon = True
+    slow.start()
+    try:
+        yield
+    finally:
+        slow.cancel()
 
 
 def sharding(training) -> str | None:

@@ -10,7 +10,9 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 
 from autolora_trainer.compat import gradients_through_4_bit
+from autolora_trainer.errors import NonFiniteError
 from autolora_trainer.training.finite import FiniteStepMixin
+from autolora_trainer.training.finite_rows import FiniteRowsMixin
 from autolora_trainer.training.passes import RandomState
 from autolora_trainer.training.processes import of_the_first
 from autolora_trainer.training.shares import SharesMixin, count_targets
@@ -78,7 +80,7 @@ class ResumeMixin:
         return os.path.join(checkpoint, f"epoch_rng_state{process}.safetensors")
 
 
-class FinalTrainer(FiniteStepMixin, ResumeMixin, SharesMixin, Trainer):
+class FinalTrainer(FiniteStepMixin, FiniteRowsMixin, ResumeMixin, SharesMixin, Trainer):
     """The standard Trainer, but for steps that are no numbers, a resume at its very end, and the rows, the order and
     the loss of evaluation."""
 
@@ -90,10 +92,12 @@ class FinalTrainer(FiniteStepMixin, ResumeMixin, SharesMixin, Trainer):
         smoother, self.label_smoother = self.label_smoother, None
         state = RandomState(self.args.device)
         try:
-            return super().evaluation_loop(*args, **kwargs)
+            output = super().evaluation_loop(*args, **kwargs)
         finally:
             self.label_smoother = smoother
             state.restore()
+        check_scores(output.metrics)
+        return output
 
     def prediction_step(self, model, inputs, *args, **kwargs):
         """With the loss of one process that has the rows of all."""
@@ -156,6 +160,13 @@ class FinalTrainer(FiniteStepMixin, ResumeMixin, SharesMixin, Trainer):
 def _first(value, rows: int, count: int):
     """The first `count` of a tensor's `rows`; what has not so many is left as it is."""
     return value[:count] if torch.is_tensor(value) and value.dim() and len(value) == rows else value
+
+
+def check_scores(scores: dict) -> None:
+    """Raise `NonFiniteError` for the first score that is NaN or infinite; None says that there is no such score."""
+    for name, value in scores.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise NonFiniteError(f"{name} is {value}, which is no result. Lower --learning_rate, or look at the rows.")
 
 
 TRAINABLE = "trainable.safetensors"

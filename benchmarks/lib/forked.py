@@ -43,7 +43,7 @@ class Bench:
     def read(self, *parts: str) -> dict:
         return json.loads(self.path(*parts).read_text(encoding="utf-8"))
 
-    def start(self, argv: list[str], before=None) -> int:
+    def start(self, argv: list[str], before=None, main=run_glue.main) -> int:
         """Fork a run; `before` is called in it first. Returns its process id; its output lies in `log`."""
         sys.stdout.flush()
         sys.stderr.flush()
@@ -56,13 +56,13 @@ class Bench:
             os.dup2(log, 2)
             if before is not None:
                 before()
-            os._exit(run_guarded(lambda: run_glue.main(argv), "run_glue.py"))
+            os._exit(run_guarded(lambda: main(argv), "run_glue.py"))
         finally:
             os._exit(70)
 
-    def run(self, argv: list[str], before=None) -> int:
+    def run(self, argv: list[str], before=None, main=run_glue.main) -> int:
         """Run to the end; returns the exit status, negative for a signal."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.start(argv, before), 0)[1])
+        return os.waitstatus_to_exitcode(os.waitpid(self.start(argv, before, main), 0)[1])
 
     def log(self) -> str:
         return self.path("log").read_text(encoding="utf-8")

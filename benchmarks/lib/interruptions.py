@@ -117,27 +117,28 @@ def _signal_at(step: int, phase: str, number: int, state, args) -> None:
 
 
 def terminate(bench: Bench, count: int):
-    """SIGTERM after a random step of either phase, checkpoints otherwise far apart."""
+    """SIGTERM or Ctrl-C after a random step of either phase, checkpoints otherwise far apart."""
     settings = {"save_steps": 1000}
     bits, argv, generator = bench.reference(**settings), bench.argv("killed", **settings), random.Random(2)
     for _ in range(count):
         shutil.rmtree(bench.path("killed"), ignore_errors=True)
         phase, step = generator.choice(["search", "retrain"]), generator.randrange(1, 12)
+        number, ends = generator.choice([(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 
         def warn():
             original = TerminationCallback.on_step_end
 
             def on_step_end(self, args, state, control, **kwargs):
-                _signal_at(step, phase, signal.SIGTERM, state, args)
+                _signal_at(step, phase, number, state, args)
                 return original(self, args, state, control, **kwargs)
 
             TerminationCallback.on_step_end = on_step_end
 
         status = bench.run(argv, warn)
-        if status != 143:
-            yield f"{phase} {step}: status {status}"
+        if status != ends:
+            yield f"{phase} {step}: status {status}, not {ends}"
             continue
-        if fault := bench.goes_on(argv, bits, f"terminated at {phase} {step}"):
+        if fault := bench.goes_on(argv, bits, f"{signal.Signals(number).name} at {phase} {step}"):
             yield fault
             continue
         origin = bench.read("killed", "all_results.json")["resumed_from"]

@@ -48,8 +48,8 @@ def work_off(
     shown: Callable[[object], str],
 ) -> int:
     """Run trials until none is left, one at a time, none twice and none that another process runs. A trial that fails
-    is reported on stderr, and does not take the others with it; how many failed. After SIGTERM, which means this
-    process and not its trial, `SystemExit` with status 143.
+    is reported on stderr, and does not take the others with it; how many failed. After SIGTERM and Ctrl-C,
+    which mean this process and not its trial, `SystemExit` with status 143 or 130.
 
     Args:
         output: the file of rows.
@@ -66,8 +66,8 @@ def work_off(
                     tried.add(name)
                     try:
                         run(trial)
-                    except Terminated:
-                        sys.exit(143)
+                    except Terminated as stop:
+                        sys.exit(stop.status)
                     except Exception as error:
                         print(shown(trial), "FAILED:", " ".join(str(error).split()), file=sys.stderr, flush=True)
                         failed += 1

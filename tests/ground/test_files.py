@@ -1,12 +1,23 @@
-"""Are files written through no link, whole, under new names, and read with bounds?"""
+"""Are files written through no link, whole, under new names, and read with bounds? Do they hold numbers?"""
 
+import math
 import os
+import socket
 import stat
 
 import pytest
 
 from autolora_trainer import files
-from autolora_trainer.files import parse_json, read_json, refuse_links, replacing, write_atomically
+from autolora_trainer.errors import NonFiniteError
+from autolora_trainer.files import (
+    check_regular,
+    parse_json,
+    read_json,
+    refuse_links,
+    replacing,
+    write_atomically,
+    write_json,
+)
 from autolora_trainer.runs.outputs import is_output
 
 
@@ -80,8 +91,8 @@ def test_links_where_libraries_write_are_refused(tmp_path, outside, place):
 @pytest.mark.parametrize(
     "make, sentence",
     [
-        (os.mkfifo, "is damaged: it is no regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "is damaged: it is no regular file"),
+        (os.mkfifo, r"is damaged: it is a pipe \(FIFO\), not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is damaged: it is a device, not a file"),
         (lambda path: path.touch() or os.truncate(path, 10**11), "has 100,000,000,000 bytes, and at most"),
         (lambda path: path.write_text("[" * 10**5), "is damaged: maximum recursion depth exceeded"),
         (lambda path: path.write_text("[" + "[]," * 600_000 + "1]"), "it holds more than 500,000 lists and objects"),
@@ -96,3 +107,41 @@ def test_what_is_no_file_of_ours_is_one_line_at_once(tmp_path, make, sentence):
     with pytest.raises(IsADirectoryError):
         read_json(tmp_path)
     assert parse_json('{"a": [1]}') == {"a": [1]}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_json_of_ours_holds_no_nan_and_says_where_it_would(tmp_path, number):
+    write_json(tmp_path / "a.json", {"loss": 1.0, "none": None})
+    with pytest.raises(NonFiniteError, match=r"^trials\.1\.loss is NaN or infinite, and a\.json was not written"):
+        write_json(tmp_path / "a.json", {"trials": [{"loss": 1.0}, {"loss": number}]})
+    assert read_json(tmp_path / "a.json") == {"loss": 1.0, "none": None} and len(os.listdir(tmp_path)) == 1
+    circle = []
+    circle.append(circle)
+    with pytest.raises((ValueError, RecursionError)):
+        write_json(tmp_path / "a.json", circle)
+
+
+def test_names_that_came_in_undecoded_go_out_as_they_came(tmp_path):
+    """Under LC_ALL=C, Python reads an umlaut of the command line as two bytes."""
+    write_atomically(tmp_path / "a", os.fsdecode("öut".encode()).encode("ascii", "ignore").decode() + "\udcc3\udcb6")
+    assert (tmp_path / "a").read_bytes().endswith("ö".encode())
+
+
+def test_pipes_sockets_and_devices_are_refused_before_they_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+        for path, what in (
+            (tmp_path / "pipe", "a pipe"),
+            (tmp_path / "socket", "a socket"),
+            ("/dev/zero", "a device"),
+            (tmp_path, "a "),  # in a folder
+        ):
+            with pytest.raises(OSError, match=what):
+                check_regular(path)
+    os.remove(tmp_path / "pipe")
+    os.remove(tmp_path / "socket")
+    os.symlink("nowhere", tmp_path / "broken")
+    check_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        check_regular(tmp_path / "nothing")

@@ -1,6 +1,7 @@
 """A Hub on this machine for the real client: repositories in memory, and every way of failing that a test asks for."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -21,6 +22,7 @@ class HubServer(ThreadingHTTPServer):
         asked: (method, path) of the requests in their order, less those that the client makes of its own accord.
         tokens: the tokens that came with them.
         private: repositories created as private.
+        sent: bytes of bodies without an end.
     """
 
     daemon_threads, block_on_close = True, False
@@ -29,7 +31,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.repositories, self.asked, self.tokens, self.private = {}, [], set(), set()
-        self._large, self._failures, self._stopped = {}, [], threading.Event()
+        self._large, self._failures, self._stopped, self.sent = {}, [], threading.Event(), 0
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -40,14 +42,16 @@ class HubServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def fail(self, path: str, how, method: str | None = None) -> None:
+    def fail(self, path: str, how, method: str | None = None, headers: dict | None = None) -> None:
         """From now on, fail requests whose path matches the regular expression `path`.
 
         Args:
-            how: a status such as 500; `hang`: accept and say nothing; `cut`: half of the answer's body, then the end.
+            how: a status such as 500; `hang`: accept and say nothing; `cut`: half of the answer's body, then the end;
+                `endless`: a body without one.
             method: of those alone.
+            headers: of the answer with the status.
         """
-        self._failures.append((re.compile(path), how, method))
+        self._failures.append((re.compile(path), how, method, headers or {}))
 
     def commit_of(self, repository: str) -> str:
         files = self.repositories[repository]
@@ -69,16 +73,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization"):
             hub.tokens.add(self.headers["Authorization"].removeprefix("Bearer "))
         self.cut = False
-        for pattern, how, method in hub._failures:
+        for pattern, how, method, headers in hub._failures:
             if pattern.search(path) and method in (None, self.command):
                 if how == "hang":
                     hub._stopped.wait(60)
                     self.close_connection = True
                     return
+                if how == "endless":
+                    return self._endless()
                 if how == "cut":
                     self.cut = True
                 else:
-                    return self._json(how, {"error": f"answer {how} as asked"})
+                    return self._json(how, {"error": f"answer {how} as asked"}, **headers)
         for method, pattern, answer in ROUTES:
             match = re.fullmatch(pattern, path)
             if match and self.command in method:
@@ -98,6 +104,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content[: len(content) // 2] if self.cut else content)
+
+    def _endless(self):
+        self.close_connection = True
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):  # nobody reads any more
+            while not self.server._stopped.is_set():
+                self.wfile.write(bytes(2**16))
+                self.server.sent += 2**16
 
     def _json(self, status, content, **headers):
         self._bytes(status, json.dumps(content).encode(), **{"Content-Type": "application/json", **headers})

@@ -366,6 +366,35 @@ def test_ranks_that_hang_in_the_middle_end_too(server, in_seconds):
         LearnedRanks.from_pretrained("me/ranks")
 
 
+@pytest.mark.parametrize("headers", [{"Retry-After": "86400"}, {"RateLimit": '"api";r=0;t=86400'}])
+def test_a_hub_that_asks_for_a_day_is_not_waited_for(folder, server, in_seconds, caplog, headers):
+    server.fail("^/lfs/", 429, headers=headers)
+    with pytest.raises(PushError, match="429"):
+        push_to_hub(folder, "me/x", token=TOKEN)
+    assert sum(server.pauses) < 80 and "127.0.0.1 asks to wait 86,400 seconds" in caplog.text
+
+
+def test_short_waits_are_taken_on_until_they_are_long_together(folder, server, in_seconds, monkeypatch):
+    monkeypatch.setattr(hub_client, "PATIENCE_SECONDS", 150)
+    server.fail("^/lfs/", 429, headers={"Retry-After": "60"})
+    with pytest.raises(PushError, match="429"):
+        push_to_hub(folder, "me/x", token=TOKEN)
+    assert [pause for pause in server.pauses if pause > 50] == [61, 61]
+
+
+@pytest.mark.parametrize(
+    "name, most",
+    [("ranks.json", 20_000_000), ("adapter_config.json", 5_000_000), ("adapter_model.safetensors", 30_000_000)],
+)
+def test_a_body_without_an_end_has_one(server, in_seconds, tmp_path, name, most):
+    server.repositories["me/ranks"] = {name: b"{}", "adapter_config.json": b"{}"}
+    server.fail(f"/{name}$", "endless", method="GET")
+    with pytest.raises(ValueError, match=f"127.0.0.1 sent more than {most:,} bytes, and did not say how many"):
+        LearnedRanks.from_pretrained("me/ranks")
+    kept = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert kept <= most and server.sent < most + 20_000_000  # what lies in buffers
+
+
 def test_huge_file_of_a_stranger_is_not_even_read(server, in_seconds):
     server.repositories["me/ranks"] = {"ranks.json": b" " * 30_000_000}
     with pytest.raises(ValueError, match="its ranks.json has 30,000,000 bytes; at most 20,000,000 are read"):

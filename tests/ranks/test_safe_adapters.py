@@ -81,15 +81,15 @@ def tensor(path, module, shape):
 
 
 FILES = {
-    "a pipe for weights": (WEIGHTS, os.mkfifo, "it is no regular file"),
-    "a pipe for a config": (CONFIG, os.mkfifo, "it is no regular file"),
-    "a device": (WEIGHTS, lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
+    "a pipe for weights": (WEIGHTS, os.mkfifo, "not a file"),
+    "a pipe for a config": (CONFIG, os.mkfifo, "not a file"),
+    "a device": (WEIGHTS, lambda path: path.symlink_to("/dev/zero"), "not a file"),
     "a header without end": (WEIGHTS, lambda path: path.write_bytes(struct.pack("<Q", 2**50)), "header has 1,125,89"),
     "a huge config": (CONFIG, lambda path: path.touch() or os.truncate(path, 10**10), "it has 10,000,000,000 bytes"),
     "brackets": (CONFIG, lambda path: path.write_text("[" * 10**5), "maximum recursion depth"),
     "lists": (CONFIG, lambda path: path.write_text("[" + "[]," * 600_000 + "1]"), "more than 500,000 lists"),
     "results": ("all_results.json", os.mkfifo, None),
-    "ranks": ("ranks.json", os.mkfifo, "is not a ranks.json: it is no regular file"),
+    "ranks": ("ranks.json", os.mkfifo, "is not a ranks.json: it is a pipe"),
     "a rank of nothing": (WEIGHTS, lambda path: tensor(path, "q", (10**9, 0)), "has rank 1,000,000,000 at 'q'"),
     "a name that is none": (WEIGHTS, lambda path: tensor(path, "\x1b[2Jq", (1, 1)), "which is no name of a module"),
 }  # fmt: skip

@@ -1,10 +1,15 @@
 """Is every rank in its place in the picture?"""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
+from autolora_trainer.report.findings import save_findings
 from autolora_trainer.report.heatmap import save_rank_heatmap
+from tests.helpers.commands import ROOT
 from tests.helpers.ranks import of_ranks, roberta
 
 
@@ -34,3 +39,23 @@ def test_heatmap_bytes_depend_on_the_ranks_alone(tmp_path):
 def test_heatmap_of_unusual_ranks(tmp_path, ranks):
     png, svg = save_rank_heatmap(ranks, tmp_path, title="$\\frac{ <b>&'")
     assert "&lt;b&gt;" in open(svg, encoding="utf-8").read()
+
+
+def test_a_picture_that_fails_is_a_warning(tmp_path, monkeypatch, caplog):
+    def fail(*args):
+        raise RuntimeError("no\nfont")
+
+    monkeypatch.setattr("autolora_trainer.report.findings.save_rank_heatmap", fail)
+    save_findings(roberta(), tmp_path, 96)
+    assert [path.name for path in tmp_path.iterdir()] == ["ranks.json"]
+    assert "rank_heatmap was not drawn: no font" in caplog.text
+
+
+def test_files_need_no_window_system(tmp_path):
+    """MPLBACKEND as a user has it for other programs."""
+    code = (
+        "import os; from tests.helpers.ranks import roberta; from autolora_trainer.report.heatmap import "
+        f"save_rank_heatmap; save_rank_heatmap(roberta(), {str(tmp_path)!r}); assert os.environ['MPLBACKEND'] == 'no'"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "MPLBACKEND": "no"}, cwd=ROOT, check=True)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from transformers.integrations import TrackioCallback, WandbCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 import run_glue
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
 from autolora_trainer.report.heatmap import rank_heatmap_pixels
-from autolora_trainer.report.trackers import RankTracking
+from autolora_trainer.report.trackers import EVENTS, RankTracking, spare_the_run
 from autolora_trainer.scripts.command_line import parse_arguments
 from autolora_trainer.search.callback import HISTOGRAMS
 from tests.helpers.commands import as_argv, write_sst2
@@ -170,6 +170,42 @@ def test_a_tracker_that_fails_costs_one_line_and_no_run(tmp_path, monkeypatch, c
     assert trainer.learned_ranks is not None and len(records) == 15 + 2
     lines = [record.getMessage() for record in caplog.records if "does not take" in record.getMessage()]
     assert lines == ["Wandb does not take the histogram train/search_selection: no way out"]
+
+
+class Broken(TensorBoardCallback):
+    """TensorBoard's own, whose folder is a file, gone or full."""
+
+    def __init__(self, event):
+        self.tb_writer, self.calls = None, 0
+        setattr(self, event, self.fail)
+
+    def fail(self, *args, **kwargs):
+        self.calls += 1
+        raise OSError("No space\nleft on device")
+
+
+def test_an_integration_that_fails_is_left_alone_and_the_training_goes_on(tmp_path, caplog):
+    """Whatever it fails at; in a search, whose pictures it is not asked for any more."""
+    for event in EVENTS:
+        callback = Broken(event)
+        spare_the_run(SimpleNamespace(callback_handler=SimpleNamespace(callbacks=[callback])))
+        assert [getattr(callback, event)(None, None, None) for _ in range(2)] == [None, None] and callback.calls == 1
+    caplog.clear()
+    trainer = search(tmp_path, callback := Broken("on_train_begin"), steps=4)
+    assert trainer.learned_ranks is not None and callback.calls == 1
+    lines = [record.getMessage() for record in caplog.records if "TensorBoard" in record.getMessage()]
+    assert lines == ["TensorBoard failed, and the training goes on without it: No space left on device"]
+
+
+def test_a_picture_that_cannot_be_drawn_is_no_failure_of_the_tracker(tmp_path, monkeypatch, caplog):
+    def fail(ranks):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("autolora_trainer.search.callback.rank_heatmap_pixels", fail)
+    monkeypatch.setitem(sys.modules, "wandb", records := Records())
+    search(tmp_path, QuietWandb(), steps=4)
+    assert "train/search_ranks was not drawn: no font" in caplog.text
+    assert "train/search_selection_history" in records[-1]
 
 
 def test_only_the_main_process_sends(monkeypatch):

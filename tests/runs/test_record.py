@@ -12,7 +12,9 @@ from autolora_trainer.hub.push import PushError, push_to_hub
 from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.runs.outputs import RECORD_FILE
 from autolora_trainer.runs.record import RecordError, recorded, seen, staged, write_record
+from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import sst2_command
+from tests.helpers.faults import interrupt
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----"
 NOTE = {"command": "x", "version": "1", "settings": {}}
@@ -55,6 +57,19 @@ def test_what_lay_there_before_is_not_the_run_s(tmp_path):
     (tmp_path / "model-00001-of-00002.safetensors").write_text("the run's")
     write_record(tmp_path, before)
     assert set(recorded(tmp_path)) == {"README.md", "model-00001-of-00002.safetensors"}
+
+
+def test_a_run_that_went_on_pushes_what_one_in_one_go_does(place, tmp_path, monkeypatch):
+    """What was written before it was interrupted, too."""
+    settings = {"search_max_steps": 8, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    argv = [sst2_command(place, tmp_path / name, **settings) for name in ("a", "b")]
+    run_glue.main(argv[0])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, FinalTrainer, 3)
+        run_glue.main(argv[1])
+    assert (tmp_path / "b" / "ranks.json").exists()
+    run_glue.main([*argv[1], "--resume_from_checkpoint"])
+    assert recorded(tmp_path / "b").keys() == recorded(tmp_path / "a").keys() >= {"ranks.json", "README.md"}
 
 
 @pytest.mark.parametrize("name", ["labels.json", "all_results.json", "adapter_config.json"])

@@ -20,12 +20,14 @@ import run_glue
 import run_ner
 import run_nlg
 from autolora_trainer import AutoLoraTrainer, LearnedRanks
+from autolora_trainer.errors import NonFiniteError
 from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import LAUNCHERS, ROOT, as_argv, launch_command
 from tests.helpers.faults import hide_java
 from tests.helpers.models import byte_gpt2, byte_tokenizer, tiny_checkpoint
 from tests.helpers.processes import in_processes
 from tests.helpers.rows import WORDS, restaurants, reviews, sentences, write_rows
+from tests.training.test_finite_rows import BAD, evaluator, never
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +91,8 @@ def test_two_processes_learn_the_ranks_of_one(place):
         )  # one process speaks
 
 
-def spoilt(argv):
-    """The loss of one process is no number in the third step."""
+def spoilt(folder, argv):
+    """The loss of one process is no number in the third step; afterwards one row of an evaluation gives none."""
     compute_loss = AutoLoraTrainer.compute_loss
 
     def at_times(self, model, inputs, *args, **kwargs):
@@ -100,11 +102,13 @@ def spoilt(argv):
 
     AutoLoraTrainer.compute_loss = at_times
     run_glue.main(argv)
+    with pytest.raises(NonFiniteError, match=f"row {BAD} gives NaN"):  # the first process's, and each hears of it
+        evaluator(folder, never).evaluate()
 
 
-def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(place, tmp_path):
+def test_what_is_no_number_on_one_process_is_none_for_all(place, tmp_path):
     """The loss of one process is NaN, and its gradients are finite: all drop the step, or they would part for ever."""
-    (_, said), _ = in_processes(tmp_path, spoilt, search_argv(place, tmp_path / "o", 4))
+    (_, said), _ = in_processes(tmp_path, spoilt, tmp_path, search_argv(place, tmp_path / "o", 4))
     assert "step 3: the loss is not finite; the step is skipped" in said
     tensors = load_file(tmp_path / "o" / "adapter_model.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())

@@ -1,4 +1,4 @@
-"""SIGTERM in the middle of a run leaves a checkpoint and one line; the resumed run ends in the same bits."""
+"""SIGTERM or Ctrl-C in the middle of a run leaves a checkpoint and one line; resumed, it ends in the same bits."""
 
 import os
 import signal
@@ -19,6 +19,14 @@ from tests.helpers.commands import ROOT, command
 TWO_PHASES = {"search_epochs": 2, "num_train_epochs": 4}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def listens():
+    """Also where the tests run in the background, where a shell lets Ctrl-C be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole(place, tmp_path_factory):
     """The files of runs that nobody stops."""
@@ -28,13 +36,13 @@ def whole(place, tmp_path_factory):
     return folder
 
 
-def stopped(monkeypatch, argv, phase, step):
-    """Run until the run sends itself SIGTERM at the end of a step, so that it comes at a known one."""
+def stopped(monkeypatch, argv, phase, step, number=signal.SIGTERM):
+    """Run until the run sends itself a signal at the end of a step, so that it comes at a known one."""
     original = TerminationCallback.on_step_end
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == step and args.output_dir.endswith("search") == (phase == "search"):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return original(self, args, state, control, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -42,15 +50,23 @@ def stopped(monkeypatch, argv, phase, step):
         return run_guarded(lambda: run_glue.main(argv), "run_glue.py")
 
 
-@pytest.mark.parametrize(
-    "phase, step", [("search", 3), ("search", 10), ("retrain", 3), ("retrain", 40)]
-)  # or the last
-def test_a_terminated_run_goes_on_to_the_same_bits(place, tmp_path, whole, monkeypatch, capsys, phase, step):
+@pytest.mark.parametrize(  # or the last step
+    "phase, step, number, status, what",
+    [
+        ("search", 3, signal.SIGTERM, 143, "stopped by SIGTERM"),
+        ("search", 10, signal.SIGINT, 130, "interrupted"),
+        ("retrain", 3, signal.SIGINT, 130, "interrupted"),
+        ("retrain", 40, signal.SIGTERM, 143, "stopped by SIGTERM"),
+    ],
+)
+def test_a_terminated_run_goes_on_to_the_same_bits(
+    place, tmp_path, whole, monkeypatch, capsys, phase, step, number, status, what
+):
     part = tmp_path / "part"
     argv = command(place, part, **TWO_PHASES)
-    assert stopped(monkeypatch, argv, phase, step) == 143
+    assert stopped(monkeypatch, argv, phase, step, number) == status
     said = capsys.readouterr().err
-    assert said.strip().splitlines()[-1].startswith(f"run_glue.py: stopped by SIGTERM after step {step} of ")
+    assert said.strip().splitlines()[-1].startswith(f"run_glue.py: {what} after step {step} of ")
     assert "Traceback" not in said
     assert not (part / "all_results.json").exists()
     resumed = run_glue.main([*argv, "--resume_from_checkpoint"])
@@ -92,24 +108,40 @@ def test_a_signal_from_outside_is_obeyed_within_a_step(place, tmp_path):
 
 def test_a_signal_while_processes_agree_is_not_lost(monkeypatch):
     callback = TerminationCallback()
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag: callback._ask(signal.SIGTERM, None))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag, op: callback._ask(signal.SIGTERM, None))
     arguments = SimpleNamespace(world_size=2, device="cpu")
     control = callback.on_step_end(arguments, None, TrainerControl())
     assert callback.asked and not control.should_training_stop  # the others have not heard of it
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag: None)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag, op: None)
     control = callback.on_step_end(arguments, None, control)
     assert control.should_training_stop and control.should_save and callback.cut_short
 
 
-def test_a_training_that_begins_again_gives_sigterm_back(monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_begins_again_gives_signals_back(monkeypatch, number):
     """With auto_find_batch_size `on_train_begin` comes once for every size."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     callback = TerminationCallback()
     for _ in range(2):
         callback.on_train_begin(None, None, None)
-    assert signal.getsignal(signal.SIGTERM) == callback._ask
+    assert signal.getsignal(number) == callback._ask
     callback.on_train_end(None, None, None)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_ends_at_once_and_one_that_is_ignored_stays_so():
+    callback = TerminationCallback()
+    callback.on_train_begin(None, None, None)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+    callback.stopped = True  # or it would be sent again
+    callback.restore()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts what runs in the background
+    callback.on_train_begin(None, None, None)
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    callback.restore()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_after_the_last_step_is_sent_again(monkeypatch):

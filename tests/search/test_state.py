@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.helpers.trainings import StopAt, searcher, trained_state
 def test_a_search_stopped_before_alpha_moved_goes_on_after_a_resume(tmp_path):
     """SIGTERM in the first steps: a checkpoint, and no complaint of what it has not learned."""
     termination, method = TerminationCallback(), {"hypergradient": "first_order"}  # at step 1 lora_B is zero
-    termination.asked = True
+    termination.asked = signal.SIGTERM
     stopped = searcher(tmp_path, save_strategy="steps", save_steps=100, callbacks=[termination], **method)
     stopped.train()
     assert stopped.learned_ranks is None and stopped.state.global_step == 1

@@ -1,5 +1,6 @@
 """NaN and infinity in loss, gradient, hypergradient, weights and α: nothing of such a step is applied or written."""
 
+import math
 import os
 from types import SimpleNamespace
 
@@ -10,8 +11,8 @@ from torch.utils.data import SequentialSampler
 
 import run_glue
 from autolora_trainer import AutoLoraTrainer
-from autolora_trainer.errors import run_guarded
-from autolora_trainer.training.finite import STEPS_IN_A_ROW, NonFiniteError
+from autolora_trainer.errors import NonFiniteError, run_guarded
+from autolora_trainer.training.finite import STEPS_IN_A_ROW
 from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import spoil
@@ -119,6 +120,39 @@ def test_a_bad_hypergradient_ends_a_row_of_dropped_steps(tmp_path):
     trainer.train()
     assert trainer.state.global_step == STEPS_IN_A_ROW + 4
     assert trainer._dropped_in_a_row == STEPS_IN_A_ROW - 1
+
+
+def test_a_training_in_which_no_step_is_good_has_no_result(tmp_path, caplog):
+    trainer = retrainer(tmp_path)
+    spoil(trainer, "loss", range(1, 100))
+    with pytest.raises(NonFiniteError, match="^step 4 of 4: the loss was not finite, in this step and all before"):
+        trainer.train()
+
+
+def test_logs_and_means_hold_numbers_alone(tmp_path, caplog):
+    """The loss of a step that has none counts as that of the one before; the norm of its gradient is left out."""
+    trainer = retrainer(tmp_path, logging_steps=1, logging_nan_inf_filter=False)
+    spoil(trainer, "loss", {1, 3})
+    loss = trainer.train().training_loss
+    logs = [{k: v for k, v in log.items() if k in ("loss", "grad_norm")} for log in trainer.state.log_history[:-1]]
+    assert [sorted(log) for log in logs] == [[], ["grad_norm", "loss"], ["loss"], ["grad_norm", "loss"]]
+    assert logs[2]["loss"] == logs[1]["loss"] and math.isfinite(loss)
+    trainer.save_state()
+    assert "NaN" not in (tmp_path / "trainer_state.json").read_text()
+
+
+def test_under_a_loss_scaler_losses_alone_are_judged(tmp_path, monkeypatch, caplog):
+    """It drops steps for their gradients by itself, and wants to see them."""
+    trainer = retrainer(tmp_path)
+    monkeypatch.setattr(trainer.accelerator, "scaler", object())
+    trainer.state.max_steps = 100
+    for name, loss, dropped in (("gradient", 1.0, 0), ("loss", math.nan, 1)):
+        for parameter in trainer.model.parameters():
+            parameter.grad = torch.full_like(parameter, math.inf)
+        trainer._window_loss = torch.tensor(loss)
+        trainer._get_grad_norm(trainer.model)
+        assert trainer._dropped == dropped, name
+        assert all(p.grad is not None for p in trainer.model.parameters())
 
 
 @pytest.mark.parametrize("kind", ["weight", "selection"])
