@@ -69,6 +69,7 @@ NUMBERS = {  # what a number must be: whether it is
     "at least 1, or -1 for its default": lambda value: value >= 1 or value == -1,
     "a positive number": lambda value: value > 0,
     "at least 0 and below 1": lambda value: 0 <= value < 1,
+    "from 0 to 1024": lambda value: 0 <= value <= 1024,
     "from 0 to 4294967295": lambda value: 0 <= value < 2**32,
     f"at most {MAX_RANK}": lambda value: value <= MAX_RANK,
     f"at most {MAX_ADAPTER_SIZE}": lambda value: value <= MAX_ADAPTER_SIZE,

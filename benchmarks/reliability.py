@@ -84,7 +84,7 @@ def tests(bench: Bench, count: int):
 
 
 CHECKS = {  # and how often
-    **{"kill": (kill, 50), "write": (write, 25), "terminate": (terminate, 10), "damage": (damage, 0)},
+    **{"kill": (kill, 50), "write": (write, 25), "terminate": (terminate, 50), "damage": (damage, 0)},
     **{"determinism": (determinism, 10), "processes": (processes, 0), "processes-dropout": (processes_dropout, 0)},
     **{"late": (late, 0), "pairs": (pairs, 100), "changes": (changes, 0)},
     **{"parity": (parity, 20), "equivalence": (equivalence, 0), "long": (long, 0)},

@@ -117,13 +117,12 @@ def _signal_at(step: int, phase: str, number: int, state, args) -> None:
 
 
 def terminate(bench: Bench, count: int):
-    """SIGTERM or Ctrl-C after a random step of either phase, checkpoints otherwise far apart."""
+    """So many SIGTERMs and as many Ctrl-Cs, each after a random step of either phase, checkpoints otherwise far apart."""
     settings = {"save_steps": 1000}
     bits, argv, generator = bench.reference(**settings), bench.argv("killed", **settings), random.Random(2)
-    for _ in range(count):
+    for number, ends in [(signal.SIGTERM, 143), (signal.SIGINT, 130)] * count:
         shutil.rmtree(bench.path("killed"), ignore_errors=True)
         phase, step = generator.choice(["search", "retrain"]), generator.randrange(1, 12)
-        number, ends = generator.choice([(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 
         def warn():
             original = TerminationCallback.on_step_end

@@ -61,7 +61,7 @@ NUMBERS = [
     ("save_total_limit", [0, -1], "must be at least 1, got {}"),
     ("seed", [-1, 2**40], "must be from 0 to 4294967295, got {}"),
     ("data_seed", [-1], "must be from 0 to 4294967295, got {}"),
-    ("dataloader_num_workers", [-1], "must be at least 0, got {}"),
+    ("dataloader_num_workers", [-1, 100000], "must be from 0 to 1024, got {}"),
     ("max_seq_length", [0, -1, 3], "must be at least 4, got {}"),
     ("max_train_samples", [0, -1], "must be at least 1, got {}"),
     ("sample_seed", [-1, 2**32], "must be from 0 to 4294967295, got {}"),
