@@ -12,7 +12,7 @@
 | damage | files of the newest checkpoint that were cut, had a byte flipped or were deleted: the one before is used |
 | determinism | the same command again, and in another process: the same bits |
 | processes | torchrun and accelerate launch with 1, 2, 4 processes: the same ranks, α within 1e-5 |
-| parity | 20 random numbers of rows, with 2 and 4 processes: ranks, α, contributions and weights of one |
+| parity | 20 random numbers of rows, with 2 and 4 processes: ranks, α, contributions and updates of one |
 | processes-dropout | the same command with dropout, again, for 2 and 4 processes: the same bits |
 | equivalence | batch 16 x 1 against 4 x 4, activation checkpointing, torch.compile: the same ranks, α within 1e-5 |
 | long | 10,000 search steps: memory and step time at the end against the start |
