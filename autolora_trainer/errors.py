@@ -41,11 +41,11 @@ def is_first_process() -> bool:
 @contextmanager
 def usage_errors():
     """Around set-up, before anything runs: a `ValueError` or `OSError` there is about what the user gave, unless the
-    disk is full."""
+    disk is full or nobody reads."""
     try:
         yield
     except (ValueError, OSError) as error:
-        if is_full_disk(error):
+        if is_full_disk(error) or isinstance(error, BrokenPipeError):
             raise
         raise UsageError(shown(one_line(error))) from error
 

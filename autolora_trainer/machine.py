@@ -6,7 +6,7 @@ import re
 import select
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -20,6 +20,18 @@ def forgiving_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError, OSError):  # none, closed, or somebody's own
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+
+
+def check_letters(words: Iterable[str]) -> None:
+    """Raise `ValueError` for a word of a command line that this locale does not keep: libraries in Rust take a name
+    for UTF-8, and would write beside the folder that was meant, or nowhere."""
+    form = sys.getfilesystemencoding()
+    bad = [] if form.lower().replace("-", "") == "utf8" else [word for word in words if not word.isascii()]
+    if bad:
+        raise ValueError(
+            f"{bad[0]!a} has letters that {form}, the encoding of this locale, does not keep. Type PYTHONUTF8=1 "
+            "before the command."
+        )
 
 
 def output_is_closed() -> bool:

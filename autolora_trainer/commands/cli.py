@@ -9,6 +9,7 @@ from autolora_trainer.commands.arguments import parser
 from autolora_trainer.commands.export import FOLDERS, export, export_adapter, export_experiment, scale_of
 from autolora_trainer.commands.show import diff, show
 from autolora_trainer.errors import is_first_process, run_guarded, usage_errors
+from autolora_trainer.machine import check_letters
 from autolora_trainer.ranks.learned import LearnedRanks
 
 
@@ -22,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         importlib.import_module(f"run_{options.script}").main(options.arguments)
         return
     with usage_errors():
+        check_letters(argv)
         for name, value in vars(options).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"--{name} must be a finite number, got {value}.")

@@ -68,7 +68,8 @@ class AllocationCallback(TrainerCallback):
         config, step = model.peft_config["default"], state.global_step + 1
         skipped = all(p.grad is None for p in model.parameters())  # see `training/finite.py`
         skipped |= self.trainer is not None and self.trainer.accelerator.optimizer_step_was_skipped  # by fp16's scaler
-        if skipped and step < config.total_step - config.tfinal:  # later ones do not read gradients
+        scored = model.base_model.rankallocator.exp_avg_ipt
+        if skipped and (step < config.total_step - config.tfinal or not scored):  # later ones do not read gradients
             return
         model.base_model.update_and_allocate(step)
         self.calls += 1

@@ -26,6 +26,7 @@ from autolora_trainer.ranks.adapter_file import check_loadable
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.runs.resume import Progress
+from autolora_trainer.training.finite import check_weights
 from autolora_trainer.training.trainer import FinalTrainer
 
 
@@ -60,21 +61,27 @@ def load_saved(forms, source, folder: str) -> tuple[torch.nn.Module, SavedForm]:
 
     Raises:
         ValueError: if there is nothing of the kind, or it does not fit.
+        NonFiniteError: if it holds NaN or infinity.
     """
     form = next((form for form in forms if form.is_in(folder)), None)
     if form is None:
         raise ValueError(f"{folder} holds no adapter to evaluate. Add --do_train, or give its --output_dir.")
     if form.load is None:
-        return source.saved_model(folder), form
+        model = source.saved_model(folder)
+        check_weights(model, folder)
+        return model, form
     base = source.base_model()
+    given = list(base.parameters())
     try:
         check_regular(folder)
-        return form.load(base, folder), form
+        model = form.load(base, folder)
     except Exception as error:  # PEFT and safetensors raise nearly every kind
         raise ValueError(
             f"The adapter in {folder} does not load on {type(base).__name__}: {type(error).__name__}, "
             f"{sentence(error)} Train it again with --do_train --overwrite, or give another --output_dir."
         ) from error
+    check_weights(model, folder, given)
+    return model, form
 
 
 @dataclass

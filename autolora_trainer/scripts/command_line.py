@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 from autolora_trainer.clean import SURE_TOKEN, hide_secrets, is_secret
 from autolora_trainer.errors import UsageError, one_line, shown, usage_errors
 from autolora_trainer.files import check_regular
+from autolora_trainer.machine import check_letters
 from autolora_trainer.scripts.arguments import (
     PRESETS,
     DataArguments,
@@ -57,6 +58,7 @@ def parse_arguments(
     parser.set_defaults(**defaults)
     known = {action.dest: action for action in parser._actions}
     with usage_errors():
+        check_letters(argv)
         typed, config = _take_config(argv)
         from_file = _config_tokens(config, known) if config else []
         name = _last_value(from_file + typed, "--preset")

@@ -13,6 +13,7 @@ from autolora_trainer.ranks.adapter_config import patterns_of
 from autolora_trainer.ranks.adapter_file import AdapterFile, check_loadable
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
 from autolora_trainer.ranks.matching import check_patterns
+from autolora_trainer.training.finite import check_weights
 
 KINDS = {
     "CAUSAL_LM": "CausalLM",
@@ -42,12 +43,14 @@ def load_given(source: str, base_model, device_map=None) -> PeftModel:
             check_loadable(source, (name for name, _ in base.named_modules()))
         else:
             check_patterns(patterns_of(file.config), (name for name, _ in base.named_modules()))
+        given = list(base.parameters())
         model = PeftModel.from_pretrained(base, source)
     except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(
             f"The adapter {source} does not load on {name}: {sentence(error)} Give the base_model that it was trained "
             "on."
         ) from error
+    check_weights(model, source, given)
     path = os.path.join(source, RANKS_FILE)
     if os.path.exists(path) and is_other_model(ranks := LearnedRanks.load(path), model):
         raise ValueError(f"{source} was learned on {ranks.base_model}, and this base model has other weights.")

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,15 @@ from autolora_trainer.values import check_choice, setting
 NON_FINITE_CHOICES = ("skip", "stop")
 STEPS_IN_A_ROW = 10  # dropped before the run stops: by then it is no accident
 logger = logging.getLogger("autolora_trainer")
+
+
+def check_weights(model: torch.nn.Module, place: str, given: Iterable[torch.nn.Parameter] = ()) -> None:
+    """Raise `NonFiniteError` if a saved model, or an adapter on the parameters `given`, holds NaN or infinity: the
+    attention of PyTorch 2.13 on a CPU swallows some of it, and the score would be a number."""
+    known = {id(parameter) for parameter in given}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in known and parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise NonFiniteError(f"{name} in {place} holds NaN or infinity. Train it again, or give another.")
 
 
 class FiniteStepMixin:

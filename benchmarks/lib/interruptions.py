@@ -117,7 +117,7 @@ def _signal_at(step: int, phase: str, number: int, state, args) -> None:
 
 
 def terminate(bench: Bench, count: int):
-    """So many SIGTERMs and as many Ctrl-Cs, each after a random step of either phase, checkpoints otherwise far apart."""
+    """So many SIGTERMs and as many Ctrl-Cs, each after a random step of either phase, checkpoints far apart."""
     settings = {"save_steps": 1000}
     bits, argv, generator = bench.reference(**settings), bench.argv("killed", **settings), random.Random(2)
     for number, ends in [(signal.SIGTERM, 143), (signal.SIGINT, 130)] * count:

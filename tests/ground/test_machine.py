@@ -32,6 +32,10 @@ def run(code, **more):
     [
         ("print('a table')", 141),  # what is written at the end
         ("print('a table', flush=True); print('more', flush=True)", 141),
+        (
+            "from autolora_trainer.errors import usage_errors\n    with usage_errors(): print('a table', flush=True)",
+            141,
+        ),
         ("argparse.ArgumentParser().parse_args(['--help'])", 0),
     ],
 )
@@ -55,6 +59,16 @@ def test_what_an_encoding_has_not_got_is_shown_as_a_question_mark():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     status, said, _ = run(GUARDED.format(main="print('Stra\\u00dfe \\u2500 \\udcc3')"), env=environment)
     assert (status, said) == (0, b"Stra?e ? ?\n")
+
+
+def test_letters_that_a_locale_does_not_keep_are_refused(monkeypatch):
+    """Rust takes every name for UTF-8: `ö` in latin-1 would be another file."""
+    machine.check_letters(["--output_dir", "öut"])
+    for form in ("iso8859-1", "ascii"):
+        monkeypatch.setattr(sys, "getfilesystemencoding", lambda form=form: form)
+        machine.check_letters(["--output_dir", "out"])
+        with pytest.raises(ValueError, match=rf"^'\\xf6ut' has letters that {form}, .* Type PYTHONUTF8=1 before"):
+            machine.check_letters(["--output_dir", "öut"])
 
 
 def test_imports_and_threads_fail_in_one_line_too():

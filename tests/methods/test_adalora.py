@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import run_glue
-from autolora_trainer.errors import UsageError
+from autolora_trainer.errors import NonFiniteError, UsageError
 from autolora_trainer.methods import adalora, adalora_trainer
 from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
@@ -264,6 +264,14 @@ def test_the_last_allocation_comes_though_its_step_is_skipped(tmp_path):
     assert sum(adalora_trainer.kept_ranks(trainer.model).values()) == trainer.model.base_model.rankallocator.target_bgt
 
 
+def test_a_training_none_of_whose_steps_is_good_says_so(tmp_path):
+    """And not that PEFT's allocator has no statistics."""
+    trainer = trained({"output_dir": str(tmp_path), "max_steps": 12})
+    spoil(trainer, "gradient", range(12))
+    with pytest.raises(NonFiniteError, match="the gradient was not finite for 10 steps in a row"):
+        trainer.train()
+
+
 def test_a_step_that_fp16_s_scaler_drops_is_not_scored():
     callback, scored = adalora_trainer.AllocationCallback(), []
     weight = torch.nn.Parameter(torch.ones(1))
@@ -271,7 +279,9 @@ def test_a_step_that_fp16_s_scaler_drops_is_not_scored():
     model = SimpleNamespace(
         peft_config={"default": SimpleNamespace(total_step=9, tfinal=3)},
         parameters=lambda: [weight],
-        base_model=SimpleNamespace(update_and_allocate=scored.append),
+        base_model=SimpleNamespace(
+            update_and_allocate=scored.append, rankallocator=SimpleNamespace(exp_avg_ipt={"x": 1})
+        ),
     )
     for dropped in (True, False):
         callback.trainer = SimpleNamespace(accelerator=SimpleNamespace(optimizer_step_was_skipped=dropped))

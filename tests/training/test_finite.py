@@ -12,7 +12,7 @@ from torch.utils.data import SequentialSampler
 import run_glue
 from autolora_trainer import AutoLoraTrainer
 from autolora_trainer.errors import NonFiniteError, run_guarded
-from autolora_trainer.training.finite import STEPS_IN_A_ROW
+from autolora_trainer.training.finite import STEPS_IN_A_ROW, check_weights
 from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import spoil
@@ -171,6 +171,20 @@ def test_no_checkpoint_and_no_ranks_hold_such_a_number(tmp_path, kind):
         trainer.train()
     assert [n for n in os.listdir(tmp_path) if n.startswith("checkpoint")] == ["checkpoint-2"]
     assert trainer.learned_ranks is None
+
+
+def test_what_was_saved_with_such_a_number_is_not_evaluated(tmp_path):
+    """Of query alone: attention without a mask would make a number of it."""
+    base, adapter = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    model = torch.nn.ModuleDict({"base": base, "adapter": adapter})
+    with torch.no_grad():
+        base.weight[0, 0] = torch.nan
+    check_weights(model, "o", base.parameters())
+    for value in (torch.nan, torch.inf):
+        with torch.no_grad():
+            adapter.bias[1] = value
+        with pytest.raises(NonFiniteError, match="^adapter.bias in o holds NaN or infinity. Train it again"):
+            check_weights(model, "o", base.parameters())
 
 
 def test_nan_selection_ends_without_ranks(tmp_path):
