@@ -77,3 +77,10 @@ def remove(place: str, names: Iterable[str]) -> None:
             shutil.rmtree(path)
         elif os.path.lexists(path):
             os.remove(path)
+
+
+def remove_empty(place: str, names: Iterable[str]) -> None:
+    """Remove those folders in which nothing lies."""
+    for name in names:
+        with suppress(OSError):  # something lies in it, or there is none
+            os.rmdir(os.path.join(place, name))

@@ -23,7 +23,7 @@ from autolora_trainer.files import (
 )
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.report.history import HISTORY_FILE
-from autolora_trainer.runs.aside import ASIDE_FOLDER, Aside, check_movable, remove
+from autolora_trainer.runs.aside import ASIDE_FOLDER, Aside, check_movable, remove, remove_empty
 from autolora_trainer.runs.lock import LOCK_FILE, LOCK_FILES, RunLock
 from autolora_trainer.runs.outputs import (
     COST_FILE,
@@ -236,6 +236,7 @@ class RunFolder:
             return
         self._cleared = True
         if self.is_main_process:
+            remove_empty(self.path, self.own)  # of a Trainer that was just built
             self._aside = Aside(self.path)
             self._aside.take(self.later_files(), (RUN_FILE, *TOKENIZER_FILES))
             self._kept = self._own_files()
@@ -256,9 +257,7 @@ class RunFolder:
         new = self._own_files() - self._kept
         if not any(self._is_progress(name) for name in new):
             remove(self.path, new)
-            for name in self.own:
-                with suppress(OSError):
-                    os.rmdir(self.file(name))  # which fails where anything lies in it, or there is none
+            remove_empty(self.path, self.own)
             self._aside.give_back()
         elif self._aside.holds(RESULTS_FILE):
             logger.warning(f"the run that this one was to replace lies in {self._aside.all}, until one is finished")

@@ -77,7 +77,7 @@ def test_a_rehearsal_leaves_no_trace_in_the_result(place, finished, output):
     assert not (output / ASIDE_FOLDER).exists()
 
 
-def test_a_run_that_fails_before_its_first_checkpoint_gives_the_folder_back(place, output, monkeypatch):
+def test_a_run_that_fails_before_its_first_checkpoint_gives_the_folder_back(place, output, monkeypatch, tmp_path):
     before = contents(output)
     monkeypatch.setattr(pipeline, "rehearse", lambda job, plan: None)
     for method, trainer in (("autolora", AutoLoraTrainer), ("lora", FinalTrainer)):
@@ -85,6 +85,10 @@ def test_a_run_that_fails_before_its_first_checkpoint_gives_the_folder_back(plac
             interrupt(patch, trainer, 1)
             run_glue.main([*command(place, output, method=method, save_strategy="no"), "--overwrite"])
         assert contents(output) == before
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, trainer, 1)
+            run_glue.main(command(place, tmp_path / "new", method=method, save_strategy="no"))
+        assert not (tmp_path / "new").exists()
 
 
 def test_a_run_that_is_killed_keeps_what_it_was_to_replace_until_it_is_finished(place, output, monkeypatch, caplog):
