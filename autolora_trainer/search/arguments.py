@@ -14,6 +14,7 @@ logger = logging.getLogger("autolora_trainer")
 RANK_RULE_CHOICES = ("contributions", "threshold")
 REMOVED_RULES = ("adaptive", "strength", "singular", "sensitivity", "uniform")  # until 0.1.0; worse than contributions
 LOOK_STEPS, SEARCH_STEPS = 28, 112  # of the scripts' search: weight steps between two looks, and at most
+MOST_ROWS = 65_536  # of a step and a process
 # Its rate does not fall: it is the beginning of a training, and not a short one (`benchmarks/README.md`).
 SEARCH_SCHEDULE = {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {}}
 
@@ -246,6 +247,11 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
             raise ValueError(
                 "The search needs use_reentrant=False in activation_checkpointing_kwargs, got True: reentrant "
                 "checkpoints hide α from the gradient."
+            )
+        if (rows := self.per_device_train_batch_size * self.gradient_accumulation_steps) > MOST_ROWS:
+            raise ValueError(
+                f"per_device_train_batch_size x gradient_accumulation_steps are {rows:,} rows a step, and the search "
+                f"draws as many held-out ones; at most {MOST_ROWS:,} are taken. Lower one of them."
             )
         if self.auto_find_batch_size:
             raise ValueError(

@@ -112,6 +112,9 @@ ARGUMENTS = [
     Bad("checkpoints that hide the gradient", "glue",
         {"activation_checkpointing": True, "activation_checkpointing_kwargs": '{"use_reentrant": true}'},
         "The search needs use_reentrant=False in … checkpoints hide α from the gradient."),
+    Bad("a step of more rows than memory has", "glue", {"gradient_accumulation_steps": 10**21},
+        "per_device_train_batch_size x gradient_accumulation_steps are … rows a step, and the search draws as many … "
+        "Lower one of them."),
     Bad("the best of no evaluations", "glue", {"load_best_model_at_end": True, "save_strategy": "epoch"},
         "--load_best_model_at_end requires the save and eval … - Save strategy: SaveStrategy.EPOCH"),
     Bad("the best by a score that there is not", "glue",
