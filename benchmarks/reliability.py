@@ -100,33 +100,49 @@ def report(rows: list[dict]) -> str:
     return markdown(["check", "held", "time"], body) + "\n"
 
 
+def tried(name: str, count: int, path: str, add: bool) -> int:
+    """Make a check, or go on with one that was interrupted; its row is written also where this one is. How many
+    promises were broken."""
+    check, own = CHECKS[name][0], [row for row in trials.read_rows(path) if row["check"] == name]
+    latest = own[-1] if own else {}
+    start = latest.get("items", 0)  # done by one that was interrupted
+    before = latest if start or add else {}
+    started, outcomes, total = time.monotonic(), [], before.get("count", 0)
+    print(name, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        bench, done = Bench(folder, skipped=start, earlier=total), False
+        try:
+            for fault in check(bench, count):
+                outcomes.append(fault)
+                if fault:
+                    print("   ", fault, flush=True)
+            done = True
+        finally:
+            faults = [*before.get("faults", []), *(fault[:500] for fault in outcomes if fault)]
+            count, seconds = total + len(outcomes), before.get("seconds", 0) + time.monotonic() - started
+            row = {"check": name, "passed": count - len(faults), "count": count, "seconds": round(seconds, 1)}
+            command = f"python benchmarks/reliability.py --checks {name}"
+            row |= {} if done else {"items": bench.done}
+            trials.append_row(path, {**row, "faults": faults, "command": command, **trials.origin()})
+            print(f"{name}: {count - len(faults)}/{count}", flush=True)
+    return len(faults)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checks", nargs="+", choices=CHECKS, default=list(CHECKS))
     parser.add_argument("--count", type=int, help="how many kills, signals or repetitions; default: the check's own")
-    parser.add_argument("--output", required=True, help="JSON rows, appended to")
+    parser.add_argument("--output", required=True, help="JSON rows, appended to; an interrupted check goes on")
+    parser.add_argument("--add", action="store_true", help="to what was counted before, with other random draws")
     parser.add_argument("--report", action="store_true", help="write the table beside --output, and check nothing")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets it be ignored in the background
-    failed = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    broken = 0
     for name in [] if options.report else options.checks:
-        check, count = CHECKS[name]
-        print(name, flush=True)
-        started, faults = time.monotonic(), []
-        with tempfile.TemporaryDirectory() as folder:
-            for fault in check(Bench(folder), options.count or count):
-                faults.append(fault)
-                if fault:
-                    print("   ", fault, flush=True)
-        passed = faults.count(None)
-        failed += len(faults) - passed
-        print(f"{name}: {passed}/{len(faults)}", flush=True)
-        row = {"check": name, "passed": passed, "count": len(faults), "seconds": round(time.monotonic() - started, 1)}
-        row["faults"] = [fault[:500] for fault in faults if fault]
-        row["command"] = f"python benchmarks/reliability.py --checks {name}"
-        trials.append_row(options.output, {**row, **trials.origin()})
+        broken += tried(name, options.count or CHECKS[name][1], options.output, options.add)
     trials.write_table(options.output, report(trials.read_rows(options.output)))
-    sys.exit(failed > 0)
+    sys.exit(broken > 0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ take minutes; for reliability.py. They are processes of their own, and SIGKILL i
 import hashlib
 import json
 import os
+import signal
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import run_glue
@@ -23,14 +26,27 @@ SETTINGS = {
 
 
 class Bench:
-    """A folder with a tiny checkpoint and rows, and runs on them."""
+    """A folder with a tiny checkpoint and rows, and runs on them.
 
-    def __init__(self, folder: str, dropout: float = 0.1):
-        self.folder = Path(folder)
+    Args:
+        folder: an empty one.
+        skipped: how many of a check's items an earlier, interrupted one had done.
+        earlier: how many outcomes are counted already: what is drawn at random is drawn anew.
+    """
+
+    def __init__(self, folder: str, dropout: float = 0.1, skipped: int = 0, earlier: int = 0):
+        self.folder, self.skipped, self.earlier = Path(folder), skipped, earlier
+        self.done = skipped
         drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         tiny_checkpoint(self.path("model"), **drops)
         for name, count, seed in (("train", 64, 0), ("validation", 16, 1)):
             write_rows(self.path(f"{name}.jsonl"), sentences(count, seed=seed))
+
+    def left(self, items: Iterable) -> Iterator:
+        """A check's items without those that are done."""
+        for item in islice(items, self.skipped, None):
+            yield item
+            self.done += 1
 
     def argv(self, name: str, **changes) -> list[str]:
         places = {"model_name_or_path": self.path("model"), "output_dir": self.path(name)}
@@ -54,6 +70,7 @@ class Bench:
             log = os.open(self.path("log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if before is not None:
                 before()
             os._exit(run_guarded(lambda: main(argv), "run_glue.py"))

@@ -235,7 +235,7 @@ def hostile(bench: Bench, count: int):
     for source in ("good", "whole"):
         for command, typed in _try(bench, source, lambda folder: None).items():
             usual[source, command] = typed
-    for source, what, ruin in cases[:count] if count else cases:
+    for source, what, ruin in bench.left(cases[: count or None]):
         faults = {c: _fault(said, usual[source, c]) for c, said in _try(bench, source, ruin).items()}
         found = "; ".join(f"{command}: {fault}" for command, fault in faults.items() if fault)
         yield f"{what}: {found}" if found else None

@@ -31,7 +31,7 @@ def first_seal(bench: Bench, deadline: float = 120) -> None:
 
 def kill(bench: Bench, count: int):
     """Moments drawn uniformly between the first whole checkpoint of the search and the end of the retrain."""
-    bits, argv, generator = bench.reference(), bench.argv("killed"), random.Random(0)
+    bits, argv, generator = bench.reference(), bench.argv("killed"), random.Random(bench.earlier)
     process = bench.start([*argv, "--overwrite"])
     first_seal(bench)
     started = time.monotonic()
@@ -39,7 +39,8 @@ def kill(bench: Bench, count: int):
         time.sleep(0.002)
     length = time.monotonic() - started
     os.waitpid(process, 0)
-    while count:
+    count -= bench.skipped
+    while count > 0:
         shutil.rmtree(bench.path("killed"))
         process, moment = bench.start(argv), generator.uniform(0, length)
         first_seal(bench)
@@ -48,7 +49,7 @@ def kill(bench: Bench, count: int):
         os.waitpid(process, 0)
         if bench.path("killed", "all_results.json").exists():
             continue  # this run was faster than the one that was timed: draw another moment
-        count -= 1
+        count, bench.done = count - 1, bench.done + 1
         yield bench.goes_on(argv, bits, f"killed after {moment:.2f} s of {length:.2f} s")
 
 
@@ -97,12 +98,12 @@ def _watch_files(log, last: int | None) -> None:
 def write(bench: Bench, count: int):
     """Killed inside the writing of a checkpoint: before, in the middle of, or after its n-th call to open a file for
     writing, to `torch.save` or to rename one."""
-    bits, argv, generator = bench.reference(), bench.argv("killed"), random.Random(1)
+    bits, argv, generator = bench.reference(), bench.argv("killed"), random.Random(bench.earlier)
     if bench.run([*argv, "--overwrite"], lambda: _watch_files(bench.path("events"), None)):
         raise RuntimeError(bench.log())
     events = bench.path("events").read_text(encoding="utf-8").splitlines()
     late = [n for n, event in enumerate(events, 1) if "search/checkpoint-1/" not in event]
-    for number in generator.sample(late, count):
+    for number in bench.left(generator.sample(late, count)):
         shutil.rmtree(bench.path("killed"))
         status = bench.run(argv, lambda: _watch_files(bench.path("events"), number))
         what = events[number - 1].replace(str(bench.path("killed")), "")
@@ -119,8 +120,8 @@ def _signal_at(step: int, phase: str, number: int, state, args) -> None:
 def terminate(bench: Bench, count: int):
     """So many SIGTERMs and as many Ctrl-Cs, each after a random step of either phase, checkpoints far apart."""
     settings = {"save_steps": 1000}
-    bits, argv, generator = bench.reference(**settings), bench.argv("killed", **settings), random.Random(2)
-    for number, ends in [(signal.SIGTERM, 143), (signal.SIGINT, 130)] * count:
+    bits, argv, generator = bench.reference(**settings), bench.argv("killed", **settings), random.Random(bench.earlier)
+    for number, ends in bench.left([(signal.SIGTERM, 143), (signal.SIGINT, 130)] * count):
         shutil.rmtree(bench.path("killed"), ignore_errors=True)
         phase, step = generator.choice(["search", "retrain"]), generator.randrange(1, 12)
 

@@ -156,7 +156,7 @@ WAYS = [
 def no_number(bench: Bench, count: int):
     """Every way of `WAYS`, or the first `count`."""
     _prepare(bench)
-    for way in WAYS[: count or None]:
+    for way in bench.left(WAYS[: count or None]):
         folder = bench.path(f"way-{WAYS.index(way)}")
         folder.mkdir()
         argv = _argv(bench, way, folder)

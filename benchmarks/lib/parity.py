@@ -35,11 +35,12 @@ NEAR, NEARLY = 1e-5, 1e-4  # of α, contributions and losses; of updates, after 
 
 
 def parity(bench: Bench, count: int):
+    items, earlier = bench.left(range(count)), bench.earlier
     bench = Bench(tempfile.mkdtemp(dir=bench.folder), dropout=0.0)
     byte_gpt2(initializer_range=0.1).save_pretrained(bench.path("e2e"))
     byte_tokenizer().save_pretrained(bench.path("e2e"))
-    for index in range(count):
-        drawn = random.Random(index)
+    for index in items:
+        drawn = random.Random(earlier + index)
         rows, task = drawn.randint(20, 90), list(KINDS)[index % len(KINDS)]
         settings = {
             "train_sampling_strategy": drawn.choice(["random", "group_by_length"]),

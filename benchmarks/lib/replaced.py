@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import time
+from itertools import product
 from pathlib import Path
 
 from autolora_trainer.runs.aside import ASIDE_FOLDER
@@ -43,32 +44,31 @@ def late(bench: Bench, count: int):
     `.replaced`, where the new one has a checkpoint to go on from."""
     bench.reference()
     whole = _contents(bench.path("reference"))
-    for text in LATE:
-        for method in ("autolora", "lora"):
-            changes = {"method": method, **_settings(text)}
-            status = bench.run([*bench.argv("reference", **changes), "--overwrite"])
-            found, aside = (_contents(bench.path("reference", *place)) for place in ((), (ASIDE_FOLDER, "1")))
-            kept = found == whole or aside.items() >= whole.items()  # there, or put aside where it went on for a while
-            if found != whole:
-                shutil.rmtree(bench.path("reference"))
-                bench.reference()
-                whole = _contents(bench.path("reference"))
-            if status in (1, 2):
-                yield None if kept else f"{method}, {text}: status {status}, and the run before is not what it was"
-            elif status:
-                yield f"{method}, {text}: status {status}: {bench.log()[-300:]}"
+    for text, method in bench.left(product(LATE, ("autolora", "lora"))):
+        changes = {"method": method, **_settings(text)}
+        status = bench.run([*bench.argv("reference", **changes), "--overwrite"])
+        found, aside = (_contents(bench.path("reference", *place)) for place in ((), (ASIDE_FOLDER, "1")))
+        kept = found == whole or aside.items() >= whole.items()  # there, or put aside where it went on for a while
+        if found != whole:
+            shutil.rmtree(bench.path("reference"))
+            bench.reference()
+            whole = _contents(bench.path("reference"))
+        if status in (1, 2):
+            yield None if kept else f"{method}, {text}: status {status}, and the run before is not what it was"
+        elif status:
+            yield f"{method}, {text}: status {status}: {bench.log()[-300:]}"
 
 
 def pairs(bench: Bench, count: int):
     """Two runs of other seeds in one folder, the second at a random moment of the first, with one of three arguments:
     what lies there in the end is one run's alone."""
-    bits, generator = {}, random.Random(0)
+    bits, generator = {}, random.Random(bench.earlier)
     for seed in (1, 2):
         bits[seed] = bench.reference(seed=seed)
     started = time.monotonic()
     bench.reference(seed=1)
     length = time.monotonic() - started
-    for number in range(count):
+    for number in bench.left(range(count)):
         shutil.rmtree(bench.path("both"), ignore_errors=True)
         extra = (["--overwrite"], ["--resume_from_checkpoint"], [])[number % 3]
         first = bench.start(bench.argv("both", seed=1))
@@ -176,7 +176,7 @@ def changes(bench: Bench, count: int):
     os.waitpid(process, 0)
     inputs = [bench.path(name) for name in ("model", "train.jsonl", "validation.jsonl")]
     cases = [(f"{name} {value}", {name: value}, None) for name, value in {**SETTINGS, **HARMLESS}.items()]
-    for what, given, edit in [*cases, *((what, {}, edit) for what, edit in FILES.items())]:
+    for what, given, edit in bench.left([*cases, *((what, {}, edit) for what, edit in FILES.items())]):
         shutil.rmtree(bench.path("killed"), ignore_errors=True)
         shutil.copytree(bench.path("begun"), bench.path("killed"))
         kept = {path: path.read_bytes() for place in inputs for path in (place, *place.rglob("*")) if path.is_file()}

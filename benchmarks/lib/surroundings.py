@@ -163,7 +163,7 @@ AROUND = [
 def surroundings(bench: Bench, count: int):
     """Every one of `AROUND`, or the first `count`; then servers that ask for a day or send without an end, a clock
     that was set back, and disks with too little room."""
-    for around in AROUND[: count or None]:
+    for around in bench.left(AROUND[: count or None]):
         fault = _judge(bench, around, *_run(bench, around))
         yield fault and f"{around.what}: {fault}"
     if not count:
