@@ -20,6 +20,9 @@ from benchmarks.lib.forked import Bench
 LATE = Path(__file__).with_name("late.txt").read_text(encoding="utf-8").splitlines()
 
 
+SECONDS = 60  # of such a run
+
+
 def _settings(text: str) -> dict[str, str]:
     """`a=1,b={"x":1,"y":2}` as {name: value}: commas inside braces belong to the value."""
     found, depth, word = {}, 0, ""
@@ -46,7 +49,7 @@ def late(bench: Bench, count: int):
     whole = _contents(bench.path("reference"))
     for text, method in bench.left(product(LATE, ("autolora", "lora"))):
         changes = {"method": method, **_settings(text)}
-        status = bench.run([*bench.argv("reference", **changes), "--overwrite"])
+        status = bench.run([*bench.argv("reference", **changes), "--overwrite"], lambda: signal.alarm(SECONDS))
         found, aside = (_contents(bench.path("reference", *place)) for place in ((), (ASIDE_FOLDER, "1")))
         kept = found == whole or aside.items() >= whole.items()  # there, or put aside where it went on for a while
         if found != whole:
@@ -55,7 +58,7 @@ def late(bench: Bench, count: int):
             whole = _contents(bench.path("reference"))
         if status in (1, 2):
             yield None if kept else f"{method}, {text}: status {status}, and the run before is not what it was"
-        elif status:
+        elif status not in (0, -signal.SIGALRM):  # it works, for ever perhaps
             yield f"{method}, {text}: status {status}: {bench.log()[-300:]}"
 
 
