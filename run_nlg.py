@@ -15,6 +15,7 @@ import json
 import math
 import sys
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 from autolora_trainer.errors import guard_imports, run_guarded
 
@@ -60,8 +61,8 @@ class NlgArguments(DataArguments):
     )
     one_line: bool = setting(
         True,
-        "Texts are lines: decoding ends at a line break, and one in a reference becomes a blank. False: "
-        "texts of several lines.",
+        "Texts are lines: decoding ends at a line break, and one in a reference becomes a blank (it is said). False: "
+        "texts of several lines, with their indentation.",
     )
     decode: bool = setting(True, "Decode texts and score them; false: the loss is all there is to evaluate.")
     num_beams: int = setting(10, "Beams of the search; 1: greedy.")  # LoRA: --beam 10
@@ -191,10 +192,13 @@ class Nlg(TaskKind):
         return self._score(job, split, texts)
 
     def predict(self, job: Job, trainer) -> dict[str, float]:
-        """The texts of the test inputs, one a line in predict_results_<task>.txt, and beside their inputs."""
+        """The texts of the test rows, one a line in predict_results_<task>.txt, and beside their inputs."""
         texts = self._decode(job, trainer, "test")
         if job.request.is_main_process:
-            lines = [" ".join(text.splitlines()) for text in texts]
+            written = zip(self.examples["test"]["rows"][:], texts)
+            by_row = {row: " ".join(text.splitlines()) for rows, text in written for row in rows}
+            # rows of inputs beyond --max_predict_samples have none
+            lines = [by_row[row] for row in takewhile(by_row.__contains__, count(1))]
             name = f"predict_results_{job.request.data.task_name}.txt"
             write_atomically(job.folder.file(name), "\n".join([*lines, ""]))
         if not self.examples["test"][0]["references"]:
@@ -213,6 +217,7 @@ class Nlg(TaskKind):
             max_new_tokens=data.max_new_tokens,
             batch_size=data.generation_batch_size,
             one_line=data.one_line,
+            verbatim=self.task.verbatim,
             progress=not job.request.training.disable_tqdm,
         )
         if job.request.is_main_process:

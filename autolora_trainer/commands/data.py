@@ -6,9 +6,8 @@ messages                      the chat template's          TRL's SFTTrainer
 label and texts of any name   classification               transformers' Trainer
 """
 
-import json
+import logging
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from datasets import Dataset, load_dataset
@@ -18,10 +17,12 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, Traini
 from autolora_trainer.errors import sentence
 from autolora_trainer.files import check_regular
 from autolora_trainer.find.arguments import TEXT_ROWS
-from autolora_trainer.tasks.files import DataError, check_columns, shown_columns
+from autolora_trainer.tasks.files import READERS, check_columns, read_columns, shown_columns, shown_value
+
+logger = logging.getLogger("autolora_trainer")
 
 MOST_CLASSES = 10_000
-FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+ENDINGS = (*READERS, ".parquet")
 
 
 @dataclass
@@ -45,38 +46,32 @@ class Task:
 
 
 def read_rows(path: str) -> Dataset:
-    """The rows of a JSON lines, JSON, CSV or parquet file.
+    """The rows of a JSON lines, JSON, CSV, TSV or parquet file, texts as they are: to `load_dataset` a text that looks
+    like a date, a number or nothing (NA) is one, unless other rows speak against it.
 
     Raises:
         ValueError: one line, if it is none.
     """
-    kind = FORMATS.get(os.path.splitext(path)[1].lower())
-    if kind is None or not os.path.isfile(path):
-        what = "is no file here" if kind else f"ends in none of {', '.join(FORMATS)}"
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in ENDINGS or not os.path.isfile(path):
+        what = "is no file here" if ending in ENDINGS else f"ends in none of {', '.join(ENDINGS)}"
         raise ValueError(f"{path} {what}. Give a file of rows.")
-    try:
-        check_columns(path, _columns_of(path, kind))
-        rows = load_dataset(kind, data_files=path, split="train")
-    except DataError:
-        raise
-    except Exception as error:  # datasets and pyarrow raise nearly every kind
-        raise ValueError(f"{path} does not read as {kind}: {sentence(error.__cause__ or error)}") from error
-    if not len(rows):
+    if not os.path.getsize(path):
         raise ValueError(f"{path} has no rows. Give some.")
-    return rows
-
-
-def _columns_of(path: str, kind: str) -> int:
-    """How many columns a file has, by its first line or its schema; 0 where that does not tell."""
-    if kind == "parquet":
-        return len(parquet.read_schema(path))
-    with open(path, "rb") as file:
-        line = file.readline()
-    if kind == "csv":
-        return line.count(b",") + 1
-    with suppress(ValueError, RecursionError):
-        return len(json.loads(line)) if line.lstrip().startswith(b"{") else 0
-    return 0
+    if ending != ".parquet":
+        columns, _ = read_columns(path, gaps=True)
+        try:
+            return Dataset.from_dict(columns, on_mixed_types="use_json")
+        except Exception as error:  # pyarrow raises many kinds: numbers and letters that it cannot hold
+            raise ValueError(f"{path} holds what no column can: {sentence(error)}") from error
+    try:
+        found = parquet.read_metadata(path)
+    except Exception as error:  # pyarrow raises nearly every kind
+        raise ValueError(f"{path} does not read as parquet: {sentence(error)}") from error
+    check_columns(path, found.num_columns)
+    if not found.num_rows:
+        raise ValueError(f"{path} has no rows. Give some.")
+    return load_dataset("parquet", data_files=path, split="train")
 
 
 def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task, Dataset]:
@@ -94,6 +89,11 @@ def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task,
             f"{path} has the columns {shown_columns(sorted(columns))}. Needed: messages, or prompt and completion, or "
             "text, or label beside texts."
         )
+    for name in sorted(wanted):
+        if None in (cells := rows[name][:]):
+            raise ValueError(
+                f"{path}, row {cells.index(None) + 1}: there is no {name}. Give one, or leave the row out."
+            )
     if "messages" in wanted and not tokenizer.chat_template:
         raise ValueError(f"{path} holds messages, and the tokenizer has no chat template. Give prompt and completion.")
     try:
@@ -107,15 +107,18 @@ def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task,
 
 
 def _classification(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task, Dataset]:
-    texts = [name for name in rows.column_names if name != "label" and isinstance(rows[0][name], str)]
-    if len(texts) not in (1, 2):
-        raise ValueError(
-            f"{path} has label, and one text or two are classified, got {', '.join(texts) or 'none'}. Leave one or "
-            "two columns of text."
-        )
-    values = rows.unique("label")
-    if not all(isinstance(value, int) and value >= 0 for value in values):
-        raise ValueError(f"label of {path} must be a whole number from 0, got {values[0]!r}. Number the classes.")
+    texts = _text_columns(rows, path)
+    labels, values = rows["label"][:], []
+    for row, label in enumerate(labels, 1):
+        number = label.strip() if isinstance(label, str) else label  # a CSV file has texts alone
+        number = int(number) if isinstance(number, str) and number.isdecimal() else number
+        if not isinstance(number, int) or number < 0:
+            raise ValueError(
+                f"label of {path} must be a whole number from 0, got {shown_value(label)} in row {row}. Number the "
+                "classes."
+            )
+        values.append(int(number))
+    rows = rows.select_columns(texts).add_column("label", values)
 
     def tokenized(batch):
         return tokenizer(*(batch[name] for name in texts), truncation=True, max_length=max_length)
@@ -130,6 +133,32 @@ def _classification(rows: Dataset, path: str, tokenizer, max_length: int) -> tup
     labels = max(2, max(values) + 1)
     task = Task(Trainer, TrainingArguments, "AutoModelForSequenceClassification", "SEQ_CLS", labels, {}, prepared)
     return task, made.rename_column("label", "labels")
+
+
+def _text_columns(rows: Dataset, path: str) -> list[str]:
+    """The one or two columns that are classified: those of texts, and not those of numbers beside them."""
+    texts = []
+    for name in rows.column_names:
+        cells = rows[name][:] if name != "label" else ()
+        if cells and all(isinstance(cell, str) for cell in cells):
+            texts.append(name)
+        elif any(isinstance(cell, str) for cell in cells):
+            row = next(row for row, cell in enumerate(cells, 1) if not isinstance(cell, str))
+            raise ValueError(
+                f"{path}, row {row}: {shown_columns([name])} is {shown_value(cells[row - 1])}, and text is needed. "
+                "Write it as a string, or leave the row or the column out."
+            )
+    words = [name for name in texts if not all(cell.strip().isdecimal() for cell in rows[name][:])]
+    if words and len(words) < len(texts):  # of a CSV file, where numbers are texts
+        others = [name for name in texts if name not in words]
+        logger.warning(f"{path}: {shown_columns(words)} is classified; {shown_columns(others)} holds numbers alone")
+        texts = words
+    if len(texts) not in (1, 2):
+        raise ValueError(
+            f"{path} has label, and one text or two are classified, got {', '.join(texts) or 'none'}. Leave one or "
+            "two columns of text."
+        )
+    return texts
 
 
 def load_tokenizer(source: str, base_model: str):

@@ -4,7 +4,9 @@ import csv
 import difflib
 import io
 import json
+import logging
 import os
+import re
 from pathlib import Path
 
 import datasets
@@ -15,7 +17,12 @@ from autolora_trainer.errors import one_line, shown
 from autolora_trainer.files import check_regular
 from autolora_trainer.hub_client import hub_answers
 
+logger = logging.getLogger(__name__)
+
 MOST_COLUMNS = 1000
+LINE_END = re.compile(r"\r*\n|\r")  # of every system; CR twice where a CRLF file was converted again
+# a field as pandas writes one that holds a quote: quotes around it, and its own twice
+QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 
 
 class DataError(ValueError):
@@ -28,7 +35,8 @@ def read_rows(path) -> Dataset:
     Args:
         path: a file that ends in .jsonl (one JSON object a line), .json (the same, or a JSON array of objects, or
             `{"data": [...]}`), .csv (header; fields with a comma, quote or line break in double quotes) or .tsv
-            (header; a quote is an ordinary character, as in GLUE's own files).
+            (header; a quote is an ordinary character, as in GLUE's own files, unless every quote of the file is that
+            of a field quoted as in CSV, as pandas writes it). Lines end in LF, CRLF or CR.
     Returns:
         A `Dataset`. Every value of a CSV or TSV file is a string; JSON keeps its types.
     Raises:
@@ -41,19 +49,30 @@ def read_rows(path) -> Dataset:
         {'sentence': 'well, yes ', 'label': '1'}
     """
     name = shown_path(path)
+    columns, places = read_columns(path)
+    return Dataset.from_dict({column: _to_arrow(values, column, places, name) for column, values in columns.items()})
+
+
+def read_columns(path, gaps: bool = False) -> tuple[dict[str, list], list[str]]:
+    """({column: values}, the place of every row) of a file, as `read_rows` reads it.
+
+    Args:
+        gaps: whether a row may lack keys that others have; its values there are None.
+    """
+    name = shown_path(path)
     reader = READERS.get(Path(path).suffix.lower())
     if reader is None:
         raise DataError(
             f"{name}: cannot tell the format from the ending {Path(path).suffix!r}. Give a .jsonl, .json, .csv or "
             ".tsv file."
         )
-    columns, places = reader(read_text(path, name), name)
+    columns, places = reader(read_text(path, name), name, gaps)
     if not places:
         raise DataError(f"{name} has no rows. Give a file with at least one row.")
     for column in columns:
         if "\0" in column or column.encode("utf-8", "ignore").decode("utf-8") != column:  # Arrow cannot hold the name
             raise DataError(f"{name}: {shown_value(column)} is no column name that can be stored. Rename the column.")
-    return Dataset.from_dict({column: _to_arrow(values, column, places, name) for column, values in columns.items()})
+    return columns, places
 
 
 def shown_path(path) -> str:
@@ -84,7 +103,8 @@ def read_text(path, name: str) -> str:
         raise DataError(f"{name} cannot be read: {reason}. Check the path and its permissions.") from error
     if data.startswith(b"\x1f\x8b"):
         raise DataError(f"{name} is compressed (gzip). Unpack it, and give what was in it.")
-    data = data.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that spreadsheets write
+    while data.startswith(b"\xef\xbb\xbf"):  # the byte order mark that spreadsheets write, some twice
+        data = data[3:]
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -93,6 +113,8 @@ def read_text(path, name: str) -> str:
         raise DataError(
             f"{name}, line {line}: byte {byte} (0x{data[error.start]:02x}) is not UTF-8. Save the file as UTF-8."
         ) from None
+    if 1 / 4 < data.count(0) / max(1, len(data)) < 4 / 5:  # a letter and a zero, or three, are letters in UTF-8
+        raise DataError(f"{name} is UTF-16 or UTF-32, by its zero bytes, not UTF-8. Save the file as UTF-8.")
     if not text.strip():
         raise DataError(f"{name} is empty. Give a file with at least one row.")
     return text
@@ -118,15 +140,25 @@ def _parse_json(text: str, name: str, line: int | None = None):
     raise DataError(f"{name}{place}: broken JSON: {reason}. Correct it, or leave the row out.")
 
 
-def _read_json_lines(text: str, name: str):
-    # Split at "\n" only: str.splitlines would also cut at U+2028 and its like, which JSON strings may hold.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+def split_lines(text: str) -> list[str]:
+    """The lines of a file; unlike `str.splitlines` it leaves U+2028 and its like, which a text may hold.
+
+    Example:
+        >>> split_lines("a\\rb\\r\\nc\\u2028d")
+        ['a', 'b', 'c\\u2028d']
+    """
+    return LINE_END.split(text)
+
+
+def _read_json_lines(text: str, name: str, gaps: bool):
+    # a JSON string holds no bare line break
+    lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line.strip()]
     rows = [_parse_json(line, name, number) for number, line in lines]
-    return _columns(rows, [f"line {number}" for number, _ in lines], name)
+    return _columns(rows, [f"line {number}" for number, _ in lines], name, gaps)
 
 
-def _read_json(text: str, name: str):
-    lines = [line for line in text.split("\n") if line.strip()]
+def _read_json(text: str, name: str, gaps: bool):
+    lines = [line for line in split_lines(text) if line.strip()]
     if not lines[0].lstrip().startswith("["):
         try:
             json.loads(lines[0])
@@ -136,23 +168,23 @@ def _read_json(text: str, name: str):
         except (ValueError, RecursionError):
             whole = False
         if not whole:
-            return _read_json_lines(text, name)
+            return _read_json_lines(text, name, gaps)
     rows = _parse_json(text, name)
     if isinstance(rows, dict):
         rows = rows["data"] if isinstance(rows.get("data"), list) else [rows]
     if not isinstance(rows, list):
         raise DataError(f"{name} holds {shown_value(rows)}. Give a JSON array of objects, or one object a line.")
-    return _columns(rows, [f"row {number}" for number in range(1, len(rows) + 1)], name)
+    return _columns(rows, [f"row {number}" for number in range(1, len(rows) + 1)], name, gaps)
 
 
-def _columns(rows: list, places: list, name: str):
-    """Turn rows into columns; every row must be an object with the keys of the first."""
+def _columns(rows: list, places: list, name: str, gaps: bool):
+    """Turn rows into columns; every row must be an object, with the keys of the first unless there may be gaps."""
     for row, place in zip(rows, places):
         if not isinstance(row, dict):
             raise DataError(
                 f'{name}, {place}: {shown_value(row)} is no JSON object. Write every row as {{"column": value, ...}}.'
             )
-        if row.keys() != rows[0].keys():
+        if not gaps and row.keys() != rows[0].keys():
             missing = [shown_value(key) for key in rows[0] if key not in row]
             extra = [shown_value(key) for key in row if key not in rows[0]]
             difference = f"lacks {missing[0]}" if missing else f"has the extra key {extra[0]}"
@@ -163,13 +195,26 @@ def _columns(rows: list, places: list, name: str):
         raise DataError(f"{name}, {places[0]}: a key is empty. Give every column a name.")
     if rows and not rows[0]:
         raise DataError(f"{name}, {places[0]}: the object is empty. Give every row its columns.")
-    check_columns(name, len(rows[0]) if rows else 0)
-    return {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}, places
+    columns = dict.fromkeys(column for row in rows for column in row)
+    check_columns(name, len(columns))
+    return {column: [row.get(column) for row in rows] for column in columns}, places
 
 
-def _read_csv(text: str, name: str):
+def _read_csv(text: str, name: str, gaps: bool):
+    try:
+        return _table(_records(text, ","), name)
+    except csv.Error as error:
+        reason, line = error.args
+        raise DataError(
+            f"{name}, line {line}: broken CSV: {reason}. Put a field that holds a quote in double quotes and write "
+            "the quote twice."
+        ) from None
+
+
+def _records(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """(line, fields) of every record of a text quoted as CSV; `csv.Error` of (reason, line) where it is broken."""
     # strict: an unpaired quote must not swallow the rest of the file.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     records, start = [], 1
     limit = csv.field_size_limit(2**31 - 1)  # the default, 131072 characters, is less than a long document
     try:
@@ -177,24 +222,55 @@ def _read_csv(text: str, name: str):
             records.append((start, record))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(
-            f"{name}, line {start}: broken CSV: {error}. Put a field that holds a quote in double quotes and write "
-            "the quote twice."
-        ) from None
+        raise csv.Error(str(error), start) from None
     finally:
         csv.field_size_limit(limit)
+    return records
+
+
+def _read_tsv(text: str, name: str, gaps: bool):
+    # No quoting: GLUE's files hold unpaired quotes, and a reader that pairs them silently joins rows.
+    if (records := _quoted_records(text)) is not None:
+        logger.warning(f"{name}: its fields are quoted as in CSV (pandas writes so), and are read without the quotes")
+        return _table(records, name)
+    lines = LINE_END.split(text)
+    if "\n" in text and any(line and line.count("\t") != lines[0].count("\t") for line in lines):  # a CR in a text
+        lines = re.split(r"\r*\n", text)
+    records = [(number, line.split("\t") if line else []) for number, line in enumerate(lines, 1)]
+    if quoted := [(line, field) for line, fields in records for field in fields if QUOTED.fullmatch(field)]:
+        logger.warning(
+            f"{name}: {len(quoted)} fields look quoted as in CSV (the first is {shown_value(quoted[0][1])} in line "
+            f"{quoted[0][0]}), others hold quotes that are not: all are taken as they are"
+        )
     return _table(records, name)
 
 
-def _read_tsv(text: str, name: str):
-    # No quoting: GLUE's files hold unpaired quotes, and a reader that pairs them silently joins rows.
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
-    return _table([(number, line.split("\t") if line else []) for number, line in enumerate(lines, 1)], name)
+def _quoted_records(text: str) -> list | None:
+    """(line, fields) of a table that is what a CSV writer makes of them, with tabs, quotes included; None of another:
+    there some quote is an ordinary character."""
+    if '"' not in text:
+        return None
+    try:
+        records = _records(text, "\t")
+    except csv.Error:
+        return None
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        written = io.StringIO(newline="")
+        csv.writer(written, delimiter="\t", quoting=quoting).writerows(fields for _, fields in records)
+        if LINE_END.sub("\n", written.getvalue()).strip("\n") == LINE_END.sub("\n", text).strip("\n"):
+            return records
+    return None
 
 
 def _table(records: list, name: str):
     """Turn (line, fields) pairs, header first, into columns."""
+    blank = [number for number, fields in records if not fields]
     records = [(number, fields) for number, fields in records if fields]  # empty lines
+    if len(records[0][1]) == 1 and (within := [number for number in blank if number < records[-1][0]]):
+        logger.warning(
+            f"{name}: {len(within)} blank lines (the first is line {within[0]}) are no rows; an empty text is written "
+            'as "" in a CSV file'
+        )
     (header_line, header), rows = records[0], records[1:]
     check_columns(name, len(header))
     for position, column in enumerate(header, 1):

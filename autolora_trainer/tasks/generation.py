@@ -123,6 +123,7 @@ def generate_texts(
     max_new_tokens: int = 64,
     batch_size: int = 16,
     one_line: bool = True,
+    verbatim: bool = False,
     progress: bool = True,
 ) -> list[str]:
     """Continue every prompt, the same way whatever the batches and the processes.
@@ -139,9 +140,10 @@ def generate_texts(
         max_new_tokens: a text is cut there, or earlier where the model's positions end.
         batch_size: prompts in a batch; times `num_beams`, the sequences in memory.
         one_line: end a text at its first line break, too.
+        verbatim: keep the blanks around a text, but for the one that training puts before it.
         progress: show a bar, on the first process.
     Returns:
-        The texts in the order of `prompts`, without blanks around them.
+        The texts in the order of `prompts`, without blanks around them unless `verbatim`.
     Raises:
         ValueError: if a prompt fills all of the model's positions, or is empty.
         NonFiniteError: if the model gives no number for a text; in every process.
@@ -175,7 +177,7 @@ def generate_texts(
                 stopping_criteria=[StopAtTokens(line_breaks)],
             )
             for index, tokens in zip(batch, generated[:, rows.shape[1] :].tolist()):
-                texts[index] = _text(tokens, tokenizer, one_line)
+                texts[index] = _text(tokens, tokenizer, one_line, verbatim)
             for index, bad in zip(batch, no_numbers.found.view(len(batch), -1).any(1).tolist()):
                 texts[index] = None if bad else texts[index]
             bar.update(len(batch))
@@ -215,8 +217,9 @@ def _pad_left(prompts, pad_token_id: int, device) -> tuple[torch.LongTensor, tor
     return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
 
 
-def _text(tokens: list[int], tokenizer, one_line: bool) -> str:
+def _text(tokens: list[int], tokenizer, one_line: bool, verbatim: bool) -> str:
     if tokenizer.eos_token_id in tokens:
         tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
     text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return (text.split("\n")[0] if one_line else text).strip()
+    text = text.split("\n")[0] if one_line else text
+    return text.removeprefix(" ") if verbatim else text.strip()

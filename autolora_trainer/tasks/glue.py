@@ -1,16 +1,17 @@
 """GLUE's nine tasks (Table 1 of the paper) and the built-in sample: columns, labels, loading and tokenization."""
 
 import logging
-import math
 from dataclasses import dataclass
 
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from autolora_trainer.tasks.files import DataError, load_from_hub, read_rows, shown_columns, shown_path, shown_value
 
 logger = logging.getLogger(__name__)
 
-UNLABELLED = -1  # GLUE's mark for a test row whose label is kept secret
+UNLABELLED = -1  # GLUE's mark for a test row whose label is kept secret; of a score, which may be -1, None
+LARGEST = torch.finfo(torch.float32).max  # of a score, which a model computes in fp32
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Task:
     @property
     def is_regression(self) -> bool:
         return self.label_names is None
+
+    @property
+    def unlabelled(self):
+        """The label of a row without one."""
+        return None if self.is_regression else UNLABELLED
 
     @property
     def num_labels(self) -> int:
@@ -149,9 +155,8 @@ def check_split(dataset: Dataset, task, split: str, path=None) -> None:
     if "label" not in dataset.column_names:
         return
     labels = _encode_labels(dataset, task, source)
-    unlabelled = labels.count(UNLABELLED)
-    if unlabelled and not split.startswith("test"):
-        row = labels.index(UNLABELLED)
+    if task.unlabelled in labels and not split.startswith("test"):
+        row = labels.index(task.unlabelled)
         raise DataError(
             f"{source}, row {row + 1}: the row has no label (label {shown_value(dataset['label'][row])}), and every "
             f"row for {split} needs one. Give the label, or leave the row out."
@@ -165,38 +170,38 @@ def check_split(dataset: Dataset, task, split: str, path=None) -> None:
 
 
 def _encode_labels(dataset: Dataset, task: Task, source: str) -> list:
-    """The label column as ids (scores for regression), with `UNLABELLED` where a row has none."""
+    """The label column as ids (scores for regression), with `Task.unlabelled` where a row has none."""
     labels = []
     for row, value in enumerate(dataset["label"][:], 1):
-        label = _encode_label(value, task)
-        if label is None:
+        try:
+            labels.append(_encode_label(value, task))
+        except ValueError:
             names = [f"{index} ({name})" for index, name in enumerate(task.label_names or ())]
             needed = f"{task.name} has {', '.join(names)}" if names else f"{task.name} needs a finite number"
             raise DataError(
                 f"{source}, row {row}: the label is {shown_value(value)}, and {needed}. Correct the label, or leave "
                 "the row out."
-            )
-        labels.append(label)
+            ) from None
     return labels
 
 
 def _encode_label(value, task: Task):
-    """An id or a score; `None` where it is neither."""
+    """An id or a score; `ValueError` where it is neither."""
     if value is None or value == "":
-        return UNLABELLED
+        return task.unlabelled
     if isinstance(value, str) and not task.is_regression:
         names = [name.casefold() for name in task.label_names]
         if value.strip().casefold() in names:
             return names.index(value.strip().casefold())
-    if isinstance(value, bool):
-        return None
+    if isinstance(value, bool) or "_" in str(value):  # Python reads "1_0" as 10
+        raise ValueError
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if task.is_regression:
-        return number if math.isfinite(number) else None
-    return int(number) if number in range(UNLABELLED, task.num_labels) else None
+    except (TypeError, OverflowError):
+        raise ValueError from None
+    if not (abs(number) <= LARGEST if task.is_regression else number in range(UNLABELLED, task.num_labels)):
+        raise ValueError
+    return number if task.is_regression else int(number)
 
 
 def align_labels(model_config, task) -> tuple[dict, dict]:
@@ -237,8 +242,8 @@ def tokenize(
         pad_to_max_length: pad every row; otherwise the collator pads each batch.
         label2id: the model's ids by label name, from `align_labels`; `None` keeps the task's.
     Returns:
-        input_ids, attention_mask (token_type_ids where the tokenizer makes them) and labels, -1 where a row has none
-        (test splits): take that column away before a model computes a loss.
+        input_ids, attention_mask (token_type_ids where the tokenizer makes them) and labels, -1 (None for regression)
+        where a row has none (test splits): take that column away before a model computes a loss.
     Raises:
         DataError: If a label is none of the task's, or max_seq_length leaves no room for text.
     """
@@ -255,7 +260,7 @@ def tokenize(
         )
     if pad_to_max_length and tokenizer.pad_token is None:
         raise DataError("pad_to_max_length needs a padding token, the tokenizer has none. Set tokenizer.pad_token.")
-    labels = [UNLABELLED] * len(dataset)
+    labels = [task.unlabelled] * len(dataset)
     if "label" in dataset.column_names:
         labels = _encode_labels(dataset, task, "The data set")
 

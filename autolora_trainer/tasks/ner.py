@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 
 from autolora_trainer.files import parse_json
 from autolora_trainer.tasks.files import (
+    QUOTED,
     DataError,
     load_from_hub,
     read_rows,
@@ -21,6 +22,7 @@ from autolora_trainer.tasks.files import (
     shown_columns,
     shown_path,
     shown_value,
+    split_lines,
 )
 
 logger = logging.getLogger(__name__)
@@ -176,15 +178,16 @@ def _sentences(rows: Dataset, source: str, tags_optional: bool = False) -> Sente
 def read_iob2(path, tags_optional: bool = False) -> Sentences:
     """Read an IOB2 file: a word a line, its tag in the last column, a blank line after every sentence.
 
-    Columns are separated by a tab or by blanks; of four (as in CoNLL-2003) the first and the last count. Skipped are
-    `-DOCSTART-` lines, JNLPBA's `###MEDLINE:…` lines, and lines before a sentence that start with `# ` and do not end
-    in a tag (CoNLL-U's comments).
+    Columns are separated by a tab or by blanks; of four (as in CoNLL-2003) the first and the last count. Lines end in
+    LF, CRLF or CR. Skipped are `-DOCSTART-` lines, JNLPBA's `###MEDLINE:…` lines, and lines before a sentence that
+    start with `# ` and do not end in a tag, or have no tab where the others do (CoNLL-U's comments).
 
     Args:
         path: a file in UTF-8; a quote in it is an ordinary character.
         tags_optional: a file without any tag is read too; it is a file of one column.
     Raises:
-        DataError: If the file cannot be read, or a word has no tag; it names file and line.
+        DataError: If the file cannot be read, a word has no tag, or lines have different numbers of columns; it names
+            file and line.
     Example:
         >>> import pathlib, tempfile
         >>> path = pathlib.Path(tempfile.mkdtemp(), "rows.iob2")
@@ -194,26 +197,21 @@ def read_iob2(path, tags_optional: bool = False) -> Sentences:
         ([['IL-2', 'gene'], ['the']], [['B-DNA', 'I-DNA'], ['O']], 'line 4')
     """
     source = shown_path(path)
+    text = read_text(path, source)
     found, sentence = [], []  # a sentence: (line, fields) of its words
-    for number, line in enumerate(read_text(path, source).split("\n"), 1):
+    for number, line in enumerate(split_lines(text), 1):
+        line = re.sub(r"^\ufeff(?=\S)", "", line)  # where another file was put behind a first one
         fields = _fields(line)
         if not fields or fields[0] == "-DOCSTART-":
             found.append(sentence)
             sentence = []
-        elif not _is_comment(fields, line, bool(sentence)):
+        elif not _is_comment(fields, line, bool(sentence), "\t" in text):
             sentence.append((number, fields))
     found = [sentence for sentence in (*found, sentence) if sentence]
     if not found:
         raise DataError(f"{source} has no rows. Give a file with at least one row.")
     has_tags = not tags_optional or any(len(fields) > 1 for sentence in found for _, fields in sentence)
-    for sentence in found:
-        for number, fields in sentence:
-            if not fields[0] or (has_tags and len(fields) == 1):
-                what = f"{shown_value(fields[0])} has no tag" if fields[0] else "there is no word before the tag"
-                raise DataError(
-                    f"{source}, line {number}: {what}. Write a word, a tab and its tag, or leave the line blank to "
-                    "end the sentence."
-                )
+    _check_words([word for sentence in found for word in sentence], has_tags, source)
     return Sentences(
         tokens=[[fields[0] for _, fields in sentence] for sentence in found],
         tags=[[fields[-1] for _, fields in sentence] for sentence in found] if has_tags else None,
@@ -222,14 +220,38 @@ def read_iob2(path, tags_optional: bool = False) -> Sentences:
     )
 
 
+def _check_words(words: list[tuple[int, list[str]]], has_tags: bool, source: str) -> None:
+    """Raise `DataError` for a line without a word or a tag, or with more columns than others: a word with a blank."""
+    first_line, first = words[0]
+    for number, fields in words:
+        if not fields[0] or (has_tags and len(fields) == 1):
+            what = f"{shown_value(fields[0])} has no tag" if fields[0] else "there is no word before the tag"
+            raise DataError(
+                f"{source}, line {number}: {what}. Write a word, a tab and its tag, or leave the line blank to "
+                "end the sentence."
+            )
+        if len(fields) != len(first):
+            raise DataError(
+                f"{source}, line {number}: {len(fields)} columns, and line {first_line} has {len(first)}. Separate "
+                "columns by one tab, also where a word holds a blank."
+            )
+    if quoted := [(number, fields[0]) for number, fields in words if QUOTED.fullmatch(fields[0])]:
+        logger.warning(
+            f"{source}: {len(quoted)} words look quoted as in CSV (the first is {shown_value(quoted[0][1])} in line "
+            f"{quoted[0][0]}), and are taken as they are. With pandas: to_csv(..., quoting=csv.QUOTE_NONE)."
+        )
+
+
 def _fields(line: str) -> list[str]:
-    line = line.rstrip(" \t\r")
+    line = line.rstrip(" \t")
     if "\t" in line:  # a word may hold a blank then
         return [field.strip(" ") for field in line.split("\t")]
     return re.findall("[^ ]+", line)  # str.split would also split at a no-break space, which may be a word
 
 
-def _is_comment(fields: list[str], line: str, in_sentence: bool) -> bool:
+def _is_comment(fields: list[str], line: str, in_sentence: bool, tabbed: bool) -> bool:
+    if tabbed and "\t" not in line and line.startswith("# ") and not in_sentence:
+        return True  # "# text = vitamin O"
     if len(fields) > 1 and IOB2_TAG.fullmatch(fields[-1]):
         return False  # "#" is a word too
     return line.startswith("###") or (line.startswith("# ") and not in_sentence)

@@ -1,6 +1,8 @@
 """Data-to-text generation (§5.3): E2E, WebNLG 2017 and rows of one's own: columns, prompts, tokens, batches."""
 
 import json
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +10,9 @@ import torch
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from autolora_trainer.tasks.files import DataError, load_from_hub, read_rows, shown_columns, shown_path, shown_value
-from autolora_trainer.tasks.nlg_prompts import _json_list, as_text, as_triples, prompt_of_meaning, prompt_of_triples
+from autolora_trainer.tasks.nlg_prompts import as_text, as_triples, json_list, prompt_of_meaning, prompt_of_triples
+
+logger = logging.getLogger(__name__)
 
 IGNORED = -100  # the label of a token that the loss passes over
 
@@ -23,6 +27,7 @@ class NlgTask:
         read: a cell of the input column as it is written beside a prediction, or a `ValueError` that says what it is.
         prompt: what `read` gives, as LoRA's code shows it to the model.
         dataset_id: the hub data set; `None` for rows of one's own.
+        verbatim: inputs and texts keep the blanks around them, which mean nothing in LoRA's files.
     """
 
     name: str
@@ -32,6 +37,7 @@ class NlgTask:
     read: Callable
     prompt: Callable
     dataset_id: str | None = None
+    verbatim: bool = False
 
 
 NLG_TASKS = {
@@ -55,7 +61,7 @@ NLG_TASKS = {
             prompt_of_triples,
             "webnlg-challenge/web_nlg",
         ),
-        NlgTask("nlg", "data of one's own", ("input",), ("reference", "references"), as_text, str),
+        NlgTask("nlg", "data of one's own", ("input",), ("reference", "references"), as_text, str, verbatim=True),
     )
 }
 
@@ -141,10 +147,10 @@ def to_examples(
             references of all its rows, in the order of first appearance. A test set may have no references at all.
         prompt_format: "lora"; "words": the same without what no text has in it, `_` between words and quotes around
             values; or "plain": the input as it is given.
-        one_line: whether texts are lines: a line break in a reference then becomes a blank.
+        one_line: whether texts are lines: a line break in a reference then becomes a blank, and a warning says so.
     Returns:
-        row (in the file, from 1), source (the input as given), prompt, references and seen (`None` where the rows do
-        not say whether training has seen the category).
+        row (in the file, from 1), rows (all that are in the example), source (the input as given), prompt, references
+        and seen (`None` where the rows do not say whether training has seen the category).
     Raises:
         DataError: on the first thing that is wrong.
     """
@@ -152,7 +158,7 @@ def to_examples(
     if len(dataset) == 0:
         raise DataError(f"{name} has no rows. Give at least one row for {split}.")
     column, inputs = _column(dataset, task.input_columns)
-    _, references = _column(dataset, task.reference_columns)
+    references = _references(dataset, task, name, one_line)
     if inputs is None or (references is None and split != "test"):
         lacking = task.input_columns if inputs is None else task.reference_columns
         raise DataError(
@@ -165,16 +171,17 @@ def to_examples(
     for index, value in enumerate(inputs):
         place = f"{name}, row {index + 1}"
         source, prompt = _prompt(value, task, prompt_format, place, column)
-        texts = [] if references is None else _texts(references[index], place)
-        texts = [" ".join(text.split()) if one_line and "\n" in text else text for text in texts]
+        texts = [] if references is None else references[index]
         if not texts and split != "test":
             raise DataError(f"{place}: there is no reference, and every row for {split} needs one. Leave the row out.")
         example = {"row": index + 1, "source": source, "prompt": prompt, "seen": seen[index] if seen else None}
         if split == "train":
             for text in texts:
-                examples[len(examples)] = {**example, "references": [text]}
+                examples[len(examples)] = {**example, "rows": [index + 1], "references": [text]}
         else:
-            examples.setdefault(prompt, {**example, "references": []})["references"] += texts
+            same = examples.setdefault(prompt, {**example, "rows": [], "references": []})
+            same["rows"].append(index + 1)
+            same["references"] += texts
     examples = list(examples.values())
     bare = [example["row"] for example in examples if not example["references"]]
     if 0 < len(bare) < len(examples):
@@ -183,7 +190,7 @@ def to_examples(
         )
     text = Value("string")
     features = {"row": Value("int64"), "source": List(text) if task.read is as_triples else text, "prompt": text}
-    features |= {"references": List(text), "seen": Value("bool")}
+    features |= {"rows": List(Value("int64")), "references": List(text), "seen": Value("bool")}
     return Dataset.from_dict({key: [e[key] for e in examples] for key in features}, Features(features))
 
 
@@ -205,18 +212,49 @@ def _prompt(value, task: NlgTask, prompt_format: str, place: str, column: str):
         prompt = " | ".join(source) if isinstance(source, list) else source
     elif prompt_format == "words":
         prompt = " ".join(prompt.replace("_", " ").replace('"', " ").split())
-    return source, prompt.strip()
+    return source, prompt if task.verbatim else prompt.strip()
 
 
-def _texts(value, place: str) -> list[str]:
-    """The references of one cell: a text, a list of texts, or a JSON list of texts (CSV files)."""
-    if isinstance(value, str):
-        listed = _json_list(value)
-        value = [value] if listed is None else listed
-    value = [] if value is None else value
+def _references(dataset: Dataset, task: NlgTask, name: str, one_line: bool) -> list[list[str]] | None:
+    """The references of every row; None where there is no such column.
+
+    A cell is a text or a list of texts. A CSV file has no lists, and a text may look like one: there a JSON list is a
+    list where the column is called references, of which a cell may hold several.
+    """
+    column, cells = _column(dataset, task.reference_columns)
+    if cells is None:
+        return None
+    listed = [json_list(cell) if isinstance(cell, str) else None for cell in cells]
+    if column.endswith("s") and not name.lower().endswith((".json", ".jsonl")):
+        cells = [cell if own is None else own for cell, own in zip(cells, listed)]
+        if several := sum(own is not None for own in listed):
+            logger.warning(f"{name}: {several} cells of {column} are read as JSON lists of references")
+    elif None not in listed:
+        logger.warning(
+            f"{name}: every {column} is text that looks like a JSON list, and is taken as it is. For several "
+            f"references to an input give JSON lists as such, or in a CSV file as {task.reference_columns[1]}."
+        )
+    texts = [_texts(cell, f"{name}, row {row}", task.verbatim) for row, cell in enumerate(cells, 1)]
+    broken = sum(bool(re.search("[\r\n]", text.strip())) for own in texts for text in own)
+    if one_line and broken:
+        logger.warning(
+            f"{name}: {broken} references of several lines are made one line each. Add --one_line false to keep line "
+            "breaks and indentation."
+        )
+    return [[_joined(text) for text in own] for own in texts] if one_line else texts
+
+
+def _texts(value, place: str, verbatim: bool) -> list[str]:
+    """The references of one cell."""
+    value = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise DataError(f"{place}: the reference is {shown_value(value)}. Give a text, or a list of texts.")
-    return [text.strip() for text in value if text.strip()]
+    return [text if verbatim else text.strip() for text in value if text.strip()]
+
+
+def _joined(text: str) -> str:
+    """A text of several lines as one; a text of one line is left as it is."""
+    return " ".join(text.split()) if "\n" in text or "\r" in text else text
 
 
 def _seen(dataset: Dataset, task: NlgTask, name: str) -> list | None:

@@ -3,7 +3,7 @@
 import json
 import re
 
-from autolora_trainer.tasks.files import shown_value
+from autolora_trainer.tasks.files import shown_value, split_lines
 
 E2E_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[\s*([^\[\]]*[^\[\]\s])\s*\]\s*")
@@ -66,8 +66,8 @@ def as_triples(value) -> list[str]:
         ['Aarhus | country | Denmark']
     """
     if isinstance(value, str):
-        listed = _json_list(value)
-        value = [line for line in value.splitlines() if line.strip()] if listed is None else listed
+        listed = json_list(value)
+        value = [line for line in split_lines(value) if line.strip()] if listed is None else listed
     triples = []
     for triple in value if isinstance(value, list) else [value]:
         if isinstance(triple, dict):
@@ -87,8 +87,9 @@ def as_text(value) -> str:
     return value
 
 
-def _json_list(text: str) -> list | None:
+def json_list(text: str) -> list | None:
+    """A JSON list that stands in a text; None of another text."""
     try:
         return json.loads(text) if text.lstrip().startswith("[") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -2,12 +2,14 @@
 
 import json
 
+import pandas
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from autolora_trainer.commands import cli
+from autolora_trainer.commands.data import read_rows, task_of
 from autolora_trainer.errors import UsageError
 from autolora_trainer.lora.parts import lora_layers
 from tests.commands.test_compress import KINDS
@@ -24,6 +26,40 @@ def base(tmp_path_factory):
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("text", ["2020-01-01", "NA", "007", "True", '["a", "b"]', " a\0b ", "x\u2028y", "1.50"])
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_texts_are_taken_as_they_are(tmp_path, ending, text):
+    """Where every row looks like a date, a number or nothing, too."""
+    frame, path = pandas.DataFrame({"prompt": [text] * 2, "completion": ["a", "b"]}), tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    elif ending.startswith("json"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in frame.to_dict("records")))
+    else:
+        frame.to_csv(path, index=False, sep="," if ending == "csv" else "\t")
+    assert read_rows(str(path)).to_list() == frame.to_dict("records")
+
+
+def test_messages_keep_what_each_has_and_rows_may_differ_in_what_nobody_needs(tmp_path):
+    rows = [
+        {"id": 1, "messages": [{"role": "user", "content": "a"}]},
+        {"id": "b7", "messages": [{"role": "user", "content": [{"text": "b"}], "name": "z"}], "note": None},
+    ]
+    assert read_rows(write_rows(tmp_path / "a.jsonl", rows))["messages"][:] == [row["messages"] for row in rows]
+
+
+def test_classes_of_a_csv_file(tmp_path, caplog):
+    """All its cells are texts: labels are numbers all the same, and a column of numbers is not what is classified."""
+    path = tmp_path / "a.csv"
+    path.write_text("id,text,label\n17,the film,1\n18,good,0\n")
+    task, made = task_of(read_rows(str(path)), str(path), padded(byte_tokenizer()), 16)
+    alone = padded(byte_tokenizer())(["the film", "good"])["input_ids"]
+    assert (task.labels, made["labels"][:], made["input_ids"][:]) == (2, [1, 0], alone)
+    assert "text is classified; id holds numbers alone" in caplog.text
+    path.write_text("text,label\n007,1\n5,0\n")
+    assert len(task_of(read_rows(str(path)), str(path), padded(byte_tokenizer()), 16)[1]["input_ids"][0]) == 3
 
 
 def run(base, tmp_path, rows, *typed):
@@ -79,6 +115,9 @@ def test_a_classifier(tmp_path, capsys):
     "rows, typed, sentence",
     [
         ([{"words": "a"}], (), "has the columns words. Needed: messages"),
+        ([{"text": "a"}, {"txt": "b"}], (), "row 2: there is no text. Give one, or leave the row out."),
+        ([{"text": "a", "label": 1}, {"text": None, "label": 0}], (), "row 2: text is None, and text is needed"),
+        ([{"text": "a", "label": 1}, {"text": "b", "label": -1}], (), "from 0, got -1 in row 2. Number the"),
         (KINDS["text"], ("--size", "huge"), "size must be a number of adapter parameters or lora:R, got 'huge'"),
         (KINDS["text"], ("--format", "toml"), "invalid choice: 'toml'"),
         (KINDS["text"], ("--initial_rank", "1"), "initial_rank must be at least 2"),

@@ -182,6 +182,26 @@ def test_webnlg_reports_seen_and_unseen_and_test_rows_may_lack_references(place,
     assert len((tmp_path / "o" / "predict_results_webnlg.txt").read_text().splitlines()) == 1
 
 
+def test_every_test_row_has_a_line_of_its_own(place, tmp_path, scores, monkeypatch):
+    """Those of one input too; and a line for none that comes after the first one beyond --max_predict_samples."""
+    rows = [{"input": f"{word} and", "reference": f"{word}!"} for word in "abacda"]
+    files = {f"{split}_file": write_rows(tmp_path / f"{split}.jsonl", rows) for split in ("train", "test")}
+    monkeypatch.setattr(run_nlg, "generate_texts", lambda model, tokenizer, prompts, **settings: list("ABCD"))
+    settings = {
+        "task_name": None,
+        "method": "lora",
+        "max_steps": 1,
+        "validation_file": None,
+        "do_predict": True,
+        **files,
+    }
+    output = tmp_path / "o"
+    run_nlg.main([*command(place, output, **{**settings, "do_eval": False, "do_train": True})])
+    assert (output / "predict_results_nlg.txt").read_text().split() == list("ABACDA")
+    run_nlg.main(command(place, output, **settings, max_predict_samples=2))
+    assert (output / "predict_results_nlg.txt").read_text().split() == list("ABA")
+
+
 def test_rows_of_ones_own_need_no_task_name(place, tmp_path, scores):
     rows = [{"input": f"{i} and {i}", "reference": f"twice {i}"} for i in range(8)]
     files = {f"{split}_file": write_rows(tmp_path / f"{split}.jsonl", rows) for split in ("train", "validation")}

@@ -1,7 +1,9 @@
 """Do rows arrive as they were written, and is a malformed file named with its line?"""
 
+import csv
 import json
 
+import pandas
 import pytest
 
 from autolora_trainer.tasks.files import read_rows
@@ -20,6 +22,11 @@ from tests.helpers.rows import pair_rows, write
         ("rows.csv", "text,label\na ,0\n\nb,1\n"),
         ("rows.csv", b'\xef\xbb\xbftext,label\r\na ,0\r\n"b",1\r\n'),
         ("rows.tsv", "text\tlabel\r\na \t0\r\nb\t1"),
+        ("rows.tsv", "text\tlabel\ra \t0\rb\t1\r"),
+        ("rows.tsv", "text\tlabel\r\r\na \t0\r\r\nb\t1\r\r\n"),
+        ("rows.csv", b'\xef\xbb\xbf\xef\xbb\xbftext,label\ra ,0\r"b",1'),
+        ("rows.jsonl", b'\xef\xbb\xbf{"text": "a ", "label": 0}\r{"text": "b", "label": 1}\r'),
+        ("rows.json", '{"text": "a ", "label": 0}\r{"text": "b", "label": 1}'),
     ],
 )
 def test_every_format_gives_the_same_rows(tmp_path, name, content):
@@ -30,20 +37,53 @@ def test_every_format_gives_the_same_rows(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(
-    "text", ["blank at the end ", 'one " quote', "a\u2028b\x85c\x0bd", "tab\tand\nbreak", "NA", "x" * 200_000]
+    "text",
+    [
+        *("blank at the end ", 'one " quote', "a\u2028b\x85c\x0bd", "tab\tand\nbreak", "NA", "x" * 200_000),
+        *('["a", "b"]', "2020-01-01", "007", "True", "  indented", "a\0b", "two \r ends", "\ufeffmark", '"whole"'),
+    ],
 )
 def test_texts_are_verbatim(tmp_path, text):
     assert read_rows(write(tmp_path / "a.jsonl", [{"text": text}]))[0]["text"] == text
     assert read_rows(write(tmp_path / "a.json", json.dumps([{"text": text}])))[0]["text"] == text
     quoted = text.replace('"', '""')
     assert read_rows(write(tmp_path / "a.csv", f'text\n"{quoted}"\n'))[0]["text"] == text
+    pandas.DataFrame({"text": [text], "label": [1]}).to_csv(tmp_path / "b.tsv", sep="\t", index=False)
+    assert read_rows(tmp_path / "b.tsv")[0]["text"] == text
     if "\t" not in text:
         assert read_rows(write(tmp_path / "a.tsv", f"text\tlabel\n{text}\t1\n"))[0]["text"] == text
 
 
-def test_csv_field_limit_of_the_process_is_left_alone(tmp_path):
-    import csv
+def test_quotes_of_a_tsv_are_pandas_where_all_of_them_are(tmp_path, caplog):
+    """Those of GLUE's own files belong to the text; where both kinds are met, all are left, and it is said."""
+    texts = ['he said "bad"', '"quoted" all', "tab\there", "line\nbreak", "plain", ""]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        pandas.DataFrame({"text": texts}).to_csv(tmp_path / "a.tsv", sep="\t", index=False, quoting=quoting)
+        assert read_rows(tmp_path / "a.tsv")["text"][:] == texts and "read without the quotes" in caplog.text
+        caplog.clear()
+    glue = ['"quoted" all', 'one " quote', '"whole"', '""']
+    rows = read_rows(write(tmp_path / "a.tsv", "text\tlabel\n" + "".join(f"{text}\t1\n" for text in glue)))
+    assert rows["text"][:] == glue and not caplog.messages
+    both = ['"he said ""bad"""', 'one " quote']
+    rows = read_rows(write(tmp_path / "a.tsv", "text\tlabel\n" + "".join(f"{text}\t1\n" for text in both)))
+    assert rows["text"][:] == both and "1 fields look quoted as in CSV" in caplog.text and "in line 2" in caplog.text
 
+
+def test_a_blank_line_is_no_text_and_it_is_said_where_it_could_be_one(tmp_path, caplog):
+    assert read_rows(write(tmp_path / "a.csv", 'text\na\n\n""\nb\n\n'))["text"][:] == ["a", "", "b"]
+    assert "1 blank lines (the first is line 3) are no rows" in caplog.text
+    caplog.clear()
+    read_rows(write(tmp_path / "a.csv", "text,label\na,0\n\nb,1\n\n"))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv"])
+def test_utf_16_without_its_mark_is_named(tmp_path, name):
+    path = write(tmp_path / name, '{"text": "a"}\n'.encode("utf-16-le"))
+    assert "is UTF-16 or UTF-32, by its zero bytes, not UTF-8. Save" in data_error(read_rows, path)
+
+
+def test_csv_field_limit_of_the_process_is_left_alone(tmp_path):
     before = csv.field_size_limit()
     read_rows(write(tmp_path / "a.csv", "text\n" + "x" * 200_000))
     assert csv.field_size_limit() == before

@@ -132,6 +132,11 @@ def test_a_text_ends_at_its_end_or_at_a_line_break(num_beams):
     assert generate_texts(model, tokenizer, prompts, **settings) == ["ab", "ab"]
     assert generate_texts(model, tokenizer, prompts, one_line=False, **settings) == ["ab\ncd", "ab\ncd"]
     assert generate_texts(model, tokenizer, prompts, max_new_tokens=2, **settings) == ["a", "a"]
+    model = scripted(tokenizer, " \tab\ncd\r")
+    assert generate_texts(model, tokenizer, prompts, one_line=False, **settings) == ["ab\ncd"] * 2
+    settings["verbatim"] = True  # but for the blank that training puts before a text
+    assert generate_texts(model, tokenizer, prompts, one_line=False, **settings) == ["\tab\ncd\r"] * 2
+    assert generate_texts(model, tokenizer, prompts, **settings) == ["\tab"] * 2
     assert generate_texts(model, tokenizer, [], **settings) == []
     assert [tokenizer.decode([token]) for token in line_break_tokens(tokenizer)] == ["\n"]
 

@@ -71,6 +71,20 @@ def test_test_rows_may_have_no_labels(tmp_path):
     for path in (marked, bare):
         dataset = load_task("rte", test_file=path)["test"]
         assert set(tokenize(dataset, tiny_tokenizer(), "rte")["labels"]) == {-1}
+        scored = load_task("stsb", test_file=path)["test"]
+        assert set(tokenize(scored, tiny_tokenizer(), "stsb")["labels"]) == ({-1} if path is marked else {None})
+
+
+def test_every_finite_number_is_a_score(tmp_path):
+    """-1 too, which marks a missing class; what is no number in fp32 is refused, and so is what lacks a score."""
+    texts, columns = [-1.0, 0.0, -2.5, 1e30, -1.0], ("sentence1", "sentence2", "label")
+    path = write(tmp_path / "a.csv", ",".join(columns) + "\n" + "".join(f"a,b,{label}\n" for label in texts))
+    for split in ("train", "validation"):
+        rows = load_task("stsb", **{f"{split}_file": path})[split]
+        assert rows["label"][:] == tokenize(rows, tiny_tokenizer(), "stsb")["labels"][:] == pytest.approx(texts)
+    for label, said in (("1e39", "is '1e39', and stsb needs"), ("nan", "needs"), ("1_0", "needs"), ("", "no label")):
+        path = write(tmp_path / "b.csv", ",".join(columns) + f"\na,b,1\na,b,{label}\n")
+        assert said in data_error(load_task, "stsb", train_file=path)
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,40 @@ def test_hub_rows_come_from_a_pinned_revision_without_a_script(monkeypatch):
     assert (asked["cache_dir"], asked["token"]) == ("cache", "secret")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
+@pytest.mark.parametrize("columns", [["{}", "{}"], ["{}", "NN", "B-NP", "{}"]])
+@pytest.mark.parametrize("gap", ["\t", " "])
+def test_lines_of_every_system_are_the_same_sentences(tmp_path, end, columns, gap):
+    """And so are files with byte order marks, and such that were put one behind the other."""
+    made = [("p53 \u2028 the".split(" "), ["B-DNA", "O", "O"]), (["# ", "\u200b"], ["O", "B-RNA"])]
+    made = made if gap == "\t" else made[:1]  # "# " is a word only where a tab ends it
+    lines = [gap.join(columns).format(*pair) for words, tags in made for pair in (*zip(words, tags), ("", ""))]
+    text = end.join(line if line.strip(" \tBNP-") else "" for line in lines)
+    sentences = ner.read_iob2(write(tmp_path / "a.conll", "\ufeff\ufeff" + end.join([text, "\ufeff" + text])))
+    assert sentences.tokens == [[word.strip(" ") for word in words] for words, _ in made] * 2
+    assert sentences.tags == [tags for _, tags in made] * 2
+
+
+def test_a_word_with_a_blank_does_not_lose_its_end(tmp_path):
+    path = write(tmp_path / "a.conll", "New York B-LOC\nis O\n")
+    assert data_error(ner.read_iob2, path).endswith(
+        "a.conll, line 2: 2 columns, and line 1 has 3. Separate columns by one tab, also where a word holds a blank."
+    )
+    path = write(tmp_path / "a.conll", "New York\tB-LOC\nis O\n")
+    assert ner.read_iob2(path).tokens == [["New York", "is"]]
+
+
+def test_a_comment_that_ends_like_a_tag_is_no_word(tmp_path):
+    path = write(tmp_path / "a.conll", "# text = vitamin O\nvitamin\tO\n\n# is no comment\tO\n#\tO\n")
+    assert ner.read_iob2(path).tokens == [["vitamin"], ["# is no comment", "#"]]
+
+
+def test_words_in_quotes_of_csv_are_pointed_at(tmp_path, caplog):
+    path = write(tmp_path / "a.tsv", '""""\tO\n"the\tO\n"\tO\n')
+    assert ner.read_iob2(path).tokens == [['""""', '"the', '"']]
+    assert '1 words look quoted as in CSV (the first is \'""""\' in line 1), and are taken as they are' in caplog.text
+
+
 GOOD = '{"tokens": ["a", "b"], "tags": ["B-DNA", "O"]}\n'
 BAD_ROWS = [
     ("jnlpba", "a.jsonl", "", "a.jsonl is empty. Give a file with at least one row."),

@@ -3,12 +3,14 @@
 import json
 import re
 
+import pandas
 import pytest
 from datasets import Dataset, DatasetDict
 
 from autolora_trainer.tasks import nlg, nlg_prompts
 from tests.helpers.measures import data_error
 from tests.helpers.models import byte_tokenizer
+from tests.helpers.rows import write
 
 E2E, WEBNLG, OWN = (nlg.NLG_TASKS[name] for name in ("e2e", "webnlg", "nlg"))
 
@@ -45,6 +47,7 @@ def test_what_is_no_meaning_representation_is_refused(meaning):
             {"object": '"1, 2"', "subject": "A_B", "property": "size"},
         ],
         'A_B | leader | C\nA_B|size|"1, 2"\n',
+        'A_B | leader | C\rA_B|size|"1, 2"',
         json.dumps(["A_B | leader | C", 'A_B | size | "1, 2"']),
     ],
 )
@@ -65,7 +68,7 @@ def test_training_has_a_row_for_every_reference():
     examples = nlg.to_examples(rows, OWN, "train")
     assert [(e["row"], e["prompt"], e["references"]) for e in examples] == [
         (1, "a", ["x"]),
-        (1, "a", ["y"]),
+        (1, "a", [" y "]),
         (2, "a", ["z"]),
     ]
 
@@ -77,6 +80,7 @@ def test_evaluation_has_a_row_for_every_input_in_order_of_first_appearance():
         examples = nlg.to_examples(rows, E2E, split)
         assert examples["prompt"][:] == ["name : B", "name : A", "name : C"] and examples["row"][:] == [1, 2, 5]
         assert examples["references"][:] == [["v", "x"], ["w", "y"], ["z"]]
+        assert examples["rows"][:] == [[1, 3], [2, 4], [5]]
         assert examples["source"][:] == ["name[B]", "name[A]", "name[C]"] and examples["seen"][:] == [None] * 3
 
 
@@ -91,6 +95,42 @@ def test_evaluation_has_a_row_for_every_input_in_order_of_first_appearance():
 )
 def test_references_in_every_form(columns):
     assert nlg.to_examples(Dataset.from_dict(columns), E2E, "validation")[0]["references"] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['["Paris", "Rome"]', '["Paris"]', "[]", "[1, 2]", '{"a": ["b"]}', "['a']", "[1] a", "    return 1", "a  b\t"],
+)
+def test_a_reference_is_taken_as_it_is(tmp_path, caplog, text):
+    """As the target of a training, and as what a text is held against; in a CSV file too."""
+    rows = {"input": ["  x", "y"], "reference": [text, text]}
+    write(tmp_path / "a.jsonl", [dict(zip(rows, row)) for row in zip(*rows.values())])
+    pandas.DataFrame(rows).to_csv(tmp_path / "a.csv", index=False)
+    for name in ("a.jsonl", "a.csv"):
+        caplog.clear()
+        examples = nlg.load_examples(OWN, {split: tmp_path / name for split in ("train", "validation")})
+        assert examples["train"]["references"][:] == examples["validation"]["references"][:] == [[text], [text]]
+        assert examples["train"]["prompt"][:] == ["  x", "y"]
+        assert ("is taken as it is" in caplog.text) == (nlg_prompts.json_list(text) is not None)
+
+
+def test_several_references_are_a_list_and_in_a_csv_file_a_json_list(tmp_path, caplog):
+    cells = ['["Paris", "Rome"]', "[1] Paris"]
+    pandas.DataFrame({"input": ["x", "y"], "references": cells}).to_csv(tmp_path / "a.csv", index=False)
+    examples = nlg.load_examples(OWN, {"train": tmp_path / "a.csv"})["train"]
+    assert examples["references"][:] == [["Paris"], ["Rome"], ["[1] Paris"]]
+    assert caplog.messages == [f"{tmp_path.name}/a.csv: 1 cells of references are read as JSON lists of references"]
+    write(tmp_path / "a.jsonl", [{"input": "x", "references": cell} for cell in cells])
+    assert nlg.load_examples(OWN, {"train": tmp_path / "a.jsonl"})["train"]["references"][:] == [[c] for c in cells]
+
+
+def test_lines_that_are_joined_are_said(caplog):
+    rows = Dataset.from_dict({"input": ["a", "b", "c"], "reference": ["def f():\n    return 1", "x\ry", "z\n"]})
+    assert nlg.to_examples(rows, OWN, "train")["references"][:] == [["def f(): return 1"], ["x y"], ["z"]]
+    assert "2 references of several lines are made one line each. Add --one_line false" in caplog.text
+    caplog.clear()
+    kept = nlg.to_examples(rows, OWN, "train", one_line=False)["references"][:]
+    assert kept == [[text] for text in rows["reference"]] and not caplog.messages
 
 
 def test_line_breaks_stay_where_texts_are_not_lines():
