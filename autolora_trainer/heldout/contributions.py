@@ -74,6 +74,7 @@ def contributions(
     points: int = 2,
     shares: bool = True,
     reduce: Callable[[list[torch.Tensor]], None] | None = None,
+    allow_unused: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Held-out contribution of every component of a LoRA adapter, in the basis of its update's singular vectors.
 
@@ -86,11 +87,13 @@ def contributions(
         shares: average the shares of the rates, for the ranks of a training to come; False integrates the rates
             themselves, for a cut of this adapter.
         reduce: adds up tensors over processes, in place.
+        allow_unused: leave out modules that no gradient reaches, where some are reached.
     Returns:
         {module or part of a fused one, as `c_attn#q`: φ, (r,) in float64 on the CPU}, in nats a target, components by
         falling singular value.
     Raises:
-        ValueError: if there are no held-out targets, or no gradient reaches a module.
+        ValueError: if there are no held-out targets, or no gradient reaches a module whose update is not zero: that
+            of another is known to take nothing off the loss.
         NonFiniteError: if the loss or its gradient is NaN or infinite.
     """
     parts = lora_parts(model, adapter_name)
@@ -106,7 +109,8 @@ def contributions(
             for point, (tau, _) in enumerate(path):
                 factors.fill(tau)
                 value, number = loss(model, batch)
-                value.sum().backward()  # of the sum: in fp16 the gradient of a mean would vanish
+                if value.requires_grad:  # not where all of the model runs without gradient
+                    value.sum().backward()  # of the sum: in fp16 the gradient of a mean would vanish
                 for layer, leaf in factors.leaves.items():
                     if leaf.grad is not None:
                         sums[layer][point] -= leaf.grad.detach().cpu().double()
@@ -122,14 +126,17 @@ def contributions(
         rates = total[len(heads) :].view(points, -1)
         values = (shares_of_gain if shares else integrated)(rates, path)
         found = factors.by_part(dict(zip(sums, values.split(widths))))
+        does = {layer: any(part.lora_B.any() for part in parts.values() if part.layer is layer) for layer in sums}
     if not count:
         raise ValueError("contributions needs held-out rows with at least one target, got none. Give more rows.")
-    layers = {part.layer: name for name, part in reversed(parts.items())}
-    for layer, hit in zip(sums, hits.tolist()):
-        if not hit:
+    unused = {layer for layer, hit in zip(sums, hits.tolist()) if not hit}
+    for name, part in parts.items():
+        if part.layer in unused and allow_unused and len(unused) < len(sums):
+            del found[name]
+        elif part.layer in unused and (does[part.layer] or allow_unused):
             raise ValueError(
-                f"No held-out gradient reaches {layers[layer]!r}: it did not run, or runs without gradient. Take it "
-                "out of target_modules."
+                f"No held-out gradient reaches {name!r}: it did not run, or runs without gradient. Take it out of "
+                "target_modules."
             )
     for name, value in found.items():
         if not torch.isfinite(value).all():

@@ -51,6 +51,11 @@ class LoraPart:
             columns[self.rows.to(columns.device)] = value.to(columns)
 
     @property
+    def gradient(self) -> torch.Tensor | None:
+        """Of the whole layer's `lora_B`, (m, r); None where none has come."""
+        return self.layer.lora_B[self.adapter_name].weight.grad
+
+    @property
     def scaling(self) -> float:
         return self.layer.scaling[self.adapter_name]
 
@@ -88,6 +93,13 @@ def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Lo
         for name, module in base_model_of(model).named_modules()
         if isinstance(module, LoraLayer) and adapter_name in module.lora_A
     }
+
+
+def factors_of(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters of all adapters' updates, whatever the modules are called that they lie in."""
+    layers = (module for module in model.modules() if isinstance(module, LoraLayer))
+    held = (getattr(layer, name, None) for layer in layers for name in layer.adapter_layer_names)
+    return {parameter for part in held if isinstance(part, nn.Module) for parameter in part.parameters()}
 
 
 def lora_parts(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraPart]:

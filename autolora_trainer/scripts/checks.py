@@ -11,6 +11,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from autolora_trainer.errors import one_line
 from autolora_trainer.files import no_number
 from autolora_trainer.hub.push import check_repo_id
+from autolora_trainer.lora.experts import experts_line
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.names import SEPARATOR, module_of
 from autolora_trainer.runs.record import recorded
@@ -198,6 +199,14 @@ def check_ranks(job) -> None:
         )
 
 
+def say_experts(job) -> None:
+    """Experts that all-linear leaves out are no fault, and worth a line."""
+    request = job.request
+    if request.training.do_train and request.method.has_lora and request.settings.targets == ALL_LINEAR:
+        if line := experts_line(job.source.rank_one_adapter):
+            job.warn(line)
+
+
 AFTER_LOADING = (
     check_batch_metrics,
     check_model,
@@ -206,4 +215,5 @@ AFTER_LOADING = (
     check_targets,
     check_best_metric,
     check_ranks,
+    say_experts,
 )

@@ -14,6 +14,7 @@ from autolora_trainer.report.heatmap import rank_heatmap_pixels
 from autolora_trainer.report.history import HISTORY_FILE, selection_history_pixels
 from autolora_trainer.report.trackers import Tracking
 from autolora_trainer.search.measure import SAME, shared_ranks
+from autolora_trainer.search.reach import say_left_out
 from autolora_trainer.search.rules import Found
 
 logger = logging.getLogger("autolora_trainer")
@@ -87,6 +88,8 @@ class RankSelectionCallback(TrainerCallback):
         model, threshold, self.found = self.search.model, args.threshold, self.search.find()
         if threshold is None and args.constraint != "none":
             threshold = gates.threshold()[0].item()
+        if state.is_world_process_zero:
+            say_left_out(self.search.unmeasured(self.found))
         curve = self.found.curve
         if curve is not None and not curve.decided and state.is_world_process_zero:
             logger.warning(

@@ -239,6 +239,8 @@ def exact(train_losses, val_losses, weights, selection, train_gradient, virtual_
         for loss in train_losses():
             slopes = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
             product = sum((s * x).sum() for s, x in zip(slopes, u) if s is not None)
+            if not torch.is_tensor(product):  # the loss reaches no weight
+                continue
             (part,) = torch.autograd.grad(product, [selection], allow_unused=True)
             mixed = mixed if part is None else mixed + part
     reduce([mixed])

@@ -12,6 +12,7 @@ from autolora_trainer.heldout.prefixes import NOISE, SIZES, find_size, mean_loss
 from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.gates import gated
 from autolora_trainer.lora.heads import set_values
+from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, undecided
 from autolora_trainer.training.progress import phase, ticking
 from autolora_trainer.training.shares import Idle, count_targets
@@ -60,16 +61,25 @@ class MeasurementMixin(HeldOutMixin):
         """What the search has found by now, by `args.rank_rule`."""
         args, parts = self.args, self.gates.parts
         if args.rank_rule == "threshold":
-            return by_threshold(self.gates, args.threshold, args.size, args.least_rank)
+            return by_threshold(self.gates, args.threshold, args.size, args.least_rank, self.reach.left_out)
         found = self.contributions()
         order = ordered(found, parts, args.least_rank, args.max_lora_rank)
-        costs = {name: part.cost for name, part in parts.items()}
+        costs = {name: parts[name].cost for name in found}
         if not args.finds_size:
-            return kept(found, parts, filled(order, costs, args.size, args.least_rank))
+            size = args.size
+            if len(found) < len(parts):  # the modules that are left out may have been most of it
+                size = min(parse_budget(size, list(costs.values())), sum(costs[name] for name, _ in order))
+            return kept(found, parts, filled(order, costs, size, args.least_rank))
         curve = self._curve([(name, j) for name, j in order if found[name][j] > 0], costs)
         if not curve.decided:
             return undecided(found, parts, curve, args.max_lora_rank)
-        return kept(found, parts, order[: max(curve.kept, len(parts) * args.least_rank)], curve)
+        return kept(found, parts, order[: max(curve.kept, len(found) * args.least_rank)], curve)
+
+    def unmeasured(self, found: Found) -> list[str]:
+        """Modules that are left out, as no held-out gradient has come to them."""
+        if self.args.rank_rule == "threshold":
+            return self.reach.left_out
+        return [name for name in self.gates.names if name not in found.contributions]
 
     def expected_passes(self, steps: int) -> tuple[float, float]:
         """(forward-backward passes of a weight step with its share of a selection step, those of a search of so many
@@ -84,7 +94,7 @@ class MeasurementMixin(HeldOutMixin):
             for count in (ORDER_BATCHES, SIZE_BATCHES, LOOK_BATCHES)
         )
         looks = (steps - 1) // args.search_look_steps if args.search_look_steps else 0
-        measured = 2 * order + looks * look * 5 / 3 + args.finds_size * SIZES * size / 3
+        measured = 1 + 2 * order + looks * look * 5 / 3 + args.finds_size * SIZES * size / 3
         heads = args.finds_size * bool(self.fresh_heads) * steps * args.gradient_accumulation_steps / 3
         return of_step, of_step * steps + measured + heads
 
@@ -96,9 +106,18 @@ class MeasurementMixin(HeldOutMixin):
 
     def _contributions(self, points: int, batches: list, tick=None) -> dict[str, torch.Tensor]:
         self.measured_passes += points * len(batches)
-        own = {"points": points, "reduce": self._add_up}
+        own = {"points": points, "reduce": self._add_up, "allow_unused": True}
         with self.gates.folded(), self._plain_loss():
             return contributions(self.model, ticking(batches, tick), self._held_out_loss, **own)
+
+    def _check_reach(self) -> None:
+        """See `search/reach.py`; after the passes of a selection step."""
+        self.reach.judge(self._add_up)
+        if self.state.global_step == 0 and self.args.rank_rule == "contributions":
+            self.measured_passes += 1
+            with self.gates.folded(), self._plain_loss():
+                batches = self._held_out_batches(self.order_dataset, 1)[:1]
+                self.reach.try_measuring(self.model, batches, self._held_out_loss, self._add_up)
 
     def look(self) -> Look:
         """On few rows and one point of the path."""

@@ -28,7 +28,9 @@ class HypergradientPassesMixin:
         def val_losses():
             for inputs, divisor in zip(val_inputs, val_divisors):
                 self.selection_passes += 1
-                yield self._micro_loss(inputs, val_items, divisor)
+                with self.reach.watching():
+                    loss = self._micro_loss(inputs, val_items, divisor)
+                yield loss
 
         def train_losses():  # the same function at every call: same rows, same dropout masks, no bf16 rounding
             now = RandomState(self.args.device)

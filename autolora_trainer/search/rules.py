@@ -5,6 +5,7 @@ enter by what they take off the held-out loss, per parameter, until a size is re
 `threshold`, the paper's (§4.4): a component is kept where its selection variable reaches λ.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +26,7 @@ class Found:
     Attributes:
         chosen: {module: its kept components}: places among the singular directions of its update (`contributions`), or
             among the components of the search (`threshold`); every module is there, some perhaps with none.
-        contributions: {module: (k,)}, of the rule of that name.
+        contributions: {module: (k,)}, of the rule of that name; without those that no held-out gradient reached.
         curve: held-out loss against size, where the size was found.
     """
 
@@ -44,7 +45,11 @@ def capacities(parts: dict[str, LoraPart]) -> list[int]:
 
 
 def by_threshold(
-    gates: SelectionGates, threshold: float | None = None, size: str | int | None = None, min_rank: int = 1
+    gates: SelectionGates,
+    threshold: float | None = None,
+    size: str | int | None = None,
+    min_rank: int = 1,
+    unreached: Collection[str] = (),
 ) -> Found:
     """The rule of §4.4: the rank of a module is #{ j : α_j >= λ }; with a size, components enter by falling α until
     the next would exceed it.
@@ -53,24 +58,28 @@ def by_threshold(
         threshold: λ. Default: 1/k for softmax, 0.5 for sigmoid, the layer's mean without constraint.
         size: in adapter parameters, a number or `lora:R`.
         min_rank: 1 gives every module its best component first; 0 lets a module go without.
+        unreached: modules without any gradient, whose α stands where it began and says nothing: they get rank 0.
     Raises:
         ValueError: If a selection variable is no finite number, or the size is out of reach.
     """
-    selection, parts = gates.selection.detach().cpu(), gates.parts
+    reached = [row for row, name in enumerate(gates.names) if name not in set(unreached)]
+    parts = {gates.names[row]: gates.parts[gates.names[row]] for row in reached}
+    selection = gates.selection.detach().cpu()[reached]  # (reached, k)
     if not torch.isfinite(selection).all():
         raise ValueError(
             "rank rule 'threshold' met scores that are not finite numbers. The search diverged; lower "
             "search_learning_rate or selection_learning_rate."
         )
     if size is None:
-        level = gates.threshold().cpu() if threshold is None else threshold
+        level = gates.threshold().cpu()[reached] if threshold is None else threshold
         counts = (selection >= level).sum(dim=1).clamp(min=min_rank).tolist()
         ranks = [min(count, most) for count, most in zip(counts, capacities(parts))]
     else:
         costs = [part.cost for part in parts.values()]
         ranks = fill_budget(selection, costs, size, min_rank, capacities(parts))
     order = selection.argsort(dim=1, descending=True, stable=True).tolist()
-    return Found({name: sorted(own[:rank]) for name, own, rank in zip(parts, order, ranks)})
+    chosen = {name: sorted(own[:rank]) for name, own, rank in zip(parts, order, ranks)}
+    return Found({name: chosen.get(name, []) for name in gates.names})
 
 
 def filled(
@@ -107,9 +116,11 @@ def filled(
 
 
 def ordered(contributions, parts: dict[str, LoraPart], min_rank: int, max_lora_rank: int | None):
-    """Components in the order in which they are kept; what a module's shape has no room for is left out."""
+    """Components in the order in which they are kept; what a module's shape has no room for is left out, and a module
+    without contributions."""
     costs = {name: part.cost for name, part in parts.items()}
-    possible = {name: contributions[name][:most] for name, most in zip(parts, capacities(parts))}
+    most = dict(zip(parts, capacities(parts)))
+    possible = {name: own[: most[name]] for name, own in contributions.items()}
     return in_order(possible, costs, min_rank, max_lora_rank)
 
 
@@ -123,5 +134,6 @@ def kept(contributions, parts: dict[str, LoraPart], components, curve: Curve | N
 def undecided(contributions, parts: dict[str, LoraPart], curve: Curve, max_lora_rank: int | None) -> Found:
     """Uniform ranks, where held-out rows have not seen the search learn: the leading components of every module."""
     rank = min(UNDECIDED, max_lora_rank or UNDECIDED)
-    leading = [(name, j) for name, most in zip(parts, capacities(parts)) for j in range(min(rank, most))]
+    most = dict(zip(parts, capacities(parts)))
+    leading = [(name, j) for name in contributions for j in range(min(rank, most[name]))]
     return kept(contributions, parts, leading, curve)

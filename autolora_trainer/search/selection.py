@@ -90,6 +90,7 @@ class SelectionGates:
         for row, part in enumerate(parts.values()):
             rows.setdefault(part.layer, []).append(row)
         self.baked, self._is_folded, self._handles = False, False, []
+        self.watch: Callable[[slice, torch.Tensor], None] | None = None  # told of every pass through a gate
         for layer, own in rows.items():
             layer.selection_gates = {*getattr(layer, "selection_gates", ()), adapter_name}
             self._handles.append(attach_gate(layer, adapter_name, self._gate(slice(own[0], own[-1] + 1))))
@@ -101,7 +102,16 @@ class SelectionGates:
 
     def _gate(self, rows: slice):
         """The factors of a layer; parts follow each other as their components. None while they are folded."""
-        return lambda: None if self._is_folded else self.scale * self.selection[rows].reshape(-1)  # (p k,)
+
+        def factors():
+            if self._is_folded:
+                return None
+            gate = self.scale * self.selection[rows].reshape(-1)  # (p k,)
+            if self.watch is not None:
+                self.watch(rows, gate)
+            return gate
+
+        return factors
 
     @torch.no_grad()
     def refresh(self) -> None:

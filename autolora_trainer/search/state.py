@@ -39,6 +39,7 @@ class SearchStateMixin:
             "val_position": self._val_batches.position,
             "selection_passes": self.selection_passes,
             "measured_passes": self.measured_passes,
+            "unreached": self.reach.unreached,
             "callback": self.rank_selection.checkpoint(),
         }
         write_json(os.path.join(output_dir, SELECTION_STATE), state)
@@ -64,5 +65,5 @@ class SearchStateMixin:
             self.selection_optimizer.state[logits] = moments
         self.means.sums = tensors["sums"]
         self.selection_passes, self.measured_passes = state["selection_passes"], state["measured_passes"]
-        self._val_batches.position = state["val_position"]
+        self._val_batches.position, self.reach.unreached = state["val_position"], state["unreached"]
         self.rank_selection.restore(state["callback"])

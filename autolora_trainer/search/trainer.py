@@ -8,13 +8,16 @@ Both steps use one gradient of the training loss, computed once, at the W and α
 variables and their optimizer live beside the model, not in it.
 """
 
+import logging
 from contextlib import nullcontext
 
 import torch
 from peft import PeftModel
 from transformers import Trainer
 
+from autolora_trainer.errors import is_first_process
 from autolora_trainer.heldout.split import split_held_out, split_train
+from autolora_trainer.lora.experts import experts_line
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import lora_parts
@@ -27,6 +30,7 @@ from autolora_trainer.search.handover import handover_tensors, start_from
 from autolora_trainer.search.logs import SelectionMeans, selection_entropy, with_phase
 from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.search.passes import HypergradientPassesMixin
+from autolora_trainer.search.reach import Reach
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
 from autolora_trainer.training.finite import FiniteStepMixin
@@ -35,6 +39,8 @@ from autolora_trainer.training.passes import RandomState, fix_loss_scale
 from autolora_trainer.training.progress import show_phase
 from autolora_trainer.training.shares import SharesMixin
 from autolora_trainer.training.trainer import ResumeMixin
+
+logger = logging.getLogger("autolora_trainer")
 
 
 class AutoLoraMixin(
@@ -83,7 +89,9 @@ class AutoLoraMixin(
     ):
         check_construction(model, args, train_dataset, peft_config, trainer_arguments)
         if peft_config is not None:
-            model = add_lora(model, peft_config, rank=args.initial_rank)
+            model, everything = add_lora(model, peft_config, rank=args.initial_rank), peft_config.target_modules
+            if everything == "all-linear" and is_first_process() and (line := experts_line(model)):
+                logger.warning(line)
         callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
         if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
             callbacks.append(RankSelectionCallback())
@@ -112,7 +120,7 @@ class AutoLoraMixin(
         self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
         self._val_batches = self._endless_batches(val_dataset)
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
-        self.means = SelectionMeans(self.gates.selection.device)
+        self.means, self.reach = SelectionMeans(self.gates.selection.device), Reach(self.gates)
         heads = trained_beside_lora(self.model).values()
         self.fresh_heads = {parameter: parameter.detach().clone() for parameter in heads}
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
@@ -150,7 +158,10 @@ class AutoLoraMixin(
     def outer_step(self, num_items_in_batch=None) -> None:
         """Step 2 of Algorithm 1: β descends the hypergradient of Eq. 5. The weights and their gradients end as they
         were."""
-        self._step_selection(self._hypergradient(num_items_in_batch))
+        with self.reach.explained():
+            result = self._hypergradient(num_items_in_batch)
+        self._check_reach()
+        self._step_selection(result)
 
     @torch.no_grad()
     def _step_selection(self, result: hypergradient.Hypergradient) -> None:
