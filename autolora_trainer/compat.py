@@ -3,6 +3,7 @@
 Each says which version needs it, and when it may go.
 """
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from contextlib import contextmanager
 
 import transformers
 from huggingface_hub.utils import _http
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers import Trainer
 
 # Private methods of Trainer that this package overrides or calls: without one of them a resume would not be exact, a
@@ -89,3 +91,15 @@ def gradients_through_4_bit(model) -> Iterator[None]:
             layer.support_avx512bf16_for_cpu = value
         for weight, data, state in packed:
             weight.data, weight.quant_state = data, state
+
+
+def meant_parameters(model, config: LoraConfig, target_modules, **changes) -> set[str]:
+    """The `target_parameters` that PEFT makes of target modules: models whose experts were linear layers before
+    transformers 5 have them as parameters now, and PEFT (0.21) turns the old names into the new ones, and
+    `all-linear` into all of them. PEFT does it while it wraps the model; here nothing is wrapped."""
+    own = dataclasses.replace(config, target_modules=target_modules, **changes)
+    try:
+        convert_peft_config_for_transformers(own, model, None)
+    except ValueError:  # a part alone of what is one parameter now
+        return set(target_modules)
+    return set(own.target_parameters or ())

@@ -21,7 +21,9 @@ from transformers import (
 
 from autolora_trainer.find import resuming
 from autolora_trainer.find.arguments import search_arguments, task_type_of, trainer_of
+from autolora_trainer.heldout.split import check_rows, check_set
 from autolora_trainer.lora.cut import check_cuttable
+from autolora_trainer.lora.heads import WHOLE_HEADS
 from autolora_trainer.machine import naming_a_full_disk
 from autolora_trainer.ranks.adapter import save_adapter
 from autolora_trainer.ranks.curve import Curve
@@ -73,6 +75,8 @@ class RankSearch:
     ):
         if peft_config is not None and type(peft_config) is not LoraConfig:
             raise ValueError(f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}.")
+        check_set(train_dataset, "train_dataset")
+        check_rows(eval_dataset, "eval_dataset")
         if not hasattr(train_dataset, "__len__"):
             raise ValueError(
                 f"Held-out rows are split off the training rows, and a stream ({type(train_dataset).__name__}) cannot "
@@ -172,8 +176,10 @@ class RankSearch:
     def _base(self) -> tuple[torch.nn.Module, LoraConfig]:
         """(model without an adapter, the LoRA settings of the search)."""
         if not isinstance(self.model, PeftModel):
+            task = task_type_of(self.model)
+            heads = list(WHOLE_HEADS.get(task, ())) or None
             return self.model, self.peft_config or LoraConfig(
-                task_type=task_type_of(self.model), target_modules="all-linear"
+                task_type=task, target_modules="all-linear", exclude_modules=heads
             )
         name = self.model.active_adapter
         check_cuttable(self.model, name)

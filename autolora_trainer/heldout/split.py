@@ -1,11 +1,31 @@
 """The training set as (D_tr, D_val) for the search (§5.2), and D_val in two; the retrain takes all of it (§4.5)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, Subset
+
+
+def check_set(rows, name: str) -> None:
+    """Raise `ValueError` for several sets of rows where one is needed, or for one without a row."""
+    if isinstance(rows, Mapping):
+        raise ValueError(
+            f"{name} must be one set of rows, got a dict of them ({', '.join(map(str, rows)) or 'empty'}). Give one."
+        )
+    if isinstance(rows, Sized) and not len(rows):
+        raise ValueError(f"{name} has no rows. Give some, or leave it out.")
+
+
+def check_rows(rows, name: str) -> None:
+    """`check_set` for held-out rows, which are drawn by their numbers; None is no set."""
+    check_set(rows, name)
+    if rows is not None and (not hasattr(rows, "__len__") or isinstance(rows, IterableDataset)):
+        raise ValueError(
+            f"Rows of {name} are drawn by their numbers, and a stream ({type(rows).__name__}) has none. Give a "
+            "dataset with a length, e.g. Dataset.from_list(list(rows))."
+        )
 
 
 def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Sequence | None = None):

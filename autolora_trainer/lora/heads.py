@@ -5,6 +5,10 @@ from peft import PeftModel
 
 HEADS = ("classifier", "score")  # what PEFT trains besides an adapter: the modules that a task adds to a base model
 
+# beside those of a sequence classifier, which `all-linear` of PEFT passes over by itself: linear layers that PEFT
+# trains whole for a task, and adapts too if nothing excludes them, which is an error
+WHOLE_HEADS = {"TOKEN_CLS": HEADS, "SEQ_CLS": ("pre_classifier",), "QUESTION_ANS": ("qa_outputs",)}
+
 
 def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """{name: parameter} of the head that a task adds to a base model, and of what else its checkpoint lacks; of a PEFT

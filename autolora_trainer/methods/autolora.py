@@ -23,7 +23,7 @@ from autolora_trainer.report.curve import format_curve
 from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, SEARCH_FOLDER
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import check_schedule
-from autolora_trainer.search.checks import check_devices
+from autolora_trainer.search.checks import check_devices, check_length
 from autolora_trainer.search.handover import load_handover
 from autolora_trainer.training.callbacks import CutCallback
 from autolora_trainer.training.processes import refuse_sharding
@@ -102,6 +102,7 @@ class AutoLora(SizedMethod):
         settings, source = job.request.settings, job.source
         arguments = search_arguments(job.request)
         check_devices(arguments)
+        check_length(arguments, self.steps_before(job))
         (job.split_three if arguments.finds_size else job.split)(arguments.val_fraction)
         size = None if arguments.finds_size else settings.size
         if size is not None:

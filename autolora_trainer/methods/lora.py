@@ -51,6 +51,7 @@ class Lora(Method):
 
     def prepare(self, job: Job) -> Plan:
         rank = job.request.settings.rank
+        job.source.refuse_dropped_experts()
         return lambda: Built(add_lora(job.source.base_model(), job.source.lora_config(r=rank)))
 
 

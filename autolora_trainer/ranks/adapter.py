@@ -31,10 +31,27 @@ def build_adapter(
         ValueError: if the model lacks one of the modules, or a built rank differs from the learned one.
     """
     ranks.check_names(name for name, _ in model.named_modules())
-    adapted = get_peft_model(model, ranks.to_lora_config(lora_config, scaling=scaling))
+    config = ranks.to_lora_config(lora_config, scaling=scaling)
+    _check_settings(config)
+    adapted = get_peft_model(model, config)
     split_parts(adapted, ranks.ranks)
     verify_ranks(adapted, ranks)
     return adapted
+
+
+def _check_settings(config: LoraConfig) -> None:
+    """Raise `ValueError` for the settings of a LoRA that do not go with a rank for every module."""
+    if config.layer_replication:
+        raise ValueError(
+            "layer_replication makes other layers than those that have ranks. Drop it from the LoraConfig, or save "
+            "the replicated model and search that."
+        )
+    odd = [name for name, rank in config.rank_pattern.items() if rank % 2]
+    if odd and str(config.init_lora_weights).lower() == "orthogonal":
+        raise ValueError(
+            f"init_lora_weights='orthogonal' takes even ranks alone, and {len(odd)} of {len(config.rank_pattern)} are "
+            "odd. Leave it out."
+        )
 
 
 def save_adapter(config: LoraConfig, tensors: dict[str, torch.Tensor], folder: str | os.PathLike) -> None:

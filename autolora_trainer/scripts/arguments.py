@@ -265,11 +265,11 @@ class ScriptTrainingArguments(NonFiniteArguments, TrainingArguments):
         check_numbers(
             self,
             {
-                "a positive number": "learning_rate num_train_epochs logging_steps save_steps",
+                "a positive number": "learning_rate num_train_epochs logging_steps save_steps adam_epsilon",
                 "at least 1": "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
                 "save_total_limit",
                 "at least 1, or -1 for its default": "max_steps",
-                "at least 0": "weight_decay warmup_steps max_grad_norm adam_epsilon eval_steps eval_delay",
+                "at least 0": "weight_decay warmup_steps max_grad_norm eval_steps eval_delay",
                 "at least 0 and below 1": "adam_beta1 adam_beta2 label_smoothing_factor",
                 "from 0 to 1024": "dataloader_num_workers",  # each is a process
                 "from 0 to 4294967295": "seed data_seed",

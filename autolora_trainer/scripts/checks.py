@@ -3,20 +3,28 @@
 Each check raises `ValueError` with one line: what was given, what is needed, what to type.
 """
 
+import contextlib
+import copy
 import os
+import tempfile
 
 import pyarrow.compute as pc
+import torch
+from transformers import Trainer
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.utils import is_liger_kernel_available
 
-from autolora_trainer.errors import one_line
+from autolora_trainer.errors import one_line, sentence
 from autolora_trainer.files import no_number
 from autolora_trainer.hub.push import check_repo_id
 from autolora_trainer.lora.experts import experts_line
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.names import SEPARATOR, module_of
 from autolora_trainer.runs.record import recorded
+from autolora_trainer.scripts.job import NO_FILES
 from autolora_trainer.tasks.lengths import longest_row, positions
-from autolora_trainer.training.processes import refuse_sharding
+from autolora_trainer.training.passes import check_smoothing
+from autolora_trainer.training.processes import refuse_sharding, sharding
 from autolora_trainer.values import check_choice
 
 
@@ -93,6 +101,38 @@ def check_names(request) -> None:
         )
 
 
+def check_training(request) -> None:
+    """Optimizer, schedule and backend, made for one weight: what cannot be made is known before a model is loaded."""
+    training = request.training
+    if not training.do_train or sharding(training):
+        return
+    if training.use_liger_kernel and not is_liger_kernel_available():
+        raise ValueError(
+            "--use_liger_kernel needs liger-kernel, which is not installed. Type pip install liger-kernel, or drop it."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = copy.copy(training)
+        for name, value in {**NO_FILES, "output_dir": folder, "label_smoothing_factor": 0.0}.items():
+            setattr(arguments, name, value)
+        with _named("The settings make no Trainer"):
+            trainer = Trainer(torch.nn.Linear(1, 1), arguments, train_dataset=[{}])
+        with _named(f"--optim {training.optim.value} cannot be made", training.optim_target_modules is not None):
+            trainer.create_optimizer()
+        with _named(f"--lr_scheduler_type {training.lr_scheduler_type.value} cannot be made"):
+            if trainer.optimizer is not None:
+                trainer.create_scheduler(10, trainer.optimizer)
+
+
+@contextlib.contextmanager
+def _named(what: str, of_modules: bool = False):
+    """One line for whatever fails inside; `of_modules`: modules are asked for that one weight has not got."""
+    try:
+        yield
+    except Exception as error:
+        if not of_modules or isinstance(error, ImportError):
+            raise ValueError(f"{what}: {sentence(error)} Give another, or correct its arguments.") from error
+
+
 BEFORE_LOADING = (
     check_finite,
     check_method,
@@ -101,6 +141,7 @@ BEFORE_LOADING = (
     check_trackers,
     check_names,
     check_frozen_base,
+    check_training,
 )
 
 
@@ -125,6 +166,10 @@ def check_batch_metrics(job) -> None:
 def check_model(job) -> None:
     """A wrong id or folder shows here, and so does a model that loads and cannot do the task."""
     job.request.task.check_model(job.request, job.source.loaded())
+
+
+def check_labels(job) -> None:
+    check_smoothing(job.source.loaded(), job.request.training.label_smoothing_factor)
 
 
 def check_vocabulary(job) -> None:
@@ -210,6 +255,7 @@ def say_experts(job) -> None:
 AFTER_LOADING = (
     check_batch_metrics,
     check_model,
+    check_labels,
     check_vocabulary,
     check_positions,
     check_targets,

@@ -5,7 +5,7 @@ import os
 from functools import cached_property
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, NoMatchingPeftModuleError, PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, BitsAndBytesConfig, set_seed
 from transformers.pytorch_utils import Conv1D
@@ -13,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 from autolora_trainer import hub_client
 from autolora_trainer.errors import one_line, sentence
 from autolora_trainer.lora.fused import add_lora
-from autolora_trainer.lora.heads import HEADS, fresh_modules
+from autolora_trainer.lora.heads import WHOLE_HEADS, fresh_modules
 from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.lora.targets import linear_names, stacked_targets, whole_layers
 from autolora_trainer.methods.lora import ALL_LINEAR
 from autolora_trainer.ranks.adapter import public_model_name
 from autolora_trainer.scripts.model_folder import check_built_size, check_model_folder
@@ -109,8 +110,7 @@ class Source:
         if self.fresh_modules:
             settings["modules_to_save"] = list(self.fresh_modules)
         if targets == ALL_LINEAR:  # PEFT leaves out heads of sequences by itself
-            heads = {"TOKEN_CLS": HEADS, "SEQ_CLS": ("pre_classifier",)}.get(task_type, ())
-            settings["exclude_modules"] = [*heads, *self.fresh_modules] or None
+            settings["exclude_modules"] = [*WHOLE_HEADS.get(task_type, ()), *self.fresh_modules] or None
         return LoraConfig(**{**settings, **changes})
 
     def skeleton(self) -> torch.nn.Module:
@@ -128,20 +128,25 @@ class Source:
         Raises:
             ValueError: where it would have none.
         """
-        skeleton, config = self.skeleton(), self.lora_config(r=1)
+        skeleton, config = self.skeleton(), self.lora_config(r=1, lora_dropout=0.0)  # dropout makes no shape
         try:
             with torch.device("meta"):
                 return add_lora(skeleton, config)
         except ValueError as error:
-            given = self.request.settings.targets
-            given = [given] if isinstance(given, str) else given
-            what = (
-                f"--lora_target_modules {' '.join(given)} fits" if given else "PEFT has no default target modules for"
-            )
+            given, kind = self._typed_targets, type(skeleton).__name__
+            what = f"PEFT has no default target modules for {kind}"
+            if given:
+                misfit = isinstance(error, NoMatchingPeftModuleError) or "not found in the base model" in str(error)
+                what = f"{given} {'fits no module of' if misfit else 'does not work with'} {kind}"
             raise ValueError(
-                f"{what} {'no module of ' if given else ''}{type(skeleton).__name__} "
-                f"({one_line(error).split('. ')[0]}). {self.linear_example()}; give --lora_target_modules."
+                f"{what} ({one_line(error).split('. ')[0]}). {self.linear_example()}; give --lora_target_modules."
             ) from error
+
+    @property
+    def _typed_targets(self) -> str:
+        given = self.request.settings.targets
+        given = [given] if isinstance(given, str) else given
+        return f"--lora_target_modules {' '.join(given)}" if given else ""
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -155,17 +160,32 @@ class Source:
 
     def refuse_nonlinear(self) -> None:
         """Raise `ValueError` for a layer that is not linear: LoRA adapts it, and it has no rank here."""
+        what = f"--method {self.request.method.name} finds ranks of linear layers, and"
+        self._refuse_experts(what, " or type --method lora --lora_dropout 0")
         for name, layer in self.rank_one_adapter.get_base_model().named_modules():
             if isinstance(layer, LoraLayer) and not isinstance(layer.get_base_layer(), (torch.nn.Linear, Conv1D)):
                 raise ValueError(
-                    f"--method {self.request.method.name} finds ranks of linear layers, and --lora_target_modules has "
-                    f"{name!r} ({type(layer.get_base_layer()).__name__}). Leave it out, or type --method lora."
+                    f"{what} --lora_target_modules has {name!r} ({type(layer.get_base_layer()).__name__}). Leave it "
+                    "out, or type --method lora."
                 )
+
+    def refuse_dropped_experts(self) -> None:
+        """Raise `ValueError` for experts under dropout, of which PEFT has none for parameters."""
+        if dropout := self.request.settings.lora_dropout:
+            self._refuse_experts(f"--lora_dropout {dropout} is for linear layers, and", " or --lora_dropout 0")
+
+    def _refuse_experts(self, what: str, other: str) -> None:
+        model, config = self.loaded(), self.lora_config()
+        if names := stacked_targets(model, config):
+            raise ValueError(
+                f"{what} {self._typed_targets} takes experts and routers of {type(model).__name__} too, which PEFT "
+                f"adapts as parameters ({', '.join(names)}). Type --lora_target_modules "
+                f"{' '.join(whole_layers(model, config))},{other}."
+            )
 
     def linear_names(self) -> list[str]:
         """Of the base model's linear layers."""
-        modules = self.loaded().named_modules()
-        return [name for name, module in modules if isinstance(module, (torch.nn.Linear, Conv1D))]
+        return linear_names(self.loaded())
 
     def linear_example(self) -> str:
         linear = self.linear_names()

@@ -267,6 +267,11 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
                 f"hub_strategy {self.hub_strategy.value} pushes checkpoints of the search, which hold its weights "
                 'without its selection. Set hub_strategy="end", and push with trainer.push_to_hub().'
             )
+        if self.adam_epsilon <= 0:
+            raise ValueError(
+                f"adam_epsilon must be a positive number, got {self.adam_epsilon}: lora_A has no gradient in the "
+                "first step, and its step would be 0 / 0."
+            )
         reads_adamw = self.hypergradient != "first_order" and self.virtual_step == "adamw"
         if reads_adamw and self.optim not in ("adamw_torch", "adamw_torch_fused"):
             raise ValueError(

@@ -6,6 +6,7 @@ import math
 import os
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from autolora_trainer.files import no_link, replacing
 from autolora_trainer.ranks.adapter import fingerprint, public_model_name
@@ -13,9 +14,11 @@ from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.report.heatmap import rank_heatmap_pixels
 from autolora_trainer.report.history import HISTORY_FILE, selection_history_pixels
 from autolora_trainer.report.trackers import Tracking
+from autolora_trainer.search.checks import check_length
 from autolora_trainer.search.measure import SAME, shared_ranks
 from autolora_trainer.search.reach import say_left_out
 from autolora_trainer.search.rules import Found
+from autolora_trainer.training.callbacks import cut_short
 
 logger = logging.getLogger("autolora_trainer")
 HISTORY_RECORDS, HISTOGRAMS = 200, 20  # at most, however long the search
@@ -31,11 +34,12 @@ class RankSelectionCallback(TrainerCallback):
             folder.
     Attributes:
         learned_ranks: `LearnedRanks` once the search has ended; None if it was cut short before a selection variable
-            moved.
+            moved, and can be resumed.
         found: the `Found` behind them.
         settled: the search has stopped because its order had settled.
     Raises:
-        RuntimeError: at the end of a search in which no selection variable ever moved.
+        ValueError: before a search that is too short for a selection variable to move.
+        RuntimeError: at the end of one in which none ever moved.
     """
 
     def __init__(self, base_model: str | None = None):
@@ -60,6 +64,8 @@ class RankSelectionCallback(TrainerCallback):
             self._open_history(args, state.global_step)
         if state.global_step == 0:
             self._record(state)
+            if not any(part.lora_B.any() for part in self.search.gates.parts.values()):
+                check_length(args, state.max_steps)
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self._interval == 0:
@@ -76,12 +82,8 @@ class RankSelectionCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         gates = self.search.gates
         if state.global_step > 0 and gates.logits.unique().numel() == 1:
-            if state.global_step < state.max_steps and not self.settled:
-                return  # something else stopped it early, a signal perhaps: it may be resumed
-            raise RuntimeError(
-                f"The search ended after {state.global_step} steps and no selection variable ever moved, so it has "
-                "learned no ranks. Raise search_epochs or selection_learning_rate, or lower hypergradient_interval."
-            )
+            self._end_without_ranks(args, state)
+            return
         if state.global_step % self._interval:
             self._record(state)
         self.search.check_finite()
@@ -111,6 +113,24 @@ class RankSelectionCallback(TrainerCallback):
             threshold=threshold if args.rank_rule == "threshold" else None,
             curve=found.curve,
         )
+
+    def _end_without_ranks(self, args, state) -> None:
+        """Raise `RuntimeError`, unless something has stopped the search and it may be resumed."""
+        if state.global_step == state.max_steps or self.settled:
+            raise RuntimeError(
+                f"The search ended after {state.global_step} steps and no selection variable ever moved, so it has "
+                "learned no ranks. Raise search_epochs or selection_learning_rate, or lower hypergradient_interval."
+            )
+        stopped = (
+            f"The search was stopped after step {state.global_step} of {state.max_steps}, before a selection variable "
+            "moved, so it has learned no ranks"
+        )
+        if cut_short(self.search):  # by a signal, and whoever set the callback says so
+            return
+        if not os.path.isdir(os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")):
+            raise RuntimeError(f"{stopped}. Let it run longer, or lower hypergradient_interval.")
+        if state.is_world_process_zero:
+            logger.warning(f"{stopped}; its checkpoint goes on: train(resume_from_checkpoint=True).")
 
     def _open_history(self, args, step):
         """A new file, or after a resume the rows that an uninterrupted search would have written by `step`."""

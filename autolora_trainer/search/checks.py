@@ -1,12 +1,18 @@
 """What the search cannot do, said before its first step."""
 
-from peft import LoraConfig, PeftModel
+import math
+from collections.abc import Mapping
 
+import torch
+
+from autolora_trainer.heldout.split import check_rows, check_set
+from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.search.arguments import AutoLoraTrainingArguments
+from autolora_trainer.search.suitability import check_model
 
 
-def check_construction(model, args, train_dataset, peft_config, trainer_arguments: dict) -> None:
-    """Raise `ValueError` for what `AutoLoraTrainer` was given and cannot search with."""
+def check_construction(model, args, train_dataset, held_out: dict, peft_config, trainer_arguments: dict) -> None:
+    """Raise `ValueError` for what `AutoLoraTrainer` was given and cannot search with; `held_out`: {argument: rows}."""
     if not isinstance(args, AutoLoraTrainingArguments):
         raise ValueError(
             f"args must be AutoLoraTrainingArguments, got {type(args).__name__}. They take every argument of "
@@ -17,19 +23,10 @@ def check_construction(model, args, train_dataset, peft_config, trainer_argument
         raise ValueError(f"The search needs the model itself, got {given}. Pass model=..., e.g. model_init().")
     if train_dataset is None:
         raise ValueError("The search needs train_dataset, got none. D_tr and D_val both come from it.")
-    if peft_config is not None and not isinstance(peft_config, LoraConfig):
-        raise ValueError(f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}.")
-    for name, what in (("rank_pattern", "rank k"), ("alpha_pattern", "scale")):
-        if getattr(peft_config, name, None):
-            raise ValueError(
-                f"The search needs the same {what} in every LoRA layer, got a {name} in peft_config. Drop {name} "
-                "from the LoraConfig."
-            )
-    if peft_config is None and not isinstance(model, PeftModel):
-        raise ValueError(
-            f"The search needs a LoRA adapter, got a plain {type(model).__name__}. Pass "
-            "peft_config=LoraConfig(...) or wrap the model with get_peft_model."
-        )
+    check_set(train_dataset, "train_dataset")
+    for name, rows in held_out.items():
+        check_rows(rows, name)
+    check_model(model, peft_config, args.label_smoothing_factor)
 
 
 def check_prepared(trainer, given, val_dataset) -> None:
@@ -40,6 +37,50 @@ def check_prepared(trainer, given, val_dataset) -> None:
         raise ValueError(
             f"val_dataset lacks {', '.join(missing)}, which {type(trainer).__name__} has made of train_dataset. Give "
             "rows that are prepared likewise, or leave val_dataset out: the search then splits train_dataset."
+        )
+
+
+def check_optimizer(trainer) -> None:
+    """Raise `ValueError` for an optimizer of the user's own that does not train the adapter: it was made of the model
+    before there was one."""
+    if trainer.optimizer is None:
+        return
+    held = {parameter for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    factors = [p for part in lora_parts(trainer.model).values() for p in (part.layer.lora_A, part.layer.lora_B)]
+    missing = [p for own in factors for p in own["default"].parameters() if p.requires_grad and p not in held]
+    if missing:
+        raise ValueError(
+            f"The optimizer in optimizers=... lacks {len(missing)} LoRA weights, so they would not be trained. Make "
+            "it of the PeftModel's parameters, or give optimizer_cls_and_kwargs."
+        )
+
+
+def check_length(arguments: AutoLoraTrainingArguments, steps: int) -> None:
+    """Raise `ValueError` for a search of so many steps, from a lora_B of zero, in which no selection variable can
+    move: until a weight step has moved lora_B the gradient by α is zero, and a warm-up's first step has rate 0."""
+    interval, moved = arguments.hypergradient_interval, 1 + (arguments.get_warmup_steps(steps) > 0)
+    first = interval * math.ceil(moved / interval)  # weight steps before the first selection step that counts
+    if steps <= first and arguments.hypergradient == "first_order":
+        raise ValueError(
+            f"A search of {steps} steps takes no selection step once lora_B is no longer zero, and before that α has "
+            f"no gradient; the first would be in step {first + 1}. Search longer, or lower hypergradient_interval."
+        )
+
+
+def check_batch(trainer, inputs) -> None:
+    """Raise `ValueError` for batches that have no loss on held-out rows, in the first step."""
+    if not isinstance(inputs, Mapping):
+        kind, given = type(trainer).__name__, type(inputs).__name__
+        raise ValueError(
+            f"The search takes batches as dicts, whose loss held-out rows have too, and {kind} gives its steps a "
+            f"{given}: it makes its rows while it trains. Search with SFTTrainer on like texts, and give "
+            "learned_ranks.to_lora_config() to this trainer as peft_config."
+        )
+    labels = inputs.get("labels")
+    if trainer.args.label_smoothing_factor and torch.is_tensor(labels) and labels.is_floating_point():
+        raise ValueError(
+            f"label_smoothing_factor {trainer.args.label_smoothing_factor} smooths classes, and these labels are "
+            "numbers. Set it to 0."
         )
 
 

@@ -51,12 +51,6 @@ def handover_tensors(
     """
     if gates.baked:
         raise ValueError("gates.bake() has folded α into the adapter. Call start_retrain before it.")
-    for name, layer in gates.layers.items():
-        if layer.lora_B[gates.adapter_name].bias is not None:
-            raise ValueError(
-                f"The search trained a bias of lora_B at {name!r} (lora_bias), which no retrain starts from. Search "
-                "without lora_bias, or leave start_retrain out."
-            )
     tensors = {}
     for name, (a, b) in kept_factors(gates, chosen, directions).items():
         tensors[f"A.{name}"] = a.contiguous()

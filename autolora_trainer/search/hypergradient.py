@@ -55,6 +55,24 @@ def sgd_step(learning_rate: float) -> VirtualStep:
     return lambda weights, gradients: (torch._foreach_mul(gradients, learning_rate), learning_rate)
 
 
+def check_adamw(optimizer) -> None:
+    """Raise `ValueError` for an optimizer whose step is not the one that `adamw_step` writes down."""
+    own, groups = getattr(optimizer, "optimizer", optimizer), optimizer.param_groups  # under accelerate's wrapper
+    kind = type(own).__name__
+    if any(group.get("amsgrad") or group.get("maximize") for group in groups):
+        kind += " with amsgrad or maximize"
+    elif (
+        isinstance(own, torch.optim.AdamW)
+        or isinstance(own, torch.optim.Adam)
+        and not any(group["weight_decay"] for group in groups)
+    ):
+        return
+    raise ValueError(
+        f"virtual_step adamw reads the state of PyTorch's AdamW, got {kind}. Use virtual_step sgd, or hypergradient "
+        "first_order, or that optimizer."
+    )
+
+
 def adamw_step(
     optimizer: torch.optim.Optimizer, learning_rate: float | None = None, clip: torch.Tensor | float = 1.0
 ) -> VirtualStep:
@@ -66,8 +84,9 @@ def adamw_step(
         learning_rate: η; default: that of each parameter group.
         clip: the factor by which the gradient will be clipped, treated as a constant.
     Raises:
-        ValueError: if a weight is not in the optimizer.
+        ValueError: if it is another optimizer, or a weight is not in it.
     """
+    check_adamw(optimizer)
     groups = {parameter: index for index, group in enumerate(optimizer.param_groups) for parameter in group["params"]}
 
     def step(weights, gradients):

@@ -9,6 +9,12 @@ from autolora_trainer.training.passes import RandomState, full_precision, is_ful
 class HypergradientPassesMixin:
     """Over a Trainer with `gates`, batches of D_val and the window of the running weight step."""
 
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.args.hypergradient != "first_order" and self.args.virtual_step == "adamw":
+            hypergradient.check_adamw(optimizer)
+        return optimizer
+
     def _hypergradient(self, num_items_in_batch) -> hypergradient.Hypergradient:
         """Eq. 5 for the weight step whose gradient the weights hold, with as many rows of D_val as a weight step has,
         also where an epoch ends with fewer.

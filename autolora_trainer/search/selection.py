@@ -211,15 +211,21 @@ def attach_gates(
         unused = isinstance(layer, MultiheadAttention) or isinstance(owner, nn.MultiheadAttention)
         if unused or not isinstance(layer.lora_A[adapter_name], nn.Linear):
             kind = type(owner if isinstance(owner, nn.MultiheadAttention) else layer.get_base_layer()).__name__
-            raise ValueError(f"The search gates linear layers, got {kind} at {name!r}. Take it out of target_modules.")
+            raise ValueError(
+                f"The search gates linear layers, got {kind} at {name!r}. Leave it out: exclude_modules=[{name!r}]."
+            )
         if isinstance(layer, ParamWrapper):
-            raise ValueError(f"The search gates linear layers, got a parameter at {name!r}. Drop target_parameters.")
+            raise ValueError(
+                f"The search gates linear layers, got a parameter, as of experts, at {name!r}. Name linear layers in "
+                "target_modules, and none in target_parameters."
+            )
         if adapter_name in getattr(layer, "lora_variant", {}):
             variant = type(layer.lora_variant[adapter_name]).__name__
             raise ValueError(f"The search gates plain LoRA, got {variant} at {name!r}. Use it in the retrain instead.")
     for name, module in base.named_modules():
         if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_embedding_A", {}):
             raise ValueError(
-                f"The search gates linear layers, got an embedding at {name!r}. Take it out of target_modules."
+                f"The search gates linear layers, got an embedding at {name!r}. Leave it out: "
+                f"exclude_modules=[{name!r}]."
             )
     return SelectionGates(parts, adapter_name, constraint, gate_scaling)

@@ -25,7 +25,13 @@ from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.trackers import spare_the_run
 from autolora_trainer.search import hypergradient
 from autolora_trainer.search.callback import RankSelectionCallback, SearchTracking
-from autolora_trainer.search.checks import check_construction, check_environment, check_prepared
+from autolora_trainer.search.checks import (
+    check_batch,
+    check_construction,
+    check_environment,
+    check_optimizer,
+    check_prepared,
+)
 from autolora_trainer.search.handover import handover_tensors, start_from
 from autolora_trainer.search.logs import SelectionMeans, selection_entropy, with_phase
 from autolora_trainer.search.measure import MeasurementMixin
@@ -33,6 +39,7 @@ from autolora_trainer.search.passes import HypergradientPassesMixin
 from autolora_trainer.search.reach import Reach
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
+from autolora_trainer.search.suitability import check_order
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.finite_rows import FiniteRowsMixin
 from autolora_trainer.training.passes import RandomState, fix_loss_scale
@@ -75,6 +82,12 @@ class AutoLoraMixin(
         ValueError: before the first step, for what the search cannot do.
     """
 
+    _checked = False  # whether a batch has been looked at
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        check_order(cls, AutoLoraMixin)
+
     def __init__(
         self,
         model=None,
@@ -87,7 +100,8 @@ class AutoLoraMixin(
         callbacks=None,
         **trainer_arguments,
     ):
-        check_construction(model, args, train_dataset, peft_config, trainer_arguments)
+        held_out = {"val_dataset": val_dataset, "size_dataset": size_dataset}
+        check_construction(model, args, train_dataset, held_out, peft_config, trainer_arguments)
         if peft_config is not None:
             model, everything = add_lora(model, peft_config, rank=args.initial_rank), peft_config.target_modules
             if everything == "all-linear" and is_first_process() and (line := experts_line(model)):
@@ -111,6 +125,7 @@ class AutoLoraMixin(
                 f"{args.initial_rank}. Use LoraConfig(r={args.initial_rank}) or "
                 f"initial_rank={self.gates.initial_rank}."
             )
+        check_optimizer(self)
         adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
         self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
         self.val_dataset = val_dataset
@@ -141,6 +156,9 @@ class AutoLoraMixin(
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Step 1 of Algorithm 1 for one micro-batch; after the last one of a window, step 2 every T weight steps."""
+        if not self._checked:
+            check_batch(self, inputs)
+            self._checked = True
         takes_selection_step = self.state.global_step % self.args.hypergradient_interval == 0
         if takes_selection_step:
             self._window.append((self._prepare_inputs(dict(inputs)), RandomState(self.args.device)))

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from autolora_trainer.heldout.contributions import contributions
 from autolora_trainer.heldout.prefixes import SIZES, chosen_of, find_size, mean_loss, measured_prefixes
-from autolora_trainer.heldout.split import split_held_out
+from autolora_trainer.heldout.split import check_rows, split_held_out
 from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.cut import check_cuttable, cut, cuttable_parts, leading, singular_values
 from autolora_trainer.ranks.adapter import fingerprint, public_model_name
@@ -101,6 +101,7 @@ def _check(eval_dataset, rank, size, tolerance, max_lora_rank, heal_steps, train
     if (rank is None) == (eval_dataset is None):
         given = "neither" if rank is None else "both"
         raise ValueError(f"compress takes eval_dataset, or rank where there are no rows, got {given}. Give one.")
+    check_rows(eval_dataset, "eval_dataset")
     if rank is not None and (size != "auto" or max_lora_rank is not None):
         raise ValueError("rank decides the size alone, got size or max_lora_rank beside it. Drop one of them.")
     if isinstance(rank, bool) or (rank is not None and not (rank >= 1 if isinstance(rank, int) else 0 < rank <= 1)):

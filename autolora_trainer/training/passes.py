@@ -40,6 +40,21 @@ def fix_loss_scale(trainer: Trainer) -> Trainer:
     return trainer
 
 
+def check_smoothing(model: torch.nn.Module, factor: float) -> None:
+    """Raise `ValueError` where labels are scores or sets of classes: smoothing is of one class a target."""
+    base = base_model_of(model)
+    config = getattr(base, "config", None)
+    problem = getattr(config, "problem_type", None)
+    if problem is None and type(base).__name__.endswith("ForSequenceClassification"):
+        problem = "regression" if getattr(config, "num_labels", None) == 1 else None
+    if factor and problem in ("regression", "multi_label_classification"):
+        what = "scores" if problem == "regression" else "sets of classes"
+        raise ValueError(
+            f"label_smoothing_factor {factor} smooths classes, and the labels of this {type(base).__name__} are "
+            f"{what}. Set it to 0."
+        )
+
+
 def shifts_labels(base: torch.nn.Module) -> bool:
     """Whether a model's loss compares every token with the label of the next."""
     if getattr(getattr(base, "config", None), "is_encoder_decoder", False):

@@ -8,6 +8,7 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     LlamaForSequenceClassification,
+    RobertaForQuestionAnswering,
     Seq2SeqTrainingArguments,
     T5Config,
     T5ForConditionalGeneration,
@@ -21,7 +22,7 @@ from autolora_trainer.find.arguments import trainer_of
 from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.search.measure import MeasurementMixin
-from tests.helpers.models import byte_llama, byte_tokenizer, padded, tiny_gpt2, tiny_roberta
+from tests.helpers.models import FAMILIES, byte_llama, byte_tokenizer, padded, tiny_gpt2, tiny_roberta
 from tests.helpers.planted import Planted, planted_data
 from tests.helpers.rows import rows
 from tests.helpers.state import everything, same
@@ -180,3 +181,16 @@ def test_the_trainer_follows_the_arguments(tmp_path):
     assert trainer_of(TrainingArguments(str(tmp_path), report_to="none")) is Trainer
     assert trainer_of(Seq2SeqTrainingArguments(str(tmp_path), report_to="none")).__name__ == "Seq2SeqTrainer"
     assert trainer_of(SFTConfig(str(tmp_path), bf16=False)) is SFTTrainer
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta tokens", "questions"])
+def test_heads_are_no_targets_of_all_linear(tmp_path, kind):
+    """PEFT trains them whole, and would adapt them too: without exclude_modules it refuses itself."""
+    build = FAMILIES.get(kind, lambda: RobertaForQuestionAnswering(tiny_roberta().config))
+    data = [{"input_ids": [5, 6, 7], "labels": [0, 1, 0] if kind == "roberta tokens" else 1} for _ in range(16)]
+    if kind == "questions":
+        data = [{"input_ids": [5, 6, 7], "start_positions": 0, "end_positions": 2} for _ in range(16)]
+    args = short_training(tmp_path, TrainingArguments)
+    config = find_ranks(build(), Dataset.from_list(data), args=args, size="lora:1", search_steps=6)
+    assert not any(name.endswith(("classifier", "qa_outputs")) for name in config.target_modules)
+    assert get_peft_model(build(), config).peft_config["default"].rank_pattern == config.rank_pattern

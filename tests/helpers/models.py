@@ -50,7 +50,7 @@ def tiny_gpt2(**changes):
     return GPT2LMHeadModel(GPT2Config(**{**config, **changes}))
 
 
-def tiny_llama(kind=LlamaForCausalLM, **changes):
+def tiny_llama(kind=LlamaForCausalLM, config_of=LlamaConfig, **changes):
     config = dict(
         vocab_size=64,
         hidden_size=16,
@@ -61,7 +61,7 @@ def tiny_llama(kind=LlamaForCausalLM, **changes):
         max_position_embeddings=40,
         pad_token_id=0,
     )
-    return kind(LlamaConfig(**{**config, **changes}))
+    return kind(config_of(**{**config, **changes}))
 
 
 def lora(model, rank=4, targets=("query", "value"), **changes):

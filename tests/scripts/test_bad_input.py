@@ -241,11 +241,3 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     assert not (tmp_path / name).exists() and not list(tmp_path.rglob("*.tmp"))
     run_glue.main([*argv, "--resume_from_checkpoint"])
     assert (tmp_path / name).is_file() and (tmp_path / "mine.txt").read_text() == "kept"
-
-
-def test_a_search_that_takes_no_selection_step_says_what_to_raise(place, tmp_path, capsys):
-    argv = as_argv({**command(place, "glue"), "output_dir": tmp_path / "out", "search_max_steps": 1})
-    assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and fits("The search ended after 1 steps … Raise search_epochs or selection_lea", lines[0])
-    assert not (tmp_path / "out" / "ranks.json").exists()

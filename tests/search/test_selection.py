@@ -218,9 +218,9 @@ def test_embedding_and_dora_are_refused():
 @pytest.mark.parametrize(
     "config, sentence",
     [
-        ({"target_modules": ["attention"]}, "got MultiheadAttention at 'attention'. Take it out of target_modules"),
-        ({"target_modules": ["out_proj"]}, "got MultiheadAttention at 'attention.out_proj'. Take it out"),
-        ({"target_parameters": ["linear.weight"]}, "got a parameter at 'linear'. Drop target_parameters"),
+        ({"target_modules": ["attention"]}, "got MultiheadAttention at 'attention'. Leave it out: exclude"),
+        ({"target_modules": ["out_proj"]}, "got MultiheadAttention at 'attention.out_proj'. Leave it out"),
+        ({"target_parameters": ["linear.weight"]}, "got a parameter, as of experts, at 'linear'. Name"),
     ],
 )
 def test_layers_whose_lora_A_is_never_called_are_refused(config, sentence):

@@ -1,6 +1,6 @@
 """Arguments that are unknown, or do not go together."""
 
-from tests.scripts.mistakes.cases import EVERY_EPOCH, GOOD, Bad, File, Ranks, lines
+from tests.scripts.mistakes.cases import EVERY_EPOCH, GOOD, Bad, File, Ranks, lines, pairs, train, validation
 
 # fmt: off
 ARGUMENTS = [
@@ -112,6 +112,37 @@ ARGUMENTS = [
     Bad("checkpoints that hide the gradient", "glue",
         {"activation_checkpointing": True, "activation_checkpointing_kwargs": '{"use_reentrant": true}'},
         "The search needs use_reentrant=False in … checkpoints hide α from the gradient."),
+    *(
+        Bad(f"a schedule whose numbers {what}: {name} of {method}", "glue",
+            {"method": method, "lr_scheduler_type": name, **more},
+            f"--lr_scheduler_type {name} cannot be made: … Give another, or correct its arguments.")
+        for method in ("autolora", "lora")
+        for what, name, more in (
+            ("are missing", "warmup_stable_decay", {}),
+            ("are missing", "cosine_with_min_lr", {}),
+            ("are another's", "linear", {"lr_scheduler_kwargs": '{"num_cycles": 2}'}),
+        )
+    ),
+    *(
+        Bad(f"an optimizer that is not installed: {name}", "glue", {"method": "lora", "optim": name},
+            f"--optim {name} cannot be made: … Give another, or correct its arguments.")
+        for name in ("galore_adamw", "schedule_free_adamw", "lomo")
+    ),
+    Bad("a backend that there is not", "glue", {"torch_compile": True, "torch_compile_backend": "nosuch"},
+        "The settings make no Trainer: 'NOSUCH' is not a valid … Give another, or correct its arguments."),
+    Bad("kernels that are not installed", "glue", {"use_liger_kernel": True},
+        "--use_liger_kernel needs liger-kernel, which is not installed. Type pip install liger-kernel, or drop it."),
+    *(
+        Bad(f"classes smoothed that are scores: {method}", "glue",
+            {"method": method, "task_name": "stsb", "label_smoothing_factor": 0.1,
+             **train(lines(*pairs(0.5))), **validation(lines(*pairs(0.5)))},
+            "label_smoothing_factor 0.1 smooths classes, and the labels of this … are scores. Set it to 0.")
+        for method in ("autolora", "full")
+    ),
+    Bad("a search too short for a selection step", "glue", {"search_max_steps": 1},
+        "A search of 1 steps takes no selection step once … Search longer, or lower hypergradient_interval."),
+    Bad("a selection step after the end", "glue", {"search_max_steps": 4, "hypergradient_interval": 4},
+        "A search of 4 steps takes no selection step once … the first would be in step 5. Search longer, or"),
     Bad("a step of more rows than memory has", "glue", {"gradient_accumulation_steps": 10**21},
         "per_device_train_batch_size x gradient_accumulation_steps are … rows a step, and the search draws as many … "
         "Lower one of them."),
@@ -151,7 +182,7 @@ ARGUMENTS = [
     Bad("one module that matches nothing", "glue", {"lora_target_modules": ["query", "vlaue"]},
         "--lora_target_modules vlaue fits no module of … and end in dense, key, out_proj, query, value; give some"),
     Bad("a module that cannot be adapted", "glue", {"lora_target_modules": ["LayerNorm"]},
-        "--lora_target_modules LayerNorm fits no module of … give --lora_target_modules."),
+        "--lora_target_modules LayerNorm does not work with … (Target modul… give --lora_target_modules."),
     Bad("a pattern of modules that is no pattern", "glue", {"lora_target_modules": ["*query"]},
         "--lora_target_modules *query fits no module of … and end in dense, key, out_proj, query, value; give some"),
     Bad("an empty name of a module", "glue", {"lora_target_modules": [""]},

@@ -53,7 +53,7 @@ NUMBERS = [
     ("max_grad_norm", [-1, "nan"], "must be at least 0, got {}"),
     ("adam_beta1", [1, -0.1, "nan"], "must be at least 0 and below 1, got {}"),
     ("adam_beta2", [1, 1.5, "nan"], "must be at least 0 and below 1, got {}"),
-    ("adam_epsilon", [-1, "nan"], "must be at least 0, got {}"),
+    ("adam_epsilon", [0, -1, "nan"], "must be a positive number, got {}"),
     ("label_smoothing_factor", [-0.1, 1.5, "nan"], "must be at least 0 and below 1, got {}"),
     ("logging_steps", [0, -1, "nan"], "must be a positive number, got {}"),
     ("logging_steps", [1.5], "must be an integer if bigger than 1: {}"),
