@@ -7,9 +7,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
-from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_changes_base, lora_parts
+from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors, thin_svd
-from autolora_trainer.names import PREFIX, module_of
+from autolora_trainer.names import PREFIX, check_names, module_of
 
 
 def check_cuttable(model: torch.nn.Module, adapter_name: str = "default") -> None:
@@ -21,6 +21,7 @@ def check_cuttable(model: torch.nn.Module, adapter_name: str = "default") -> Non
         names = ", ".join(map(repr, configs)) or "none"
         what = f"of type {getattr(kind, 'value', kind)}" if config is not None else f"not there (adapters: {names})"
         raise ValueError(f"The adapter {adapter_name!r} is {what}, and only LoRA is cut. Give a LoRA adapter.")
+    check_names(lora_layers(model, adapter_name))
     if config.use_dora:
         raise ValueError("The adapter is DoRA, whose magnitudes belong to its whole update. Train it again smaller.")
     if (scheme := init_that_changes_base(model, adapter_name)) is not None:

@@ -7,9 +7,8 @@ A *part* of such a module is written `…c_attn#q`. Its update lives in its own 
     [ΔW_k] = [ 0   0 ] [A_v]
     [ΔW_v]   [ 0  B_v]
 
-which is one ordinary LoRA of rank r_q + r_v on the fused module (in Hu et al. 2022's code: MergedLinear). A mask on
-the gradient of `lora_B` keeps the zeros exactly zero: AdamW moves a weight of value zero and gradient zero nowhere,
-and decays it to zero.
+which is one ordinary LoRA of rank r_q + r_v on the fused module (in Hu et al. 2022's code: MergedLinear). Its `lora_B`
+becomes a `SplitLinear`, which keeps the zeros exactly zero.
 
 All of the package sees adapters through `lora_parts`: an unfused module is one part, the whole of itself.
 """
@@ -25,8 +24,9 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULT_TARGETS
 from torch import nn
 
-from autolora_trainer.lora.parts import MASK, lora_layers
-from autolora_trainer.names import SEPARATOR
+from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.lora.split import SplitLinear
+from autolora_trainer.names import SEPARATOR, check_names
 
 SEARCHED_PARTS = ("q", "v")  # where nothing else is asked for: the paper adapts query and value (§5.1)
 FUSED = ("c_attn", "qkv_proj", "Wqkv", "query_key_value")
@@ -69,10 +69,7 @@ def split_layer(layer: LoraLayer, parts: dict[str, int], rows: dict[str, torch.T
     for part, rank in parts.items():
         mask[rows[part].to(mask.device), start : start + rank] = 1
         start += rank
-    layer.register_buffer(MASK, mask, persistent=False)  # moves with the model, and is not saved
-    with torch.no_grad():
-        weight.mul_(mask)
-    weight.register_hook(lambda gradient: gradient * getattr(layer, MASK).to(gradient.dtype))
+    SplitLinear.divide(layer.lora_B["default"], mask)
     layer.fused_parts = {"default": {part: (rank, rows[part]) for part, rank in parts.items()}}
 
 
@@ -94,6 +91,8 @@ def resolve_targets(model: nn.Module, lora_config: LoraConfig) -> dict[str, list
         return None
     else:
         wanted = list(targets) if isinstance(targets, list) else sorted(targets)
+        ends = tuple("." + target for target in wanted if SEPARATOR in target)
+        check_names(name for name, _ in model.named_modules() if ("." + name).endswith(ends))  # called so themselves
     found: dict[str, list[str]] = {}
     for target in dict.fromkeys(wanted):
         module, _, part = target.partition(SEPARATOR)

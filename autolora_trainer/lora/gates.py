@@ -1,7 +1,6 @@
 """A factor for every rank-1 component of an adapter, ranks equal or not:  Δ_l = Σ_j α_l^j b_l^j a_l^j  (Eq. 2).
 
-A forward hook on PEFT's `lora_A` multiplies its last axis by α, which is Eq. 2 exactly: PEFT computes
-`lora_B(lora_A(dropout(x))) * scaling`, and column j of `lora_B` meets only entry j of that axis.
+Here for the time of a measurement, by a forward hook on PEFT's `lora_A`; those of a search stay, in `lora/gated.py`.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,21 +12,19 @@ from peft.tuners.lora import LoraLayer
 from autolora_trainer.lora.parts import LoraPart
 
 
-def attach_gate(layer: LoraLayer, adapter_name: str, factors: Callable[[], torch.Tensor | None]):
-    """Multiply the components of a layer by `factors()`, shape (r,) in float32, read at every pass; None leaves them.
+def times(components: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """(…, r) by (r,), in float32: a factor that moves by a thousandth is none in bfloat16, and its gradient is a sum
+    over all tokens, which half precision does not hold."""
+    return (components.float() * factors.to(components.device)).to(components.dtype)
 
-    The product is taken in float32: a factor that moves by a thousandth is none in bfloat16, and its gradient is a sum
-    over all tokens, which half precision does not hold.
+
+def attach_gate(layer: LoraLayer, adapter_name: str, factors: Callable[[], torch.Tensor]):
+    """Multiply the components of a layer by `factors()`, shape (r,) in float32, read at every pass.
 
     Returns:
         the handle that takes the gate away.
     """
-
-    def hook(module, args, output):
-        gate = factors()
-        return output if gate is None else (output.float() * gate.to(output.device)).to(output.dtype)
-
-    return layer.lora_A[adapter_name].register_forward_hook(hook)
+    return layer.lora_A[adapter_name].register_forward_hook(lambda module, args, output: times(output, factors()))
 
 
 class Factors:

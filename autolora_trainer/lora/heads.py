@@ -3,6 +3,8 @@
 import torch
 from peft import PeftModel
 
+from autolora_trainer.lora.parts import factors_of
+
 HEADS = ("classifier", "score")  # what PEFT trains besides an adapter: the modules that a task adds to a base model
 
 # beside those of a sequence classifier, which `all-linear` of PEFT passes over by itself: linear layers that PEFT
@@ -24,8 +26,9 @@ def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def trained_beside_lora(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """{name: parameter} of what is trained beside the factors of a LoRA adapter."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
+    """{name: parameter} of what is trained beside the factors of a LoRA adapter, whatever it is called."""
+    factors = factors_of(model)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and p not in factors}
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig
 from torch.nn.functional import pad
 
-from autolora_trainer.names import TENSOR
+from autolora_trainer.names import factors
 
 
 def padded(
@@ -27,8 +27,7 @@ def padded(
     if config.use_dora:
         raise ValueError("The adapter is DoRA, which is not filled up with zeros. Leave --pad out.")
     found, config, scale = dict(tensors), copy.deepcopy(config), next(iter(scales.values()))
-    named = {name: TENSOR.fullmatch(name) for name in tensors}
-    named = {name: match for name, match in named.items() if match}
+    named = factors(tensors, config.modules_to_save)
     largest = max(tensors[name].shape[0] for name, match in named.items() if match[3] == "A")
     for name, match in named.items():
         tensor = tensors[name]

@@ -6,9 +6,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from autolora_trainer.lora.split import SplitLinear
 from autolora_trainer.names import SEPARATOR
-
-MASK = "fused_mask"  # buffer of a layer that `split_layer` has divided
 
 
 @dataclass(frozen=True)
@@ -116,5 +115,4 @@ def lora_parts(model: nn.Module, adapter_name: str = "default") -> dict[str, Lor
 
 def masked_parameters(model: nn.Module) -> int:
     """How many parameters of an adapter the masks of split layers keep at zero: its file holds them, no training."""
-    masks = (getattr(layer, MASK, None) for layer in lora_layers(model).values())
-    return sum(int((mask == 0).sum()) for mask in masks if mask is not None)
+    return sum(int((~module.mask).sum()) for module in model.modules() if isinstance(module, SplitLinear))

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from autolora_trainer.clean import usable_token
 from autolora_trainer.files import open_regular, read_json
-from autolora_trainer.names import TENSOR
+from autolora_trainer.names import MODULE, factors
 from autolora_trainer.ranks.adapter_config import (
     CONFIG_FILE,
     FREE,
@@ -21,7 +21,6 @@ from autolora_trainer.ranks.adapter_config import (
     patterns_of,
     read_config,
 )
-from autolora_trainer.ranks.document import MODULE_NAME
 from autolora_trainer.ranks.matching import check_patterns, first_matches
 from autolora_trainer.values import MAX_RANK
 
@@ -70,7 +69,7 @@ class AdapterFile:
         if not found.ranks:
             raise ValueError(f"{source} has no tensor of a LoRA adapter in {WEIGHTS_FILE}. Save it again with PEFT.")
         for name, rank in found.ranks.items():
-            if not MODULE_NAME.fullmatch(name):
+            if not MODULE.fullmatch(name):
                 raise ValueError(
                     f"{source} has a tensor of {name[:80]!r}, which is no name of a module. Save it again."
                 )
@@ -84,9 +83,8 @@ class AdapterFile:
     def ranks(self) -> dict[str, int]:
         """{module: rank}, by the shapes of the weights; an adapter's experts, which share a tensor, by its config."""
         found = {}
-        for name, (_, shape) in self.tensors.items():
-            match = TENSOR.fullmatch(name)
-            if match and match[3] == "A" and shape:
+        for name, match in factors(self.tensors, self.config.get("modules_to_save")).items():
+            if match[3] == "A" and (shape := self.tensors[name][1]):
                 found[match[1]] = shape[0]
         owners = {path.rpartition(".")[0] for path in self.config.get("target_parameters") or ()} - {""}
         experts = {}
@@ -108,7 +106,8 @@ class AdapterFile:
     @property
     def parameters(self) -> int:
         """Of the factors of all updates."""
-        return sum(math.prod(shape) for name, (_, shape) in self.tensors.items() if TENSOR.fullmatch(name))
+        found = factors(self.tensors, self.config.get("modules_to_save"))
+        return sum(math.prod(self.tensors[name][1]) for name in found)
 
     @property
     def other_parameters(self) -> int:

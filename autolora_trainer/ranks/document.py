@@ -1,14 +1,12 @@
 """The content of a ranks.json, which is data from elsewhere: everything in it is checked before any of it is used."""
 
-import re
-
 from autolora_trainer.files import parse_json
+from autolora_trainer.names import MODULE
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.values import MAX_RANK
 
 FORMAT_VERSION = 2  # 1 had neither contributions nor a curve, and is still read
 MAX_MODULES = 100_000
-MODULE_NAME = re.compile(r"[A-Za-z0-9_.\-#]{1,500}")
 NUMBERS = ("selection", "contributions")  # of a module, one a component
 ADVICE = "Correct it, or give the ranks.json of a finished run."
 
@@ -56,7 +54,7 @@ def _checked(document, path) -> dict:
         raise wrong("modules must be an object with at least one module name")
     checked = {}
     for name, module in modules.items():
-        if not MODULE_NAME.fullmatch(name):
+        if not MODULE.fullmatch(name):
             raise wrong(f"{name[:80]!r} is not a module name")
         rank = module.get("rank") if isinstance(module, dict) else None
         if type(rank) is not int or not 0 <= rank <= MAX_RANK:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from autolora_trainer.clean import usable_token
 from autolora_trainer.drawing import style
 from autolora_trainer.files import read_bounded, write_atomically
-from autolora_trainer.names import module_of
+from autolora_trainer.names import check_names, module_of
 from autolora_trainer.ranks.adapter_config import CONFIG_FILE
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.ranks.curve import Curve
@@ -129,8 +129,10 @@ class LearnedRanks:
         """The content of ranks.json.
 
         Raises:
-            ValueError: for a selection that is not of finite numbers.
+            ValueError: for what could not be read again: names that are none of modules, a selection that is not of
+                finite numbers.
         """
+        check_names({module_of(name) for name in self.modules})
         modules = {}
         for name, module in self.modules.items():
             modules[name] = {"rank": module.rank}
@@ -140,6 +142,7 @@ class LearnedRanks:
                     raise ValueError(f"The {what} of {name!r} must hold finite numbers, got {values}."[:300])
                 modules[name][what] = [float(f"{value:.9g}") for value in values]
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("modules", "curve")}
+        head["base_model"] = self.base_model and "".join(filter(str.isprintable, self.base_model))[:500]
         curve = None if self.curve is None else self.curve.to_dict()
         document = {"format_version": FORMAT_VERSION, **head, "total_rank": self.total_rank, "curve": curve}
         document["modules"] = modules

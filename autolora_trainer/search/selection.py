@@ -2,7 +2,7 @@
 
     Δ_l = Σ_j α_l^j Δ_l^j   (Eq. 2)        α_l = softmax(β_l)   (Eq. 3)
 
-How they are applied stands in `lora/gates.py`.
+How they are applied, saved and copied stands in `lora/gated.py`.
 """
 
 import math
@@ -15,8 +15,11 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from torch import nn
 
-from autolora_trainer.lora.gates import attach_gate
-from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_changes_base, lora_parts
+from autolora_trainer.lora.gated import Folding, folded, gate_layer, is_gated, ungate_layer
+from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_changes_base, lora_layers, lora_parts
+from autolora_trainer.names import check_names
+
+MIXED = "add_weighted_adapter"  # of PEFT's LoraModel, which reads the factors themselves
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,21 @@ def selection(selection_logits: torch.Tensor, constraint: str = "softmax") -> to
 
 
 class SelectionGates:
-    """The selection variables of a model and the hooks that apply them.
+    """The selection variables of a model, and the gates in its layers that apply them.
 
     Attributes:
         parts: {name: `LoraPart`} of the M gated modules and parts of fused projections.
         names: their names, in the order of the rows below.
         logits: β, shape (M, k), float32; the only trainable tensor. It is not a parameter of the model, so clipping,
             `zero_grad`, the weights' optimizer, DDP and saving never see it.
-        selection: α, shape (M, k), float32, a plain leaf. The hooks read this tensor; `refresh` fills it from
+        selection: α, shape (M, k), float32, a plain leaf. The gates read this tensor; `refresh` fills it from
             `logits`. It asks for a gradient only while a hypergradient is computed, so a weight step costs what LoRA
             costs.
-        scale: what the hooks multiply α with: 1 as in Eq. 2, or 1/α of the uniform start (k for softmax), so that a
+        scale: what the gates multiply α with: 1 as in Eq. 2, or 1/α of the uniform start (k for softmax), so that a
             search begins as plain LoRA and its weights learn as they will in the retrain.
     """
 
-    def __init__(self, parts: dict[str, LoraPart], adapter_name: str, constraint: str, gate_scaling: str):
+    def __init__(self, parts: dict[str, LoraPart], adapter_name: str, constraint: str, gate_scaling: str, tuner=None):
         self.parts, self.names, self.adapter_name, self.constraint = parts, list(parts), adapter_name, constraint
         first = parts[self.names[0]]
         for name, part in parts.items():
@@ -89,11 +92,12 @@ class SelectionGates:
         rows: dict[LoraLayer, list[int]] = {}
         for row, part in enumerate(parts.values()):
             rows.setdefault(part.layer, []).append(row)
-        self.baked, self._is_folded, self._handles = False, False, []
+        self.baked, self._modules, self._tuner = False, [], tuner if hasattr(tuner, MIXED) else None
+        if self._tuner is not None:
+            setattr(tuner, MIXED, Folding(tuner, MIXED, self.folded))
         self.watch: Callable[[slice, torch.Tensor], None] | None = None  # told of every pass through a gate
         for layer, own in rows.items():
-            layer.selection_gates = {*getattr(layer, "selection_gates", ()), adapter_name}
-            self._handles.append(attach_gate(layer, adapter_name, self._gate(slice(own[0], own[-1] + 1))))
+            self._modules.append(gate_layer(layer, adapter_name, self._gate(slice(own[0], own[-1] + 1))))
 
     @property
     def layers(self) -> dict[str, LoraLayer]:
@@ -101,11 +105,9 @@ class SelectionGates:
         return {name: part.layer for name, part in self.parts.items()}
 
     def _gate(self, rows: slice):
-        """The factors of a layer; parts follow each other as their components. None while they are folded."""
+        """The factors of a layer; parts follow each other as their components."""
 
         def factors():
-            if self._is_folded:
-                return None
             gate = self.scale * self.selection[rows].reshape(-1)  # (p k,)
             if self.watch is not None:
                 self.watch(rows, gate)
@@ -131,40 +133,34 @@ class SelectionGates:
     @torch.no_grad()
     def bake(self) -> None:
         """Fold the gates into `lora_B` (column j times `scale` α_j) and remove them: the model computes the same."""
-        self._fold()
+        for module in self._modules:
+            module.weight.copy_(module.product())
         self.baked = True
         self.remove()
 
-    def _fold(self) -> None:
-        for row, part in enumerate(self.parts.values()):
-            part.set_lora_B(part.lora_B * (self.scale * self.selection[row]).to(part.lora_B))
-
-    @contextmanager
-    @torch.no_grad()
     def folded(self):
         """Inside, `lora_B` holds the gates as after `bake`, and the model computes the same; afterwards it has its
         bits again. Nothing to do where the gates are gone, or folded already."""
-        if not self._handles or self._is_folded:
-            yield
-            return
-        weights = [layer.lora_B[self.adapter_name].weight for layer in dict.fromkeys(self.layers.values())]
-        raw = [weight.detach().clone() for weight in weights]
-        self._is_folded = True
-        self._fold()
+        return folded(self._modules)
+
+    @contextmanager
+    def apart(self):
+        """Inside, files hold weights and gates apart, as the checkpoints of a search do: its own state is beside."""
+        for module in self._modules:
+            module.is_apart = True
         try:
             yield
         finally:
-            self._is_folded = False
-            for weight, backup in zip(weights, raw):
-                weight.copy_(backup)
+            for module in self._modules:
+                module.is_apart = False
 
     def remove(self) -> None:
-        """Take the hooks away. The model is then what it was before `attach_gates`."""
-        for layer in self.layers.values() if self._handles else ():
-            layer.selection_gates = layer.selection_gates - {self.adapter_name}
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        """Take the gates away. The model is then what it was before `attach_gates`."""
+        for layer in dict.fromkeys(self.layers.values()) if self._modules else ():
+            ungate_layer(layer, self.adapter_name)
+        self._modules = []
+        if self._tuner is not None:
+            vars(self._tuner).pop(MIXED, None)
 
 
 def attach_gates(
@@ -195,6 +191,7 @@ def attach_gates(
             f"attach_gates found no LoRA layer in {type(base).__name__}. Wrap the model with get_peft_model first, or "
             f"check target_modules={targets} against its module names, e.g. {linear!r}."
         )
+    check_names(lora_layers(model, adapter_name))
     if (scheme := init_that_changes_base(model, adapter_name)) is not None:
         raise ValueError(
             f"The search needs the base model as it is, and init_lora_weights={scheme!r} alters it. Leave it out "
@@ -202,7 +199,7 @@ def attach_gates(
         )
     for name, part in parts.items():
         layer = part.layer
-        if adapter_name in getattr(layer, "selection_gates", ()):
+        if is_gated(layer, adapter_name):
             raise ValueError(
                 f"{name!r} has the gates of an earlier search. Call gates.remove() or gates.bake() of that search "
                 "first, or load the model anew."
@@ -228,4 +225,4 @@ def attach_gates(
                 f"The search gates linear layers, got an embedding at {name!r}. Leave it out: "
                 f"exclude_modules=[{name!r}]."
             )
-    return SelectionGates(parts, adapter_name, constraint, gate_scaling)
+    return SelectionGates(parts, adapter_name, constraint, gate_scaling, getattr(model, "base_model", None))

@@ -235,8 +235,12 @@ class AutoLoraMixin(
 
     def save_model(self, output_dir=None, _internal_call=False):
         """The adapter as it computes, with α folded in; a checkpoint of the search holds the two apart."""
-        with nullcontext() if _internal_call else self.gates.folded():
+        with self.gates.apart() if _internal_call else nullcontext():
             super().save_model(output_dir, _internal_call)
+
+    def _load_from_checkpoint(self, *args, **kwargs):
+        with self.gates.apart():
+            super()._load_from_checkpoint(*args, **kwargs)
 
     def push_to_hub(self, *args, **kwargs):
         """Push the adapter of `save_model`: Trainer saves what it pushes as it saves a checkpoint."""

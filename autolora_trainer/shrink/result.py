@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from autolora_trainer.drawing import figure_svg
 from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.hub.push import check_repo_id, push_to_hub
+from autolora_trainer.lora.fused import split_parts
 from autolora_trainer.ranks.adapter import save_adapter
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.ranks.curve import Curve
@@ -60,8 +61,10 @@ class CompressedAdapter:
         return as_file(self.config, self.tensors)
 
     def load(self, base_model: torch.nn.Module) -> PeftModel:
-        """The adapter on its base model, as `PeftModel.from_pretrained` would load it."""
+        """The adapter on its base model, as `PeftModel.from_pretrained` would load it; parts of fused projections stay
+        apart in a training that follows."""
         model = get_peft_model(base_model, copy.deepcopy(self.config))
+        split_parts(model, self.ranks.ranks)
         set_peft_model_state_dict(model, dict(self.tensors))
         return model.eval()
 

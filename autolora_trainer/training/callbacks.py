@@ -8,6 +8,7 @@ import torch
 from transformers import TrainerCallback
 
 from autolora_trainer.errors import Interrupted, Terminated
+from autolora_trainer.lora.parts import factors_of
 from autolora_trainer.lora.svd import cut_to_ranks
 from autolora_trainer.ranks.learned import LearnedRanks
 
@@ -100,6 +101,5 @@ class CutCallback(TrainerCallback):
         if state.global_step == self.step(state.max_steps):
             cut_to_ranks(model, self.ranks)
             states = getattr(optimizer, "optimizer", optimizer).state  # under accelerate's wrapper
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:  # the moments belong to the old components
-                    states.pop(parameter, None)
+            for parameter in factors_of(model):  # the moments belong to the old components
+                states.pop(parameter, None)

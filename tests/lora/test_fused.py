@@ -1,6 +1,7 @@
 """Query and value of a fused projection keep ranks of their own, from the search to a merged model."""
 
 import copy
+import io
 import tempfile
 
 import pytest
@@ -33,8 +34,8 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
-from autolora_trainer.lora.fused import add_lora, out_features, part_rows, resolve_targets
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks, compress
+from autolora_trainer.lora.fused import add_lora, out_features, part_rows, resolve_targets, split_parts
 from autolora_trainer.lora.parts import lora_layers, lora_parts
 from autolora_trainer.methods.base import count_parameters
 from autolora_trainer.ranks.adapter import build_adapter
@@ -347,3 +348,44 @@ def test_ranks_of_another_model_are_refused():
     ranks = LearnedRanks({"roberta.encoder.layer.0.attention.self.query#q": ModuleRank(1)})
     with pytest.raises(ValueError, match="has no part q in RobertaForSequenceClassification"):
         build_adapter(tiny_roberta(), ranks, LoraConfig(task_type="SEQ_CLS"))
+
+
+# ---- zeros are part of the module
+
+
+def trained_whole(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, trained_whole, lambda m: trained_whole(copy.deepcopy(m))])
+def test_a_copy_keeps_the_zeros_when_it_is_trained(copied):
+    model = build_adapter(tiny_gpt2(), RANKS, CONFIG)
+    before = [part.lora_B.clone() for part in lora_parts(model).values()]
+    twin = train(copied(model), weight_decay=0.1)
+    assert off_blocks(twin) == [0.0, 0.0]
+    assert all((part.lora_B != 0).any() for part in lora_parts(twin).values())
+    assert all(torch.equal(part.lora_B, b) for part, b in zip(lora_parts(model).values(), before))
+    twin.load_state_dict({name: torch.ones_like(value) for name, value in twin.state_dict().items()})
+    assert off_blocks(twin) == [0.0, 0.0]
+
+
+def test_an_adapter_of_plain_peft_trains_on_with_its_parts_apart(tmp_path):
+    base = tiny_gpt2()
+    train(build_adapter(copy.deepcopy(base), RANKS, CONFIG)).save_pretrained(tmp_path)
+    RANKS.save(tmp_path / "ranks.json")
+    loaded = PeftModel.from_pretrained(base, tmp_path, is_trainable=True)
+    split_parts(loaded, LearnedRanks.from_pretrained(tmp_path).ranks)
+    assert off_blocks(train(loaded)) == [0.0, 0.0]
+
+
+def test_a_compressed_adapter_of_parts_loads_with_its_parts_apart(tmp_path):
+    model = train(build_adapter(tiny_gpt2(), RANKS, CONFIG))
+    small = compress(model, rank=1)
+    assert any("#" in name for name in small.ranks.modules)
+    loaded = small.load(tiny_gpt2())
+    loaded.peft_config["default"].inference_mode = False
+    loaded.set_adapter("default")
+    assert off_blocks(train(loaded)) == [0.0, 0.0]

@@ -1,11 +1,13 @@
 """Does an adapter have the ranks and the scale that were learned, saved, loaded and served?"""
 
+import copy
 import random
 
 import pytest
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.lora.parts import lora_layers, lora_parts
 from autolora_trainer.ranks.adapter import build_adapter, verify_ranks
 from tests.helpers.models import tiny_roberta
 from tests.helpers.ranks import learned, names
@@ -77,3 +79,24 @@ def test_ranks_of_another_model_are_refused():
 def test_all_ranks_zero_are_refused():
     with pytest.raises(ValueError, match="Every module has rank 0"):
         learned({"a.query": 0}).to_lora_config()
+
+
+@pytest.mark.parametrize("kind", ["cat", "svd"])
+@pytest.mark.parametrize("other", [(3, 1), (1, 4)], ids=str)
+def test_two_adapters_become_one_as_the_docs_say(tmp_path, kind, other):
+    base, targets = tiny_roberta(num_hidden_layers=1), names(tiny_roberta(num_hidden_layers=1))
+    torch.manual_seed(0)
+    for place, own in (("a", (1, 4)), ("b", other)):
+        adapted = build_adapter(copy.deepcopy(base), learned(dict(zip(targets, own))), LoraConfig(lora_alpha=16))
+        for part in lora_parts(adapted).values():
+            part.set_lora_B(torch.randn_like(part.lora_B))
+        adapted.save_pretrained(tmp_path / place)
+    model = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "a", adapter_name="a")
+    model.load_adapter(tmp_path / "b", adapter_name="b")
+    model.add_weighted_adapter(["a", "b"], [0.5, 0.5], "mix", combination_type=kind, svd_rank=8)
+    model.save_pretrained(tmp_path / "mix", selected_adapters=["mix"])
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "mix" / "mix")
+    for name, layer in lora_layers(loaded).items():
+        own = lora_layers(model, "a")[name]
+        expected = (own.get_delta_weight("a") + own.get_delta_weight("b")) / 2
+        torch.testing.assert_close(layer.get_delta_weight("default"), expected, rtol=1e-3, atol=1e-5)
