@@ -53,6 +53,10 @@ class Glue(TaskKind):
         length, pad = request.data.max_seq_length, request.data.pad_to_max_length
         return glue.tokenize(dataset, self.tokenizer, self.task, length, pad, label2id=self.label2id)
 
+    def links(self, dataset, inputs: list) -> list[tuple]:
+        """The texts of a pair, too: QQP's questions and MNLI's premises stand in several rows."""
+        return list(zip(inputs, *(dataset[column][:] for column in self.task.text_columns)))
+
     def make_collator(self, request: Request):
         return DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.padding_multiple(request))
 

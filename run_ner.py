@@ -106,6 +106,11 @@ class Ner(TaskKind):
         self.windows[split] = ner_windows.tokenize(dataset, self.tokenizer, self.label2id, self.length)
         return self.windows[split].rows
 
+    def links(self, dataset, inputs: list) -> list[tuple]:
+        """The sentence of every window: others may be of the same words, and a window of it may be one of theirs."""
+        words = dataset["tokens"][:]
+        return [(tuple(words[sentence]), own) for (sentence, _), own in zip(self.windows["train"].places, inputs)]
+
     def make_collator(self, request: Request):
         if request.data.pad_to_max_length:
             return DataCollatorForTokenClassification(self.tokenizer, padding="max_length", max_length=self.length)

@@ -173,10 +173,14 @@ class Nlg(TaskKind):
         references = [texts or [""] for texts in dataset["references"][:]]  # test inputs without one have a row, too
         pairs, cut = nlg.encode_pairs(prompts, references, self.tokenizer, limit)
         if split == "train":
-            self.groups = [text for text, own in zip(dataset["prompt"][:], references) for _ in own]
+            self.prompts[split] = [tuple(own) for own, texts in zip(prompts, references) for _ in texts]
         if cut:
             request.warn(f"{name}: {cut} of {len(pairs)} texts were cut, as prompt and text exceed {limit} tokens")
         return pairs
+
+    def links(self, dataset, inputs: list) -> list[tuple]:
+        """The prompt: what a pair of it and a text has as its input."""
+        return [(prompt,) for prompt in self.prompts["train"]]
 
     def make_collator(self, request: Request):
         multiple = self.padding_multiple(request) or 1

@@ -49,6 +49,17 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
         _restore(generators)
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Inside, anything may draw from Python's, numpy's and torch's global generators; afterwards they are what they
+    were."""
+    generators = _generators()
+    try:
+        yield
+    finally:
+        _restore(generators)
+
+
 def _shallow(held: dict) -> dict:
     """A module's attributes, its own containers (parameters, buffers, modules, hooks, sets of names) copied."""
     kinds = (dict, list, set)

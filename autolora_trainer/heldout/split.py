@@ -1,11 +1,15 @@
 """The training set as (D_tr, D_val) for the search (§5.2), and D_val in two; the retrain takes all of it (§4.5)."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, Subset
+
+logger = logging.getLogger("autolora_trainer")
+OVER = 1.02  # times its share, at most, that D_val gets of groups, as long as one fits
 
 
 def check_set(rows, name: str) -> None:
@@ -35,8 +39,8 @@ def split_train(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Seque
         dataset: a `datasets.Dataset` or any dataset with a length.
         val_fraction: share of the rows that D_val takes; the paper's ratio 1:1 is 0.5.
         seed: the same seed gives the same split, whatever the global generators did before.
-        groups: for every row the group it belongs to, any hashable value; a group stays together, so D_val has about
-            its share of the rows. Default: every row by itself.
+        groups: for every row the group it belongs to, any hashable value (see `heldout.groups`); a group stays
+            together, and D_val has about its share of the rows where groups allow it. Default: every row by itself.
     Returns:
         (train_split, val_split), disjoint, together complete, each in the original order.
     Raises:
@@ -57,9 +61,17 @@ def split_rows(dataset, val_fraction: float, seed: int, groups: Sequence | None)
     for row, group in enumerate(range(len(dataset)) if groups is None else groups):
         members.setdefault(group, []).append(row)
     together = list(members.values())
-    wanted, val_rows, train_rows = round(len(dataset) * val_fraction), [], []
-    for index in torch.randperm(len(together), generator=torch.Generator().manual_seed(seed)).tolist():
-        (val_rows if len(val_rows) < wanted else train_rows).extend(together[index])
+    wanted, val_groups, train_groups, taken = round(len(dataset) * val_fraction), [], [], 0
+    drawn = torch.randperm(len(together), generator=torch.Generator().manual_seed(seed)).tolist()
+    for own in map(together.__getitem__, drawn):
+        if taken < wanted and (len(own) == 1 or len(own) == len(dataset) or taken + len(own) <= OVER * wanted):
+            val_groups.append(own)
+            taken += len(own)
+        else:
+            train_groups.append(own)
+    if groups is not None and abs(wanted - taken) > (OVER - 1) * wanted:
+        _exchange(val_groups, train_groups, wanted - taken)
+    val_rows, train_rows = ([row for own in part for row in own] for part in (val_groups, train_groups))
     if not (val_rows and train_rows):
         what = "training rows" if groups is None else "different inputs"
         raise ValueError(
@@ -67,6 +79,24 @@ def split_rows(dataset, val_fraction: float, seed: int, groups: Sequence | None)
             f"{len(val_rows)} for D_val, and both need examples. Give more {what} or another val_fraction."
         )
     return sorted(train_rows), sorted(val_rows)
+
+
+def _exchange(val_groups: list, train_groups: list, lacking: int) -> None:
+    """Exchange a group of one side for one of the other, or move one, in place, so that D_val comes next to its share;
+    neither side ends empty, if there are two groups."""
+    inside, outside = ({0: None, **{len(own): own for own in part}} for part in (val_groups, train_groups))
+    least = 0 if val_groups else 1  # to come in
+    pairs = [(gone, come) for gone in inside for come in outside if come >= least]
+    pairs = [(gone, come) for gone, come in pairs if come or gone < sum(map(len, val_groups))]
+    pairs = [(gone, come) for gone, come in pairs if gone or come < sum(map(len, train_groups))]
+    gone, come = min(pairs, key=lambda pair: (abs(lacking + pair[0] - pair[1]), sum(pair)), default=(0, 0))
+    for size, one, other, sizes in (
+        (gone, val_groups, train_groups, inside),
+        (come, train_groups, val_groups, outside),
+    ):
+        if size:
+            one.remove(sizes[size])
+            other.append(sizes[size])
 
 
 def take(dataset, rows: list[int]):
@@ -82,11 +112,17 @@ def split_three(dataset, val_fraction: float = 0.5, seed: int = 0, groups: Seque
 
 
 def split_held_out(val_dataset, seed: int = 0, groups: Sequence | None = None):
-    """D_val in two halves: rows that order the components (and move α), and rows that judge the size.
+    """D_val in two halves: rows that order the components (and move α), and rows that judge the size; where all are of
+    one group, they are divided all the same, and a warning says so.
 
     Raises:
         ValueError: If D_val cannot be divided.
     """
+    if groups is not None and len(set(groups)) == 1 < len(groups):
+        logger.warning(
+            "all rows of D_val share an input: those that judge the size are no others than those that order"
+        )
+        groups = None
     try:
         return split_train(val_dataset, 0.5, seed, groups)
     except ValueError as error:

@@ -96,6 +96,8 @@ class Grid(SizedMethod):
                 f"size, add --size lora:{max(1, settings.initial_rank // 2)}."
             )
         job.folder.clear()
+        if job.rows.sharing:
+            job.say(f"grid: {job.rows.sharing}")
         best, cost = search(job, space)
         job.say(f"grid: {described(best)} had the least held-out loss")
         base = job.source.base_model()

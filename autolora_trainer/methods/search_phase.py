@@ -83,6 +83,8 @@ def search(job: Job, folder: str) -> tuple[LearnedRanks, dict]:
         f"search: {len(trainer.train_dataset)} rows in D_tr, {held_out} in D_val, {len(trainer.gates.names)} modules "
         f"of rank {trainer.gates.initial_rank}"
     )
+    if job.rows.sharing:
+        job.say(f"search: {job.rows.sharing}")
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, AutoTokenizer
 
+from autolora_trainer.heldout.groups import grouped, input_links
 from autolora_trainer.scripts.source import load_pretrained
 
 
@@ -19,8 +20,8 @@ class Rows:
     datasets: dict[str, Dataset] = field(default_factory=dict)  # {split: rows}: train, validation, test, if there
     tokenizer: object = None  # with a padding token
     collator: object = None  # rows -> batch
-    # for every training row what it is made from, where several are made from one input; D_tr and D_val share none
-    groups: list | None = None
+    groups: list | None = None  # of every training row; D_tr and D_val share none (see `heldout.groups`)
+    sharing: str = ""  # a sentence about them, where a group has several rows
 
 
 class TaskKind(ABC):
@@ -37,7 +38,6 @@ class TaskKind(ABC):
     auto_class = None  # e.g. `AutoModelForSequenceClassification`
     tokenizer = None  # these two are the model's, changed for the task, after `load`
     config = None
-    groups: list | None = None  # see `Rows`; set by `tokenize`
     rows: Rows | None = None  # after `load`
 
     # ---- Rows: from files, from the Hub or built in, to batches
@@ -52,7 +52,7 @@ class TaskKind(ABC):
         self._check_splits(request, raw)
         self.tokenizer = self.load_tokenizer(request)
         self.config = self.load_config(request)
-        data, datasets = request.data, {}
+        data, datasets, groups = request.data, {}, (None, "")
         limits = {
             "train": data.max_train_samples,
             "validation": data.max_eval_samples,
@@ -68,7 +68,10 @@ class TaskKind(ABC):
             self.check_rows(dataset, split, path)
             with request.training.main_process_first(desc="tokenization"):
                 datasets[split] = self.tokenize(request, dataset, split)
-        self.rows = Rows(datasets, self.tokenizer, self.make_collator(request), self.groups)
+            if split == "train":
+                inputs = [own[0] for own in input_links(datasets[split])]
+                groups = grouped(self.links(dataset, inputs))
+        self.rows = Rows(datasets, self.tokenizer, self.make_collator(request), *groups)
         return self.rows
 
     @abstractmethod
@@ -82,6 +85,15 @@ class TaskKind(ABC):
     @abstractmethod
     def tokenize(self, request, dataset: Dataset, split: str) -> Dataset:
         """Rows to what the model takes; only those columns stay."""
+
+    def links(self, dataset: Dataset, inputs: list) -> list[tuple]:
+        """For every training row what it shares with rows that belong on its side of D_tr and D_val.
+
+        Args:
+            dataset: as `tokenize` was given it.
+            inputs: of every row that `tokenize` made, what says whether the model reads the same.
+        """
+        return [(own,) for own in inputs]
 
     @abstractmethod
     def make_collator(self, request):

@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import Trainer
 
 from autolora_trainer.errors import is_first_process
-from autolora_trainer.heldout.split import split_held_out, split_train
+from autolora_trainer.heldout.groups import parted
 from autolora_trainer.lora.experts import experts_line
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import trained_beside_lora
@@ -110,12 +110,13 @@ class AutoLoraMixin(
         if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
             callbacks.append(RankSelectionCallback())
         super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks, **trainer_arguments)
-        if val_dataset is None:  # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
-            self.train_dataset, val_dataset = split_train(self.train_dataset, args.val_fraction, args.seed)
-        elif val_dataset is trainer_arguments.get("eval_dataset"):
+        if val_dataset is not None and val_dataset is trainer_arguments.get("eval_dataset"):
             val_dataset = self.eval_dataset  # which the Trainer has prepared likewise
-        else:
+        elif val_dataset is not None:
             check_prepared(self, train_dataset, val_dataset)
+        # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
+        self.train_dataset, self.val_dataset, *parts = parted(self, val_dataset, size_dataset)
+        self.order_dataset, self.size_dataset = parts
         fix_loss_scale(self)
         self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling)
         if self.gates.initial_rank != args.initial_rank:
@@ -128,12 +129,8 @@ class AutoLoraMixin(
         check_optimizer(self)
         adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
         self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
-        self.val_dataset = val_dataset
-        if size_dataset is None and args.finds_size:
-            val_dataset, size_dataset = split_held_out(val_dataset, args.seed)
-        self.order_dataset, self.size_dataset = val_dataset, size_dataset
         self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
-        self._val_batches = self._endless_batches(val_dataset)
+        self._val_batches = self._endless_batches(self.order_dataset)
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
         self.means, self.reach = SelectionMeans(self.gates.selection.device), Reach(self.gates)
         heads = trained_beside_lora(self.model).values()

@@ -14,6 +14,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import Trainer, TrainingArguments
 
 from autolora_trainer.heldout.contributions import contributions
+from autolora_trainer.heldout.groups import groups_of
 from autolora_trainer.heldout.prefixes import SIZES, chosen_of, find_size, mean_loss, measured_prefixes
 from autolora_trainer.heldout.split import check_rows, split_held_out
 from autolora_trainer.heldout.trainer import HeldOutMixin
@@ -129,7 +130,8 @@ def _chosen(trainer, adapter_name: str, size, tolerance: float, max_lora_rank: i
     fix_loss_scale(trainer)
     model, parts = trainer.model, cuttable_parts(trainer.model, adapter_name)
     trainer.accelerator.prepare_model(model, evaluation_mode=True)  # its autocast
-    order_rows, size_rows = split_held_out(trainer.train_dataset, trainer.args.seed)
+    rows = trainer.train_dataset
+    order_rows, size_rows = split_held_out(rows, trainer.args.seed, groups_of(trainer, rows))
     own = {"adapter_name": adapter_name}
     with trainer._plain_loss():
         ordering, judging = (trainer._drawn_batches(rows, MOST_ROWS) for rows in (order_rows, size_rows))

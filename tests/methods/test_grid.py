@@ -112,7 +112,8 @@ def test_a_trial_is_trained_on_one_part_of_the_rows_and_scored_on_the_other(plac
     request = jobs.trial_request(job.request, str(tmp_path / "t"))
     result = jobs.train_trial(request, ranks)
     training = seen["trainer"].train_dataset
-    assert len(training) == len(seen["held_out"]) == 20 and result["cost"]["passes"] == 2
+    sides = [{str(row["input_ids"]) for row in side} for side in (training, seen["held_out"])]
+    assert len(training) == len(seen["held_out"]) == 20 and not sides[0] & sides[1] and result["cost"]["passes"] == 2
     both = sorted(str(row["input_ids"]) for row in [*training, *seen["held_out"]])
     assert both == sorted(str(row["input_ids"]) for row in job.rows.datasets["train"])
     assert {layer.r["default"] for layer in lora_layers(seen["trainer"].model).values()} == {2}
