@@ -94,8 +94,8 @@ def _demo(command) -> None:
 def _find(command) -> None:
     given = command.add_argument_group("what is given")
     given.add_argument("model", metavar="MODEL", help="a base model: folder or Hub id")
-    given.add_argument("data", metavar="DATA", help="rows: messages, prompt and completion, text, or label (JSON "
-                         "lines, CSV, parquet)")  # fmt: skip
+    rows = "rows: messages, prompt and completion, text, or label (JSON lines, CSV, parquet)"
+    given.add_argument("data", metavar="DATA", help=rows)
     size = command.add_argument_group("how large")
     size.add_argument("--size", default="auto", help="auto, same (as --lora_r everywhere), lora:R, or parameters")
     size.add_argument("--tolerance", type=float, default=0.06, help="share of the held-out gain that may be lost")
