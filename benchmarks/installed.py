@@ -48,8 +48,12 @@ def install(package: Path, place: Path) -> Path:
     venv.create(place, with_pip=True)
     programs = place / "bin"
     run([programs / "pip", "install", "--quiet", "--no-deps", package], place)
-    run([programs / "python", "-c", "import sysconfig, sys; open(sysconfig.get_path('purelib') + '/zz_lent.pth', "
-         "'w').write(sys.argv[1])", sysconfig.get_path("purelib")], place)  # fmt: skip
+    folders = [path for path in sys.path if path.endswith("-packages")]
+    own = Path(sysconfig.get_path("purelib", "venv", {"base": str(place), "platbase": str(place)}))
+    (own / "zz_lent.pth").write_text("\n".join(folders), encoding="utf-8")  # behind its own
+    code = "import autolora_trainer as package, run_glue, sys\n"
+    code += "assert all(file.startswith(sys.prefix) for file in (package.__file__, run_glue.__file__))"
+    run([programs / "python", "-c", code], place)
     return programs
 
 

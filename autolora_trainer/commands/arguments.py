@@ -176,8 +176,8 @@ def _export(command) -> None:
 
 def _diff(command) -> None:
     given = command.add_argument_group("what is given")
-    for name in ("first", "second"):
-        given.add_argument(name, metavar=name.upper(), help="as for autolora show")
+    given.add_argument("first", metavar="A", help="as for autolora show")
+    given.add_argument("second", metavar="B", help="likewise")
 
 
 def _run(command) -> None:
