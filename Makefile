@@ -14,7 +14,7 @@ $(VENV)/.installed: setup.cfg constraints.txt
 	touch $@
 
 demo: install
-	HF_HUB_OFFLINE=1 $(BIN)/python run_glue.py --method autolora --task_name sample --overwrite
+	$(BIN)/autolora demo --overwrite
 
 test: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10

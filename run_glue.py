@@ -1,11 +1,12 @@
 """Fine-tune a model on GLUE (or on your own rows in the shape of a GLUE task) with learned LoRA ranks.
 
     python run_glue.py --method autolora --task_name mrpc
-    python run_glue.py --task_name sst2 --model_name_or_path FOLDER --train_file train.jsonl --validation_file dev.csv
+    python run_glue.py --task_name sst2 --train_file train.jsonl --validation_file dev.csv
     accelerate launch run_glue.py --task_name qnli --bf16
 
 Search, ranks, retrain, evaluation and files are `autolora_trainer.scripts.pipeline`; here stands what is particular to
-sequence classification. `--help` lists every argument; what a run writes is described in README.md.
+sequence classification. `--help` lists the arguments in groups, `--help_all` Trainer's as well; what a run writes is
+described in README.md.
 """
 
 import sys
@@ -123,7 +124,7 @@ SAMPLE_DEFAULTS = {
 
 def main(argv: list[str] | None = None) -> dict:
     started = time.perf_counter()
-    arguments = parse_arguments(argv, {"sample": SAMPLE_DEFAULTS})
+    arguments = parse_arguments(argv, {"sample": SAMPLE_DEFAULTS}, about=__doc__)
     results = execute(Glue(), *arguments)
     demo.compare_with_uniform(Glue(), results, *arguments, started)
     return results

@@ -1,12 +1,12 @@
 """Fine-tune a model to find named entities with learned LoRA ranks: JNLPBA (BioNLP-2004, §5.4), or your own rows.
 
     python run_ner.py --method autolora --task_name jnlpba
-    python run_ner.py --train_file train.iob2 --validation_file dev.iob2 --model_name_or_path FOLDER
+    python run_ner.py --train_file train.iob2 --validation_file dev.iob2
 
 Rows are `tokens` and `tags` in JSON lines, or IOB2 files. A sentence longer than `--max_seq_length` is read in
 windows, and every word is scored once. Search, ranks, retrain, evaluation and files are
-`autolora_trainer.scripts.pipeline`; here stands what is particular to token classification. `--help` lists every
-argument.
+`autolora_trainer.scripts.pipeline`; here stands what is particular to token classification. `--help` lists the
+arguments in groups, `--help_all` Trainer's as well.
 """
 
 import os
@@ -150,7 +150,7 @@ class Ner(TaskKind):
 
 def main(argv: list[str] | None = None) -> dict:
     batch = {"per_device_train_batch_size": 32}  # §5.4
-    arguments = parse_arguments(argv, data_arguments=NerDataArguments, preset_changes=batch, **batch)
+    arguments = parse_arguments(argv, data_arguments=NerDataArguments, preset_changes=batch, about=__doc__, **batch)
     return execute(Ner(), *arguments)
 
 

@@ -1,13 +1,13 @@
 """Fine-tune a causal language model to put data into words (§5.3), with learned LoRA ranks.
 
     python run_nlg.py --method autolora --task_name e2e
-    python run_nlg.py --task_name webnlg --model_name_or_path FOLDER --train_file train.jsonl --validation_file
-    dev.jsonl --test_file test.jsonl
-    python run_nlg.py --task_name nlg --train_file rows.csv --validation_file dev.csv   (columns: input, reference)
+    python run_nlg.py --task_name webnlg --train_file train.jsonl --validation_file dev.jsonl
+    python run_nlg.py --train_file rows.csv --validation_file dev.csv  # columns: input, reference
 
 Search, ranks, retrain, evaluation and files are `autolora_trainer.scripts.pipeline`; here stands what is particular to
 generation. The defaults are LoRA's published ones (Hu et al. 2022, `examples/NLG` of their code). Texts are decoded
-for the validation inputs, written to predictions_validation.jsonl and scored. `--help` lists every argument.
+for the validation inputs, written to predictions_validation.jsonl and scored. `--help` lists the arguments in groups,
+`--help_all` Trainer's as well.
 """
 
 import importlib.util
@@ -45,6 +45,8 @@ class NlgArguments(DataArguments):
 
     "LoRA": the commands in the README of LoRA's `examples/NLG`, and their code.
     """
+
+    own_group = "prompts and decoding"  # the title of the arguments that other scripts have not
 
     max_seq_length: int = setting(  # LoRA: --seq_len 512
         512, "Tokens of prompt and text together. A longer text is cut, a longer prompt refused."
@@ -274,7 +276,7 @@ def check_libraries() -> None:
     if importlib.util.find_spec("sacrebleu") is None:
         raise ValueError(
             "Scores of generated text need sacrebleu, which is not installed. Type pip install "
-            '"autolora_trainer[nlg]", or add --decode false.'
+            '".[nlg]", or add --decode false.'
         )
 
 
@@ -302,7 +304,7 @@ PRESET_CHANGES = {"lora_alpha": 32}
 
 def main(argv: list[str] | None = None) -> dict:
     model, data, method, training = parse_arguments(
-        argv, TASK_DEFAULTS, data_arguments=NlgArguments, preset_changes=PRESET_CHANGES, **DEFAULTS
+        argv, TASK_DEFAULTS, NlgArguments, preset_changes=PRESET_CHANGES, about=__doc__, **DEFAULTS
     )
     return execute(Nlg(), model, data, method, training)
 

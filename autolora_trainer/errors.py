@@ -7,7 +7,7 @@ import traceback
 from contextlib import contextmanager
 
 from autolora_trainer.clean import clean, clean_output
-from autolora_trainer.machine import advice, forgiving_streams, is_full_disk, output_is_closed
+from autolora_trainer.machine import RED, advice, emphasized, forgiving_streams, is_full_disk, output_is_closed
 
 LONGEST = 4000  # characters of a message, whatever a file holds
 
@@ -122,5 +122,8 @@ def report(error: BaseException, program: str, interrupted: str = INTERRUPTED) -
         message, status = f"error: {name}{one_line(error)}", 2 if usage else 1
         if more := advice(error, RESUMES if interrupted == INTERRUPTED else "type it again"):
             message = f"{message.rstrip('.')}. {more}"
-    print(f"{program}: {shown(message)}", file=sys.stderr)
+    text = shown(message)
+    if text.startswith("error:"):
+        text = text.replace("error:", emphasized("error:", RED, sys.stderr), 1)
+    print(f"{program}: {text}", file=sys.stderr)
     return status

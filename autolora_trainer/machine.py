@@ -13,6 +13,25 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # torch and safetensors say that a write failed, and not why
 FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|I/O error|file write failed|Error while serializing")
 LITTLE_ROOM = 2**24  # bytes; a file that did not fit may be gone by the time that one looks
+BOLD, RED = "\x1b[1m", "\x1b[1;31m"  # what a terminal shows text in, until "\x1b[0m"
+
+
+def is_terminal(stream) -> bool:
+    """Whether somebody watches what is written: only there a bar may move and text have a colour."""
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):  # none, or closed
+        return False
+
+
+def takes_colour(stream) -> bool:
+    """Whether a stream is a terminal that shows colours, and nobody wants none (https://no-color.org)."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def emphasized(text: str, how: str, stream) -> str:
+    """A text in `BOLD` or `RED`, where the stream takes that."""
+    return f"{how}{text}\x1b[0m" if takes_colour(stream) else text
 
 
 def forgiving_streams() -> None:

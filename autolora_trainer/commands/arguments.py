@@ -5,33 +5,32 @@ import sys
 
 from autolora_trainer.commands.export import FOLDERS, FORMATS
 from autolora_trainer.errors import UsageError
+from autolora_trainer.usage import Helpful
 from autolora_trainer.values import no_argument
 from autolora_trainer.version import __version__
 
 VERBS = {  # what each is for, and two examples
-    "find": ("which modules, which ranks and how large, before a training", """
-  autolora find Qwen/Qwen3-0.6B chats.jsonl --format trl --output_dir found
-  autolora find Qwen/Qwen3-0.6B chats.jsonl --format llama-factory --max_lora_rank 16 --output_dir found"""),
-    "compress": ("any LoRA adapter, as small as held-out rows let it be", """
-  autolora compress my-adapter --eval_file dev.jsonl --output_dir small
-  autolora compress my-adapter --rank 8 --output_dir small      # without rows: by singular values"""),
-    "show": ("rank grid, parameters, MB, and what a server needs, of any LoRA adapter; no model is loaded", """
-  autolora show my-adapter
-  autolora show owner/an-adapter-on-the-hub"""),
-    "diff": ("where two patterns differ", """
-  autolora diff found small
-  autolora diff my-adapter owner/an-adapter-on-the-hub"""),
-    "export": ("the ranks in the words of another tool, or a trainable adapter for it", """
-  autolora export my-adapter --format axolotl
-  autolora export my-adapter --format adapter --pad --output start   # one rank everywhere, filled up with zeros"""),
-    "run": ("run_glue, run_nlg or run_ner with their own arguments, after a pip install", """
-  autolora run glue --task_name mrpc
-  autolora run nlg --help"""),
+    "demo": ("the built-in sample from rows to an adapter, beside uniform LoRA: 3 minutes on 2 CPU cores, no network",
+             ("demo", "demo --max_steps 20 --search_max_steps 20 --output_dir outputs/short")),
+    "find": ("which modules, which ranks and how large, before a training",
+             ("find Qwen/Qwen3-0.6B chats.jsonl --format trl --output_dir found",
+              "find Qwen/Qwen3-0.6B chats.jsonl --max_lora_rank 16 --output_dir found")),
+    "compress": ("any LoRA adapter, as small as held-out rows let it be",
+                 ("compress my-adapter --eval_file dev.jsonl --output_dir small",
+                  "compress my-adapter --rank 8 --output_dir small  # without rows: by singular values")),
+    "show": ("rank grid, parameters, MB, and what a server needs, of any LoRA adapter; no model is loaded",
+             ("show my-adapter", "show owner/an-adapter-on-the-hub")),
+    "diff": ("where two patterns differ", ("diff found small", "diff my-adapter owner/an-adapter-on-the-hub")),
+    "export": ("the ranks in the words of another tool, or a trainable adapter for it",
+               ("export my-adapter --format axolotl",
+                "export my-adapter --format adapter --pad --output start  # one rank, filled up with zeros")),
+    "run": ("the scripts run_glue, run_nlg and run_ner with their own arguments, after a pip install",
+            ("run glue --task_name mrpc", "run nlg --help")),
 }  # fmt: skip
 FIND_FORMATS = tuple(form for form in FORMATS if form != "method_comparison")
 
 
-class OneLine(argparse.ArgumentParser):
+class OneLine(Helpful):
     """Whose complaints are one line, and repeat no value of what it does not know.
 
     Attributes:
@@ -57,38 +56,60 @@ class OneLine(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Of all verbs."""
-    raw = argparse.RawDescriptionHelpFormatter
-    lines = "".join(f"\n{name}: {what}{examples}\n" for name, (what, examples) in VERBS.items())
-    made = OneLine(prog="autolora", description=f"Ranks of LoRA, found, shown and handed on.\n{lines}",
-                   formatter_class=raw, allow_abbrev=False)  # fmt: skip
-    made.add_argument("--version", action="version", version=__version__)
-    verbs = made.add_subparsers(dest="command", required=True, metavar="VERB", parser_class=OneLine)
-    for name, (what, examples) in VERBS.items():
-        own = verbs.add_parser(name, description=what[0].upper() + what[1:] + ".", formatter_class=raw,
-                               epilog=f"examples:{examples}", allow_abbrev=False)  # fmt: skip
+    lines = [(f"\n{name}: {what}", *(f"  autolora {line}" for line in lines)) for name, (what, lines) in VERBS.items()]
+    description = "\n".join(["Ranks of LoRA, found, shown and handed on.", *sum(lines, ())])
+    made = OneLine(prog="autolora", description=description, add_help=False, allow_abbrev=False)
+    about = "one of these; autolora VERB --help has its arguments"
+    verbs = made.add_subparsers(
+        dest="command", required=True, metavar="VERB", parser_class=OneLine, title="verbs", help=about
+    )
+    more = _more(made)
+    more.add_argument("--version", action="version", version=__version__, help="the version")
+    for name, (what, lines) in VERBS.items():
+        own = verbs.add_parser(name, description=what[0].upper() + what[1:] + ".", add_help=False, allow_abbrev=False)
+        own.examples = tuple(f"autolora {line}" for line in lines)
         ARGUMENTS[name](own)
+        _more(own)
         made.names = {**made.names, name: [action.dest for action in own._actions]}
     return made
 
 
+def _more(command):
+    more = command.add_argument_group("more")
+    more.add_argument("-h", "--help", action="help", help="this text")
+    return more
+
+
+def _demo(command) -> None:
+    group = command.add_argument_group("any argument of autolora run glue, such as")
+    group.add_argument("--output_dir", metavar="DIR", help="default: outputs/sample-autolora")
+    group.add_argument("--overwrite", action="store_true", help="replace a finished run there")
+    group.add_argument("--resume_from_checkpoint", action="store_true", help="go on with what was interrupted")
+    group.add_argument("--search_max_steps", type=int, help="steps of the search; default: 200")
+    group.add_argument("--max_steps", type=int, help="steps of each training; default: two epochs")
+    group.add_argument("--seed", type=int, default=42)
+    group.add_argument("--help_all", action="store_true", help="all of them")
+
+
 def _find(command) -> None:
-    command.add_argument("model", metavar="MODEL", help="a base model: folder or Hub id")
-    command.add_argument("data", metavar="DATA", help="rows: messages, prompt and completion, text, or label (JSON "
-                         "lines, CSV, parquet)")  # fmt: skip
+    given = command.add_argument_group("what is given")
+    given.add_argument("model", metavar="MODEL", help="a base model: folder or Hub id")
+    rows = "rows: messages, prompt and completion, text, or label (JSON lines, CSV, parquet)"
+    given.add_argument("data", metavar="DATA", help=rows)
     size = command.add_argument_group("how large")
     size.add_argument("--size", default="auto", help="auto, same (as --lora_r everywhere), lora:R, or parameters")
     size.add_argument("--tolerance", type=float, default=0.06, help="share of the held-out gain that may be lost")
     size.add_argument("--max_lora_rank", type=int, help="a cap on any module, for servers")
     lora = command.add_argument_group("LoRA, as TRL has it")
-    lora.add_argument("--lora_r", type=int, default=8)
-    lora.add_argument("--lora_alpha", type=int, default=16)
-    lora.add_argument("--lora_target_modules", nargs="+", default=["all-linear"])
+    lora.add_argument("--lora_r", type=int, default=8, help="of size same, and of the scale lora_alpha / lora_r")
+    lora.add_argument("--lora_alpha", type=int, default=16, help="of the scale")
+    lora.add_argument("--lora_target_modules", nargs="+", default=["all-linear"], help="modules that may get a rank")
     search = command.add_argument_group("the search")
     search.add_argument("--eval_file", help="held-out rows; default: a fifth of DATA")
     search.add_argument("--search_steps", type=int, help="default: until it has settled, 112 at most")
     search.add_argument("--initial_rank", type=int, default=8, help="its width, the most that a module can get")
     search.add_argument("--learning_rate", type=float, default=1e-4, help="that of your training")
-    search.add_argument("--seed", type=int, default=42)
+    search.add_argument("--seed", type=int, default=42, help="the same one gives the same ranks")
     search.add_argument("--resume_from_checkpoint", action="store_true", help="go on with what was interrupted")
     _rows_and_model(command)
     out = command.add_argument_group("what is written")
@@ -99,7 +120,8 @@ def _find(command) -> None:
 
 
 def _compress(command) -> None:
-    command.add_argument("adapter", metavar="ADAPTER", help="a folder or Hub id of a LoRA adapter, whoever trained it")
+    given = command.add_argument_group("what is given")
+    given.add_argument("adapter", metavar="ADAPTER", help="a folder or Hub id of a LoRA adapter, whoever trained it")
     rows = command.add_argument_group("what judges (one of the three)").add_mutually_exclusive_group(required=True)
     rows.add_argument("--eval_file", help="rows that it was not trained on: messages, prompt and completion, text, or "
                       "label (JSON lines, CSV, parquet)")  # fmt: skip
@@ -123,7 +145,7 @@ def _compress(command) -> None:
 
 def _rows_and_model(command):
     more = command.add_argument_group("model and rows")
-    more.add_argument("--batch_size", type=int, default=8)
+    more.add_argument("--batch_size", type=int, default=8, help="rows of a pass")
     more.add_argument("--max_length", type=int, default=1024, help="tokens of a row")
     more.add_argument("--bf16", action="store_true", help="compute in bfloat16 autocast")
     more.add_argument("--device_map", help="as of transformers' from_pretrained, e.g. auto: over several devices")
@@ -134,30 +156,44 @@ def _hub(out, what: str) -> None:
     out.add_argument("--push_to_hub", action="store_true", help=f"upload {what}, with a card")
     out.add_argument("--hub_model_id", help="owner/name; default: the name of --output_dir")
     out.add_argument("--hub_token", help="default: that of `hf auth login`")
-    out.add_argument("--hub_private_repo", action="store_true")
+    out.add_argument("--hub_private_repo", action="store_true", help="make the repository a private one")
 
 
 def _show(command) -> None:
     what = "a LoRA adapter or an output directory, here or on the Hub, or a ranks.json"
-    command.add_argument("source", metavar="ADAPTER", help=what)
+    command.add_argument_group("what is given").add_argument("source", metavar="ADAPTER", help=what)
 
 
 def _export(command) -> None:
     _show(command)
-    command.add_argument("--format", default="peft", choices=FORMATS)
-    command.add_argument("--lora_alpha", type=int, help="default: that of the run, else 16")
-    command.add_argument("--output", metavar="DIR", help=f"of {', '.join(FOLDERS)}: the folder to write")
-    command.add_argument("--pad", action="store_true", help="of adapter: one rank, filled up with zeros")
+    tool = command.add_argument_group("for which tool")
+    tool.add_argument("--format", default="peft", choices=FORMATS, help="what it reads")
+    tool.add_argument("--lora_alpha", type=int, help="default: that of the run, else 16")
+    tool.add_argument("--pad", action="store_true", help="of adapter: one rank, filled up with zeros")
+    out = command.add_argument_group("what is written")
+    out.add_argument("--output", metavar="DIR", help=f"of {', '.join(FOLDERS)}: the folder to write")
 
 
 def _diff(command) -> None:
-    command.add_argument("first", metavar="A")
-    command.add_argument("second", metavar="B")
+    given = command.add_argument_group("what is given")
+    given.add_argument("first", metavar="A", help="as for autolora show")
+    given.add_argument("second", metavar="B", help="likewise")
 
 
 def _run(command) -> None:
-    command.add_argument("script", choices=("glue", "nlg", "ner"))
-    command.add_argument("arguments", nargs=argparse.REMAINDER)
+    given = command.add_argument_group("what is given")
+    given.add_argument("script", choices=("glue", "nlg", "ner"), help="sequences, generated texts, or named entities")
+    given.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="its arguments; autolora run glue --help lists them"
+    )
 
 
-ARGUMENTS = {"find": _find, "compress": _compress, "show": _show, "diff": _diff, "export": _export, "run": _run}
+ARGUMENTS = {
+    "demo": _demo,
+    "find": _find,
+    "compress": _compress,
+    "show": _show,
+    "diff": _diff,
+    "export": _export,
+    "run": _run,
+}

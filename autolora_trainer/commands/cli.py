@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import os
 import sys
 
 from autolora_trainer.clean import hide_secrets, say
@@ -17,6 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command, or raise `UsageError`: one line, for what was given."""
     if argv is None:
         argv, sys.argv[1:] = sys.argv[1:], hide_secrets(sys.argv[1:])
+    if argv[:1] == ["demo"] and not {"-h", "--help"} & set(argv):
+        demo(argv[1:])
+        return
     options = parser().parse_args(argv)
     options.typed = ["autolora", *argv]  # for the card
     if options.command == "run":
@@ -37,6 +41,12 @@ def main(argv: list[str] | None = None) -> None:
                 say(said)
         else:
             say(diff(LearnedRanks.from_pretrained(options.first), LearnedRanks.from_pretrained(options.second)))
+
+
+def demo(arguments: list[str]) -> None:
+    """The built-in sample with `run_glue`, whose arguments these are, and no waiting for the Hub."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # its client reads this once, when it is imported
+    importlib.import_module("run_glue").main(["--method", "autolora", "--task_name", "sample", *arguments])
 
 
 def _export(options) -> str:
@@ -63,7 +73,7 @@ def _export(options) -> str:
 
 def entry_point() -> None:
     """`autolora`, as pip installs it."""
-    resumes = sys.argv[1:2] in (["find"], ["run"])
+    resumes = sys.argv[1:2] in (["demo"], ["find"], ["run"])
     sys.exit(run_guarded(main, "autolora", *(() if resumes else ("interrupted; nothing was written.",))))
 
 

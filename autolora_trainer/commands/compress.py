@@ -10,6 +10,7 @@ from autolora_trainer.commands.export import check_new
 from autolora_trainer.commands.surroundings import one_bar, pushed, repository
 from autolora_trainer.errors import is_first_process
 from autolora_trainer.hub_client import bounded_waits
+from autolora_trainer.machine import is_terminal
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.shrink.compressing import compress
 from autolora_trainer.shrink.result import CompressedAdapter
@@ -50,7 +51,7 @@ def _compressed(options, base: str) -> CompressedAdapter:
         args = task.arguments(
             folder, per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
             bf16=options.bf16, use_cpu=not torch.accelerator.is_available(), report_to="none",
-            disable_tqdm=not sys.stderr.isatty(), logging_strategy="no", **task.own_arguments,
+            disable_tqdm=not is_terminal(sys.stderr), logging_strategy="no", **task.own_arguments,
         )  # fmt: skip
         return compress(
             options.adapter, rows, args=args, trainer_class=task.trainer_class, train_dataset=train_rows,

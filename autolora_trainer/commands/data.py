@@ -99,7 +99,7 @@ def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task,
     try:
         from trl import SFTConfig, SFTTrainer
     except ImportError:
-        raise ValueError('Rows of text are prepared by TRL, which is not there: pip install "autolora_trainer[trl]".')
+        raise ValueError('Rows of text are prepared by TRL, which is not there: pip install ".[trl]".')
     own = {"max_length": max_length, "gradient_checkpointing": False}
     prepared = {"processing_class": tokenizer}
     task = Task(SFTTrainer, SFTConfig, "AutoModelForCausalLM", "CAUSAL_LM", None, own, prepared)

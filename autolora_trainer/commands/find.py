@@ -16,6 +16,7 @@ from autolora_trainer.files import refuse_links
 from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.hub_client import bounded_waits
+from autolora_trainer.machine import is_terminal
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.ranks.serving import lora_rank_for_servers
@@ -69,7 +70,7 @@ def _search(options) -> RankSearch:
     args = task.arguments(
         options.output_dir, per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
         bf16=options.bf16, use_cpu=not torch.accelerator.is_available(), report_to="none",
-        disable_tqdm=not sys.stderr.isatty(), **task.own_arguments,
+        disable_tqdm=not is_terminal(sys.stderr), **task.own_arguments,
     )  # fmt: skip
     return RankSearch(
         model, rows, LoraConfig(target_modules=targets[0] if len(targets) == 1 else targets, **settings),

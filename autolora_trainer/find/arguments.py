@@ -7,6 +7,7 @@ import sys
 import torch
 from transformers import Trainer, TrainingArguments
 
+from autolora_trainer.machine import is_terminal
 from autolora_trainer.search.arguments import AutoLoraTrainingArguments
 
 TRAINERS = {  # of whom a class of arguments is; the first that is found along its ancestors
@@ -71,7 +72,7 @@ def search_arguments(
         kind = TrainingArguments if name is None else getattr(importlib.import_module("trl"), name)
         bf16 = torch.accelerator.is_available()
         args = kind(settings["output_dir"], learning_rate=1e-4, bf16=bf16, report_to="none")
-        args.disable_tqdm = not sys.stderr.isatty()
+        args.disable_tqdm = not is_terminal(sys.stderr)
     kind = type(args)
     own = {f.name: getattr(args, f.name) for f in dataclasses.fields(args) if f.init}
     if issubclass(AutoLoraTrainingArguments, kind):

@@ -53,7 +53,7 @@ class Grid(SizedMethod):
         training = request.training
         check_schedule(training.lr_scheduler_type, "a trial of --method grid")
         if importlib.util.find_spec("optuna") is None:
-            raise ValueError('--method grid needs Optuna. Type pip install "autolora_trainer[grid]".')
+            raise ValueError('--method grid needs Optuna. Type pip install ".[grid]".')
         if training.world_size > 1 or sharding(training):
             raise ValueError(
                 f"--method grid starts a process for every trial, got {training.world_size} processes. Start it "

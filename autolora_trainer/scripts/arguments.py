@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from autolora_trainer.clean import usable_token
+from autolora_trainer.machine import is_terminal
 from autolora_trainer.methods.adapter import AdapterArguments
 from autolora_trainer.methods.autolora import RetrainArguments
 from autolora_trainer.methods.grid import GridArguments
@@ -84,7 +85,7 @@ class ModelArguments:
         if (self.load_in_8bit or self.load_in_4bit) and importlib.util.find_spec("bitsandbytes") is None:
             raise ValueError(
                 f"--load_in_{'8' if self.load_in_8bit else '4'}bit needs bitsandbytes, which is not installed. Type "
-                'pip install "autolora_trainer[quantization]", or drop it.'
+                'pip install ".[quantization]", or drop it.'
             )
 
 
@@ -231,6 +232,12 @@ class ScriptTrainingArguments(NonFiniteArguments, TrainingArguments):
     """`TrainingArguments` of the final training of every method, with the paper's defaults (§5.1)."""
 
     output_dir: str | None = setting(None, "Default: outputs/<task>-<method>.")
+    do_train: bool = setting(
+        False, "Train. With none of these three: train, evaluate, and predict the rows of test_file."
+    )
+    do_eval: bool = setting(False, "Evaluate; without do_train what output_dir holds.")
+    do_predict: bool = setting(False, "Predict the test rows; without do_train by what output_dir holds.")
+    push_to_hub: bool = setting(False, "Upload the finished result, with its model card.")
     learning_rate: float = setting(1e-4, "Learning rate of AdamW in the final training (§5.1).")
     per_device_train_batch_size: int = setting(16, "Batch size per process (§5.1).")
     per_device_eval_batch_size: int = setting(32, "Batch size of evaluation.")
@@ -253,7 +260,7 @@ class ScriptTrainingArguments(NonFiniteArguments, TrainingArguments):
         if str(self.resume_from_checkpoint).lower() in ("none", "false", ""):
             self.resume_from_checkpoint = None
         if self.disable_tqdm is None:
-            self.disable_tqdm = not sys.stderr.isatty()  # a log file is no place for a moving bar
+            self.disable_tqdm = not is_terminal(sys.stderr)  # a log file is no place for a moving bar
         several = launched() > 1 and "LOCAL_RANK" in os.environ
         # without use_cpu accelerate starts no group of processes on CPUs, and each would do the whole run by itself
         if (self.bf16 or several) and not self.use_cpu and not torch.accelerator.is_available():

@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import os
 import re
 import sys
 
 import yaml
-from transformers import HfArgumentParser
 
 from autolora_trainer.clean import SURE_TOKEN, hide_secrets, is_secret
-from autolora_trainer.errors import UsageError, one_line, shown, usage_errors
+from autolora_trainer.errors import one_line, shown, usage_errors
 from autolora_trainer.files import check_regular
 from autolora_trainer.machine import check_letters
 from autolora_trainer.scripts.arguments import (
@@ -20,13 +18,11 @@ from autolora_trainer.scripts.arguments import (
     ModelArguments,
     ScriptTrainingArguments,
 )
+from autolora_trainer.scripts.help import ROWS, ScriptParser
 from autolora_trainer.search.arguments import check_effect
 from autolora_trainer.values import check_choice, no_argument, suggestion
 
-
-class _OneLineParser(HfArgumentParser):
-    def error(self, message):
-        raise UsageError(f"{message}; --help lists the arguments")
+NO_SETTINGS = ("config", "help", "help_all")
 
 
 def parse_arguments(
@@ -34,6 +30,7 @@ def parse_arguments(
     task_defaults: dict[str, dict] | None = None,
     data_arguments: type = DataArguments,
     preset_changes: dict | None = None,
+    about: str | None = None,
     **defaults,
 ):
     """Parse a script's command line.
@@ -43,6 +40,7 @@ def parse_arguments(
         task_defaults: {task name: defaults of that task}, e.g. the built-in sample's own small model.
         data_arguments: `DataArguments`, or the script's own subclass of it.
         preset_changes: what a preset sets otherwise in this script, e.g. the batch size of §5.4.
+        about: the script's docstring, whose first paragraph and examples its help shows.
         **defaults: defaults of the script that differ from the dataclasses'.
     Returns:
         (ModelArguments, DataArguments, MethodArguments, ScriptTrainingArguments).
@@ -53,8 +51,7 @@ def parse_arguments(
         argv, sys.argv[1:] = sys.argv[1:], hide_secrets(sys.argv[1:])
     argv = [_with_underscores(word) for word in argv]
     groups = (ModelArguments, data_arguments, MethodArguments, ScriptTrainingArguments)
-    parser = _OneLineParser(groups, allow_abbrev=False, prog=os.path.basename(sys.argv[0]))
-    parser.add_argument("--config", help="A YAML file with any of these arguments; what is typed wins over it.")
+    parser = ScriptParser(groups, about, getattr(data_arguments, "own_group", ROWS))
     parser.set_defaults(**defaults)
     known = {action.dest: action for action in parser._actions}
     with usage_errors():
@@ -80,7 +77,7 @@ def parse_arguments(
 
 
 def _named(known) -> list[str]:
-    return [dest for dest in known if dest not in ("config", "help")]
+    return [dest for dest in known if dest not in NO_SETTINGS]
 
 
 def _refuse_tokens(groups) -> None:
@@ -158,7 +155,7 @@ def _config_tokens(path, known):
         given = "nothing" if settings is None else type(settings).__name__
         raise ValueError(f"--config {path} must hold 'name: value' lines, got {given}.")
     for name, value in settings.items():
-        if name in ("config", "help"):
+        if name in NO_SETTINGS:
             raise ValueError(f"--config {path} sets {name}, which is for the command line alone. Type --{name}.")
         if name not in known:
             hint = (

@@ -9,7 +9,6 @@ import pytest
 from peft import PeftModel
 
 from autolora_trainer.commands import cli
-from autolora_trainer.commands.arguments import VERBS
 from autolora_trainer.errors import UsageError, run_guarded
 from tests.commands.test_compress import KINDS, place  # noqa: F401
 from tests.helpers.hub_server import HubServer, use
@@ -122,16 +121,3 @@ def test_a_search_of_the_shell_goes_on(place, tmp_path, monkeypatch, capsys):  #
     assert [line.split(":")[0] for line in said.err.splitlines()] == ["find", "find"]
     cli.main([*argv, "--resume_from_checkpoint"])
     assert capsys.readouterr().out == f"already finished: autolora show {tmp_path}/out\n"
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_has_two_examples_of_every_verb(capsys, verb):
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
-    whole = capsys.readouterr().out
-    assert re.findall(r"^(\w+): ", whole, re.MULTILINE)[1:] == "find compress show diff export run".split()
-    with pytest.raises(SystemExit):
-        cli.main([verb, "--help"])
-    own = capsys.readouterr().out
-    for text in (whole, own):
-        assert len(re.findall(rf"^  autolora {verb} ", text, re.MULTILINE)) == 2

@@ -1,6 +1,7 @@
 """The commands of short runs on tiny data, and how processes are launched."""
 
 import os
+import re
 import sys
 
 from tests.helpers.models import tiny_checkpoint
@@ -82,3 +83,14 @@ LAUNCHERS = {
 def launch_command(launcher: str, processes: int) -> list[str]:
     """What starts a script in several processes on CPUs."""
     return [sys.executable, *(word.format(root=ROOT, processes=processes) for word in LAUNCHERS[launcher].split())]
+
+
+def groups_of_help(text: str) -> dict[str, list[str]]:
+    """{title: arguments, without their hyphens} of what `--help` shows."""
+    groups, title = {}, None
+    for line in text.splitlines():
+        if re.fullmatch(r"\S.*:", line):
+            title = line[:-1]
+        elif (match := re.match(r"  (?:-h, )?--(\w+)", line)) is not None:
+            groups.setdefault(title, []).append(match[1])
+    return groups

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "autolora_trainer"
 # A room imports what stands on a lower floor; rooms on one floor do not import each other. See docs/contributing.md.
 FLOORS = [
-    set("clean drawing errors files machine values version names untouched compat hub_client sample".split()),
+    set("clean drawing errors files machine values version usage names untouched compat hub_client sample".split()),
     {"lora"},
     {"ranks"},
     {"training", "report", "tasks"},

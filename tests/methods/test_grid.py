@@ -166,5 +166,5 @@ def test_the_reason_of_a_failed_trial_reaches_the_run(place, tmp_path, monkeypat
 def test_grid_without_optuna_says_what_to_install(place, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "optuna" else find(name))
-    with pytest.raises(UsageError, match=r'needs Optuna. Type pip install "autolora_trainer\[grid\]"'):
+    with pytest.raises(UsageError, match=r'needs Optuna. Type pip install "\.\[grid\]"'):
         run_glue.main(command(place, tmp_path / "o", method="grid"))

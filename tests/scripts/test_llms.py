@@ -479,5 +479,5 @@ def test_what_cannot_be_loaded_is_one_line(place, tmp_path, capsys, changes, sen
 def test_missing_library_is_named(place, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
-    with pytest.raises(UsageError, match=r'--load_in_8bit needs bitsandbytes.*pip install "autolora_trainer\[quant'):
+    with pytest.raises(UsageError, match=r'--load_in_8bit needs bitsandbytes.*pip install "\.\[quant'):
         run_nlg.main(script(place, tmp_path, load_in_8bit=True))
