@@ -8,7 +8,7 @@ import transformers
 from peft import LoraConfig
 from transformers import set_seed
 
-from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
+from autolora_trainer.commands.data import load_tokenizer, read_rows, settle_padding, task_of
 from autolora_trainer.commands.export import TEXTS, check_new, export, write_adapter
 from autolora_trainer.commands.surroundings import one_bar, pushed, repository
 from autolora_trainer.errors import is_first_process, sentence
@@ -64,7 +64,7 @@ def _search(options) -> RankSearch:
         model = kind.from_pretrained(options.model, device_map=options.device_map, trust_remote_code=False, **labels)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{options.model} does not load as {task.model_class}: {sentence(error)}") from error
-    model.config.pad_token_id = tokenizer.pad_token_id
+    settle_padding(model, tokenizer, task, rows)
     targets = options.lora_target_modules
     settings = {"r": options.lora_r, "lora_alpha": options.lora_alpha, "task_type": task.task_type}
     args = task.arguments(

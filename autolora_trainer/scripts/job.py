@@ -29,6 +29,7 @@ from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.report.trackers import spare_the_run
 from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.runs.outputs import TRIAL_FILE
+from autolora_trainer.scripts.checks import check_padding
 from autolora_trainer.scripts.request import Request
 from autolora_trainer.scripts.source import Source
 from autolora_trainer.scripts.task_kind import Rows
@@ -174,6 +175,7 @@ def train_trial(request: Request, ranks: dict[str, int]) -> dict:
     job = Job(request, Source(request), rows, RunFolder(request.output_dir))
     train, held_out = job.split(settings.val_fraction)
     job.rows = dataclasses.replace(rows, datasets={**rows.datasets, "train": train})
+    check_padding(job)
     learned = LearnedRanks(
         {name: ModuleRank(rank) for name, rank in ranks.items()}, initial_rank=settings.initial_rank
     )

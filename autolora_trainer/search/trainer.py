@@ -42,6 +42,7 @@ from autolora_trainer.search.state import SearchStateMixin
 from autolora_trainer.search.suitability import check_order
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.finite_rows import FiniteRowsMixin
+from autolora_trainer.training.padding import align_tokens, tokenizer_of, warn_of_padding
 from autolora_trainer.training.passes import RandomState, fix_loss_scale
 from autolora_trainer.training.progress import show_phase
 from autolora_trainer.training.shares import SharesMixin
@@ -118,6 +119,7 @@ class AutoLoraMixin(
         self.train_dataset, self.val_dataset, *parts = parted(self, val_dataset, size_dataset)
         self.order_dataset, self.size_dataset = parts
         fix_loss_scale(self)
+        align_tokens(self.model, tokenizer_of(self.processing_class, self.data_collator))
         self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling)
         if self.gates.initial_rank != args.initial_rank:
             self.gates.remove()
@@ -129,6 +131,7 @@ class AutoLoraMixin(
         check_optimizer(self)
         adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
         self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
+        warn_of_padding(self, self.train_dataset)
         self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
         self._val_batches = self._endless_batches(self.order_dataset)
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step

@@ -26,6 +26,7 @@ from autolora_trainer.shrink.given import load_given
 from autolora_trainer.shrink.result import CompressedAdapter, as_file
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.forecast import Forecast
+from autolora_trainer.training.padding import align_tokens, tokenizer_of, warn_of_padding
 from autolora_trainer.training.passes import fix_loss_scale
 from autolora_trainer.training.progress import phase, ticking
 from autolora_trainer.untouched import untouched
@@ -79,6 +80,7 @@ def compress(
     check_cuttable(model, adapter_name)
     with untouched(model), tempfile.TemporaryDirectory() as folder:
         model.set_adapter(adapter_name)
+        align_tokens(model, tokenizer_of(processing_class, data_collator))
         args = TrainingArguments(folder, report_to="none", disable_tqdm=True) if args is None else args
         prepared = {"data_collator": data_collator, "processing_class": processing_class}
         if rank is not None:
@@ -131,6 +133,7 @@ def _chosen(trainer, adapter_name: str, size, tolerance: float, max_lora_rank: i
     model, parts = trainer.model, cuttable_parts(trainer.model, adapter_name)
     trainer.accelerator.prepare_model(model, evaluation_mode=True)  # its autocast
     rows = trainer.train_dataset
+    warn_of_padding(trainer, rows)
     order_rows, size_rows = split_held_out(rows, trainer.args.seed, groups_of(trainer, rows))
     own = {"adapter_name": adapter_name}
     with trainer._plain_loss():
