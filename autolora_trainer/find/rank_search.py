@@ -23,6 +23,7 @@ from autolora_trainer.find import resuming
 from autolora_trainer.find.arguments import search_arguments, task_type_of, trainer_of
 from autolora_trainer.heldout.split import check_rows, check_set
 from autolora_trainer.lora.cut import check_cuttable
+from autolora_trainer.lora.fresh import untrained_fresh, with_modules
 from autolora_trainer.lora.heads import WHOLE_HEADS
 from autolora_trainer.machine import naming_a_full_disk
 from autolora_trainer.ranks.adapter import save_adapter
@@ -139,6 +140,7 @@ class RankSearch:
     def _trainer(self, folder: str) -> tuple[Trainer, LoraConfig]:
         """The trainer of the search, and the LoRA settings that it was given."""
         base, given = self._base()
+        whole = with_modules(given, untrained_fresh(base, given)[0])  # as the search completes it
         settings = {**self.settings, "output_dir": folder}
         if settings["size"] == "same":
             settings["size"] = f"lora:{given.r}"
@@ -159,7 +161,7 @@ class RankSearch:
             return Forecast("find", passes, args.per_device_train_batch_size, trainer.model, speaks)
 
         trainer.add_callback(StepForecast(forecast, trainer.expected_passes(1)[0]))
-        return trainer, given
+        return trainer, whole
 
     def _keep(self, trainer, given: LoraConfig) -> None:
         """Take from a trainer what it has found."""

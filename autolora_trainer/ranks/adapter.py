@@ -10,6 +10,7 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import save_file
 
 from autolora_trainer.files import read_bounded, replacing, write_atomically
+from autolora_trainer.lora.fresh import untrained_fresh, with_modules
 from autolora_trainer.lora.fused import split_parts
 from autolora_trainer.lora.parts import base_model_of, lora_parts
 from autolora_trainer.names import module_of
@@ -25,7 +26,8 @@ def build_adapter(
 
     Args:
         model: the pre-trained model, without an adapter.
-        lora_config: the other LoRA settings (task type, dropout, lora_alpha …).
+        lora_config: the other LoRA settings (task type, dropout, lora_alpha …). Modules that the model's checkpoint
+            lacks are trained and saved too.
         scaling: see `LearnedRanks.to_lora_config`.
     Raises:
         ValueError: if the model lacks one of the modules, or a built rank differs from the learned one.
@@ -33,7 +35,7 @@ def build_adapter(
     ranks.check_names(name for name, _ in model.named_modules())
     config = ranks.to_lora_config(lora_config, scaling=scaling)
     _check_settings(config)
-    adapted = get_peft_model(model, config)
+    adapted = get_peft_model(model, with_modules(config, untrained_fresh(model, config)[0]))
     split_parts(adapted, ranks.ranks)
     verify_ranks(adapted, ranks)
     return adapted

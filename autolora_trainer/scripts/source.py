@@ -12,8 +12,9 @@ from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import hub_client
 from autolora_trainer.errors import one_line, sentence
+from autolora_trainer.lora.fresh import fresh_modules
 from autolora_trainer.lora.fused import add_lora
-from autolora_trainer.lora.heads import WHOLE_HEADS, fresh_modules
+from autolora_trainer.lora.heads import WHOLE_HEADS
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.lora.targets import linear_names, stacked_targets, whole_layers
 from autolora_trainer.methods.lora import ALL_LINEAR

@@ -92,6 +92,7 @@ class RankSelectionCallback(TrainerCallback):
             threshold = gates.threshold()[0].item()
         if state.is_world_process_zero:
             say_left_out(self.search.unmeasured(self.found))
+            self.search.base.say_moved()
         curve = self.found.curve
         if curve is not None and not curve.decided and state.is_world_process_zero:
             logger.warning(

@@ -1,5 +1,7 @@
 """What a retrain may start from: the chosen components of a search, and its trained heads."""
 
+from collections.abc import Callable
+
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora.variants import DoraLinearVariant
@@ -85,15 +87,21 @@ def adapter_tensors(
         found[f"{PREFIX}{name}.lora_B.weight"] = found[f"{PREFIX}{name}.lora_B.weight"] / scale
     for name, tensor in tensors.items():
         if name.startswith("head."):
-            found[name.removeprefix("head.").replace(".modules_to_save.default", "")] = tensor
+            name = name.removeprefix("head.").replace(".modules_to_save.default", "")
+            module, _, last = name.rpartition(".")
+            found[f"{module}.base_layer.{last}" if module.removeprefix(PREFIX) in pieces else name] = tensor
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
 @torch.no_grad()
-def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
+def start_from(
+    tensors: dict[str, torch.Tensor], model: PeftModel, check_base: Callable[[PeftModel], None] | None = None
+) -> None:
     """Start an adapter from `handover_tensors`: its update is then that of the search's kept components. DoRA's
     magnitudes become the norms of the weight with that update, so that it begins as the same model.
 
+    Args:
+        check_base: raises where the base model is not that of the search; before anything is written.
     Raises:
         ValueError: if they are not what the adapter needs, or it is of another variant than DoRA, or on another base.
     """
@@ -127,6 +135,14 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
             raise ValueError(
                 f"The search kept {given} for {name!r}, the retrain needs {tuple(target.shape)}. Search again."
             )
+    for name in tensors:
+        if name.startswith("head.") and name not in targets:
+            raise ValueError(
+                f"The search trained {name[5:]!r}, and this adapter does not. Give build_adapter the LoraConfig of "
+                "the search, with its modules_to_save and bias."
+            )
+    if check_base is not None:
+        check_base(model)
     for name, (_, write) in targets.items():
         write(tensors[name])
     for layer in layers.values():

@@ -8,22 +8,20 @@ Both steps use one gradient of the training loss, computed once, at the W and α
 variables and their optimizer live beside the model, not in it.
 """
 
-import logging
 from contextlib import nullcontext
 
 import torch
 from peft import PeftModel
 from transformers import Trainer
 
-from autolora_trainer.errors import is_first_process
 from autolora_trainer.heldout.groups import parted
-from autolora_trainer.lora.experts import experts_line
-from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.names import module_of
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.trackers import spare_the_run
 from autolora_trainer.search import hypergradient
+from autolora_trainer.search.base import SearchBase, adapted
 from autolora_trainer.search.callback import RankSelectionCallback, SearchTracking
 from autolora_trainer.search.checks import (
     check_batch,
@@ -47,8 +45,6 @@ from autolora_trainer.training.passes import RandomState, fix_loss_scale
 from autolora_trainer.training.progress import show_phase
 from autolora_trainer.training.shares import SharesMixin
 from autolora_trainer.training.trainer import ResumeMixin
-
-logger = logging.getLogger("autolora_trainer")
 
 
 class AutoLoraMixin(
@@ -103,10 +99,7 @@ class AutoLoraMixin(
     ):
         held_out = {"val_dataset": val_dataset, "size_dataset": size_dataset}
         check_construction(model, args, train_dataset, held_out, peft_config, trainer_arguments)
-        if peft_config is not None:
-            model, everything = add_lora(model, peft_config, rank=args.initial_rank), peft_config.target_modules
-            if everything == "all-linear" and is_first_process() and (line := experts_line(model)):
-                logger.warning(line)
+        model = adapted(model, peft_config, args.initial_rank)
         callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
         if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
             callbacks.append(RankSelectionCallback())
@@ -136,6 +129,7 @@ class AutoLoraMixin(
         self._val_batches = self._endless_batches(self.order_dataset)
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
         self.means, self.reach = SelectionMeans(self.gates.selection.device), Reach(self.gates)
+        self.base = SearchBase(self.model, {module_of(name): layer for name, layer in self.gates.layers.items()})
         heads = trained_beside_lora(self.model).values()
         self.fresh_heads = {parameter: parameter.detach().clone() for parameter in heads}
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
@@ -212,7 +206,8 @@ class AutoLoraMixin(
             model: an adapter on the same base model, of the learned ranks. Of others up to `initial_rank` a module
                 begins with its leading components: by singular value, for the rule `threshold` by α.
         Raises:
-            ValueError: if `model` has a module, rank or head that the search did not have.
+            ValueError: if `model` has a module, rank or head that the search did not have, or lacks a head that it
+                trained, or if its base model is another one.
         """
         built = {name: part.rank for name, part in lora_parts(model).items()}
         directions, found = self.args.rank_rule != "threshold", self.rank_selection.found
@@ -221,7 +216,8 @@ class AutoLoraMixin(
             order = self.gates.selection.argsort(dim=1, descending=True, stable=True).tolist()
             rows = [list(range(len(own))) if directions else own for own in order]
             chosen = {name: sorted(own[: built.get(name, 0)]) for name, own in zip(self.gates.names, rows)}
-        start_from(handover_tensors(self.gates, chosen, directions, self.model), model)
+        start_from(handover_tensors(self.gates, chosen, directions, self.model), model, self.base.check)
+        self.base.hand_over_buffers(model)
 
     def log(self, logs, *args, **kwargs):
         """Log with the phase in the keys: `search_train_loss`, `search_val_loss`, `search_total_rank`, …"""

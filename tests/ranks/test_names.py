@@ -19,6 +19,7 @@ NAMES = [
     ("a", "b", "x.lora_B"),
     ("base_model.model.a", "modules_to_save.default.b", "modules_to_save.head"),
     ("original_module", "a.base_layer", "weight"),
+    ("lora_model.a", "lora_model.b", "lora_model.head"),
     ("é", "層.q", "B.z"),
     ("a", "x.a", "head"),
 ]
