@@ -30,7 +30,7 @@ from autolora_trainer.search.checks import (
     check_prepared,
 )
 from autolora_trainer.search.handover import handover_tensors, start_from
-from autolora_trainer.search.logs import SelectionMeans, selection_entropy, with_phase
+from autolora_trainer.search.logs import SelectionMeans, selection_entropy, show_in_notebook, with_phase
 from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.search.passes import HypergradientPassesMixin
 from autolora_trainer.search.selection import attach_gates
@@ -137,11 +137,23 @@ class AutoLoraMixin(
         self.callback_handler.callbacks = [self.rank_selection, SearchTracking(self), *others]
         spare_the_run(self)
         show_phase(self, "search", self.means.latest)
+        show_in_notebook(self)
 
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
         check_environment(self)
         return super().train(*args, **kwargs)
+
+    def hyperparameter_search(self, *args, **kwargs):
+        """Not of a search.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "hyperparameter_search makes a model for every trial, and the selection variables belong to the one that "
+            "was given. Call it on the Trainer of the retrain, with a model_init that calls build_adapter."
+        )
 
     def training_is_over(self) -> bool:
         return super().training_is_over() or self.rank_selection.settled
