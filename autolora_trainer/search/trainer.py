@@ -33,6 +33,7 @@ from autolora_trainer.search.handover import handover_tensors, start_from
 from autolora_trainer.search.logs import SelectionMeans, selection_entropy, show_in_notebook, with_phase
 from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.search.passes import HypergradientPassesMixin
+from autolora_trainer.search.rules import check_reachable
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
 from autolora_trainer.search.suitability import check_order
@@ -118,6 +119,7 @@ class AutoLoraMixin(
                 f"initial_rank={self.gates.initial_rank}."
             )
         check_optimizer(self)
+        check_reachable(args, self.gates.parts)
         adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
         self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
         self.val_dataset = val_dataset
