@@ -102,12 +102,13 @@ class RankSearch:
     def curve(self) -> Curve | None:
         return None if self.ranks is None else self.ranks.curve
 
-    def run(self, resume_from_checkpoint: bool = False) -> "RankSearch":
+    def run(self, resume_from_checkpoint: bool = False, keep_checkpoints: bool = False) -> "RankSearch":
         """Search; the model is given back as it came, after an exception and Ctrl-C too.
 
         Args:
             resume_from_checkpoint: go on with the search in `output_dir` that was interrupted; it is then the same
                 search, bit for bit.
+            keep_checkpoints: leave the last one in `output_dir` until `end`, once what was found is written.
         """
         if resume_from_checkpoint and self.output_dir is None:
             raise ValueError(
@@ -124,7 +125,7 @@ class RankSearch:
                 if resume_from_checkpoint:
                     checkpoint = resuming.go_on(trainer, folder)
                 else:
-                    resuming.end(trainer, folder)  # an earlier search, whose checkpoints are not of this one
+                    resuming.end(folder)  # an earlier search, whose checkpoints are not of this one
                     resuming.begin(trainer, folder)
                 trainer.add_callback(CheckpointManifest(keep=1))
                 trainer.add_callback(termination)
@@ -134,8 +135,14 @@ class RankSearch:
                 termination.restore()
             termination.check(trainer.state)
             self._keep(trainer, given)
-            resuming.end(trainer, folder)
+        if not keep_checkpoints:
+            self.end()
         return self
+
+    def end(self) -> None:
+        """Remove the checkpoints of the search."""
+        if self.output_dir is not None:
+            resuming.end(os.path.join(self.output_dir, SEARCH_FOLDER))
 
     def _trainer(self, folder: str) -> tuple[Trainer, LoraConfig]:
         """The trainer of the search, and the LoRA settings that it was given."""

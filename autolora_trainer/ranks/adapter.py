@@ -6,10 +6,10 @@ import tempfile
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import save_file
 
 from autolora_trainer.files import read_bounded, replacing, write_atomically
+from autolora_trainer.lora.base_weight import base_weight, packed_tensors
 from autolora_trainer.lora.fresh import untrained_fresh, with_modules
 from autolora_trainer.lora.fused import split_parts
 from autolora_trainer.lora.parts import base_model_of, lora_parts
@@ -84,35 +84,42 @@ def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks) -> None:
             )
 
 
-QUANTIZED = "quantized-"  # how the fingerprint of a quantized model begins
+QUANTIZED = "quantized-"  # how the fingerprint of a quantized model begins,
+PACKED = "packed-"  # and of one that nothing dequantizes
+DIGITS = 16
 
 
-def fingerprint(model: torch.nn.Module, names) -> str:
+def fingerprint(model: torch.nn.Module, names) -> str | None:
     """A short hash of a base model: the names and shapes of `names` and the first 64 values of each weight, as
     bfloat16, so that loading in another precision does not change it. It tells checkpoints apart; it is no signature.
 
-    Quantizing does change the values. The hash of a quantized model is that of its dequantized weights, begins with
-    `quantized-`, and compares only with its like: see `is_other_model`.
+    Quantizing does change the values. The hash of a quantized model is that of its dequantized weights, or of its
+    packed tensors where nothing dequantizes them, begins with `quantized-` or `packed-`, and compares only with its
+    like: see `is_other_model`. None: the weights are not in memory.
     """
-    digest, quantized = hashlib.sha256(), False
+    digest, kinds = hashlib.sha256(), set()
     modules = dict(base_model_of(model).named_modules())
     for name in sorted({module_of(name) for name in names}):
         module = modules[name]
         layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        weight = dequantize_module_weight(layer)
-        quantized |= weight is not getattr(layer, "weight", None)
-        head = weight.detach().flatten()[:64].to(torch.bfloat16).float().tolist()
-        digest.update(f"{name} {tuple(weight.shape)}{head!r}".encode())
-    return (QUANTIZED if quantized else "") + digest.hexdigest()[:16]
+        weight = base_weight(layer)
+        kinds.add(PACKED if weight is None else QUANTIZED if weight is not getattr(layer, "weight", None) else "")
+        for part, tensor in packed_tensors(layer) if weight is None else [("", weight)]:
+            if tensor.is_meta:
+                return None
+            head = tensor.detach().flatten()[:64].to(torch.bfloat16).float().tolist()
+            digest.update(f"{name}{part} {tuple(tensor.shape)}{head!r}".encode())
+    return next((kind for kind in (PACKED, QUANTIZED) if kind in kinds), "") + digest.hexdigest()[:DIGITS]
 
 
 def is_other_model(ranks: LearnedRanks, model: torch.nn.Module) -> bool:
     """Whether `ranks` were learned on a checkpoint with other weights than `model`, as far as fingerprints tell; of
-    a quantized and an unquantized model they cannot."""
-    if (learned := ranks.base_model_fingerprint) is None:
+    models that are quantized differently they cannot."""
+    learned = ranks.base_model_fingerprint
+    present = None if learned is None else fingerprint(model, ranks.modules)
+    if learned is None or present is None:
         return False
-    present = fingerprint(model, ranks.modules)
-    return learned != present and learned.startswith(QUANTIZED) == present.startswith(QUANTIZED)
+    return learned != present and learned[:-DIGITS] == present[:-DIGITS]
 
 
 def public_model_name(model) -> str:

@@ -19,8 +19,8 @@ CHANGES = {name: value for name, value in NO_FILES.items() if not name.startswit
 
 
 def rehearse(job: Job, plan: Plan) -> None:
-    """Build every Trainer of the run, let it take one step and evaluate some rows, and throw it away: optimizer,
-    schedule, backend, data loaders and collator are those of the run.
+    """Build every Trainer of the run, let it take one step, evaluate some rows and save the model, and throw it away:
+    optimizer, schedule, backend, data loaders, collator and file of weights are those of the run.
 
     It takes a step or two, and the model once more from disk. So it is done where something hangs on it: where the run
     is to replace another, or has a long search before its final training. Sharded models are left alone.
@@ -41,6 +41,7 @@ def rehearse(job: Job, plan: Plan) -> None:
                     trainer.train()
                 trainer.check_finite()
                 _evaluate_some(trainer)
+                trainer.save_model()
                 del trainer
         except UsageError:
             raise

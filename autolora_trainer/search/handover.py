@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora.variants import DoraLinearVariant
-from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autolora_trainer.lora.base_weight import base_weight
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
@@ -118,6 +118,11 @@ def start_from(
                 f"A retrain starts from a search as plain LoRA or DoRA, got {type(variant).__name__} at {name!r}. "
                 "Leave start_retrain out, and it starts from the pre-trained model."
             )
+        if variant is not None and base_weight(layer.get_base_layer()) is None:
+            raise ValueError(
+                f"DoRA begins with the norms of the weight, and nothing dequantizes that of {name!r} "
+                f"({type(layer.get_base_layer()).__name__}). Leave use_dora out, or start_retrain."
+            )
     targets = {}
     for name, part in lora_parts(model).items():
         targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
@@ -149,7 +154,7 @@ def start_from(
         if "default" in layer.lora_magnitude_vector:
             dora, update = layer.lora_magnitude_vector["default"], layer.lora_B["default"].weight.float()
             update = update @ layer.lora_A["default"].weight.float()  # (m, n)
-            weight = dequantize_module_weight(layer.get_base_layer()).to(update)
+            weight = base_weight(layer.get_base_layer()).to(update)
             dora.weight.copy_(dora.get_weight_norm(weight, update, layer.scaling["default"]))
 
 

@@ -31,10 +31,11 @@ from autolora_trainer.search.checks import (
     check_prepared,
 )
 from autolora_trainer.search.handover import handover_tensors, start_from
-from autolora_trainer.search.logs import SelectionMeans, selection_entropy, with_phase
+from autolora_trainer.search.logs import SelectionMeans, selection_entropy, show_in_notebook, with_phase
 from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.search.passes import HypergradientPassesMixin
 from autolora_trainer.search.reach import Reach
+from autolora_trainer.search.rules import check_reachable
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
 from autolora_trainer.search.suitability import check_order
@@ -122,6 +123,7 @@ class AutoLoraMixin(
                 f"initial_rank={self.gates.initial_rank}."
             )
         check_optimizer(self)
+        check_reachable(args, self.gates.parts)
         adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
         self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
         warn_of_padding(self, self.train_dataset)
@@ -139,11 +141,23 @@ class AutoLoraMixin(
         self.callback_handler.callbacks = [self.rank_selection, SearchTracking(self), *others]
         spare_the_run(self)
         show_phase(self, "search", self.means.latest)
+        show_in_notebook(self)
 
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
         check_environment(self)
         return super().train(*args, **kwargs)
+
+    def hyperparameter_search(self, *args, **kwargs):
+        """Not of a search.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "hyperparameter_search makes a model for every trial, and the selection variables belong to the one that "
+            "was given. Call it on the Trainer of the retrain, with a model_init that calls build_adapter."
+        )
 
     def training_is_over(self) -> bool:
         return super().training_is_over() or self.rank_selection.settled
