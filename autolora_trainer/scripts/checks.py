@@ -21,7 +21,7 @@ from autolora_trainer.lora.experts import experts_line
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.names import SEPARATOR, module_of
 from autolora_trainer.runs.record import recorded
-from autolora_trainer.scripts.job import NO_FILES
+from autolora_trainer.scripts.request import NO_FILES
 from autolora_trainer.tasks.lengths import longest_row, positions
 from autolora_trainer.training.padding import counts_from_padding, settle_side, two_lengths
 from autolora_trainer.training.passes import check_smoothing

@@ -30,7 +30,7 @@ from autolora_trainer.report.trackers import spare_the_run
 from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.runs.outputs import TRIAL_FILE
 from autolora_trainer.scripts.checks import check_padding
-from autolora_trainer.scripts.request import Request
+from autolora_trainer.scripts.request import NO_FILES, Request
 from autolora_trainer.scripts.source import Source
 from autolora_trainer.scripts.task_kind import Rows
 from autolora_trainer.training.cost import CostMeter
@@ -121,21 +121,6 @@ def set_up_logging(training) -> None:
         transformers_logging.disable_progress_bar()
         disable_progress_bars()
     silence_known_warnings()
-
-
-# the final training's arguments for a trial: the same training, and no files of its own
-NO_FILES = {
-    "do_train": True,
-    "do_eval": False,
-    "do_predict": False,
-    "save_strategy": "no",
-    "eval_strategy": "no",
-    "logging_strategy": "no",
-    "load_best_model_at_end": False,
-    "resume_from_checkpoint": None,
-    "report_to": [],
-    "disable_tqdm": True,
-}
 
 
 def trial_request(request: Request, folder: str) -> Request:

@@ -11,7 +11,8 @@ from transformers import Trainer, TrainerCallback
 
 from autolora_trainer.errors import UsageError, sentence
 from autolora_trainer.methods.base import Plan
-from autolora_trainer.scripts.job import NO_FILES, Job
+from autolora_trainer.scripts.job import Job
+from autolora_trainer.scripts.request import NO_FILES
 from autolora_trainer.training.processes import sharding
 
 LONG_SEARCH = 20  # steps, from which on a final training that cannot begin is found out too late

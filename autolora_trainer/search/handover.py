@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -93,6 +94,22 @@ def adapter_tensors(
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
+def _check_variants(layers: dict[str, LoraLayer]) -> None:
+    """Raise `ValueError` for a variant of LoRA that cannot begin as the search ended."""
+    for name, layer in layers.items():
+        variant = getattr(layer, "lora_variant", {}).get("default")
+        if variant is not None and not isinstance(variant, DoraLinearVariant):
+            raise ValueError(
+                f"A retrain starts from a search as plain LoRA or DoRA, got {type(variant).__name__} at {name!r}. "
+                "Leave start_retrain out, and it starts from the pre-trained model."
+            )
+        if variant is not None and base_weight(layer.get_base_layer()) is None:
+            raise ValueError(
+                f"DoRA begins with the norms of the weight, and nothing dequantizes that of {name!r} "
+                f"({type(layer.get_base_layer()).__name__}). Leave use_dora out, or start_retrain."
+            )
+
+
 @torch.no_grad()
 def start_from(
     tensors: dict[str, torch.Tensor], model: PeftModel, check_base: Callable[[PeftModel], None] | None = None
@@ -111,18 +128,7 @@ def start_from(
             "Leave start_retrain out, or init_lora_weights."
         )
     layers = lora_layers(model)
-    for name, layer in layers.items():
-        variant = getattr(layer, "lora_variant", {}).get("default")
-        if variant is not None and not isinstance(variant, DoraLinearVariant):
-            raise ValueError(
-                f"A retrain starts from a search as plain LoRA or DoRA, got {type(variant).__name__} at {name!r}. "
-                "Leave start_retrain out, and it starts from the pre-trained model."
-            )
-        if variant is not None and base_weight(layer.get_base_layer()) is None:
-            raise ValueError(
-                f"DoRA begins with the norms of the weight, and nothing dequantizes that of {name!r} "
-                f"({type(layer.get_base_layer()).__name__}). Leave use_dora out, or start_retrain."
-            )
+    _check_variants(layers)
     targets = {}
     for name, part in lora_parts(model).items():
         targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
