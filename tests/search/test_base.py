@@ -87,6 +87,7 @@ def test_what_a_checkpoint_lacks_is_trained_carried_over_and_saved(tmp_path, cap
         assert torch.equal(logits(PeftModel.from_pretrained(load(folder), tmp_path / "adapter")), logits(model))
 
 
+@pytest.mark.parametrize("checkpoint", ["deberta", "bart"], indirect=True)
 def test_a_config_that_is_found_names_what_the_checkpoint_lacks(tmp_path, checkpoint):
     folder, targets, lacks = checkpoint
     settings = {"args": TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"), "size": "lora:1"}
@@ -96,6 +97,7 @@ def test_a_config_that_is_found_names_what_the_checkpoint_lacks(tmp_path, checkp
         assert config.modules_to_save == lacks and not set(lacks) & set(config.target_modules)
 
 
+@pytest.mark.parametrize("checkpoint", ["deberta"], indirect=True)
 def test_an_adapter_that_leaves_it_frozen_is_told_and_cannot_start(tmp_path, caplog, checkpoint):
     folder, targets, lacks = checkpoint
     config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=targets)
@@ -110,6 +112,7 @@ def test_an_adapter_that_leaves_it_frozen_is_told_and_cannot_start(tmp_path, cap
         trainer.start_retrain(other)
 
 
+@pytest.mark.parametrize("checkpoint", ["deberta", "bart"], indirect=True)
 def test_a_head_that_nobody_trains_is_trained(tmp_path, checkpoint):
     """Without a task type PEFT leaves a new classifier as it was drawn."""
     folder, targets, lacks = checkpoint
