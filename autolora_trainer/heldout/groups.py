@@ -32,8 +32,8 @@ def grouped(links: Sequence[Sequence[Hashable]]) -> tuple[list[int], str]:
         links: for every row what it shares with the rows of its group; the first links equal inputs, those at the end
             may be left out, where they would link more than half of all rows.
     Example:
-        >>> grouped([("ab", "a", "b"), ("cb", "c", "b"), ("ab", "a", "b"), ("de", "d", "e"), ("f", "f", "f")])[0]
-        [0, 0, 0, 3, 4]
+        >>> grouped([("ab", "a", "b"), ("cb", "c", "b"), ("ab", "a", "b"), ("d", "d"), ("e", "e"), ("f", "f")])[0]
+        [0, 0, 0, 3, 4, 5]
     """
     most, groups, sizes = max(map(len, links), default=0), [], Counter()
     for kept in range(most, 0, -1):

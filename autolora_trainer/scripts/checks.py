@@ -19,13 +19,13 @@ from autolora_trainer.files import no_number
 from autolora_trainer.hub.push import check_repo_id
 from autolora_trainer.lora.experts import experts_line
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
-from autolora_trainer.names import SEPARATOR, module_of
+from autolora_trainer.names import module_of
 from autolora_trainer.runs.record import recorded
 from autolora_trainer.scripts.request import NO_FILES
 from autolora_trainer.tasks.lengths import longest_row, positions
 from autolora_trainer.training.padding import counts_from_padding, settle_side, two_lengths
 from autolora_trainer.training.passes import check_smoothing
-from autolora_trainer.training.processes import refuse_sharding, sharding
+from autolora_trainer.training.processes import sharding
 from autolora_trainer.values import check_choice
 
 
@@ -252,20 +252,13 @@ def check_best_metric(job) -> None:
 
 
 def check_ranks(job) -> None:
-    """`--ranks` name modules of this model; shards leave fused projections whole."""
+    """`--ranks` name modules of this model."""
     request = job.request
     if not request.training.do_train:
         return
-    names = request.method.adapted(job)  # a LoRA that fits nothing shows here
+    request.method.adapted(job)  # a LoRA that fits nothing shows here
     if job.ranks is not None:
         job.ranks.check_names(name for name, _ in job.source.loaded().named_modules())
-    if any(SEPARATOR in name for name in names):
-        # fully_shard replaces the weight that the mask hangs on, and the zeros would be trained (seen with torch 2.13)
-        refuse_sharding(
-            request.training,
-            "A mask over whole gradients keeps the parts of a fused projection apart",
-            "or adapt whole modules (--lora_target_modules)",
-        )
 
 
 def say_experts(job) -> None:

@@ -109,9 +109,6 @@ class AutoLoraMixin(
             val_dataset = self.eval_dataset  # which the Trainer has prepared likewise
         elif val_dataset is not None:
             check_prepared(self, train_dataset, val_dataset)
-        # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
-        self.train_dataset, self.val_dataset, *parts = parted(self, val_dataset, size_dataset)
-        self.order_dataset, self.size_dataset = parts
         fix_loss_scale(self)
         align_tokens(self.model, tokenizer_of(self.processing_class, self.data_collator))
         self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling)
@@ -124,6 +121,9 @@ class AutoLoraMixin(
             )
         check_optimizer(self)
         check_reachable(args, self.gates.parts)
+        # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
+        self.train_dataset, self.val_dataset, *parts = parted(self, val_dataset, size_dataset)
+        self.order_dataset, self.size_dataset = parts
         adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
         self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
         warn_of_padding(self, self.train_dataset)
