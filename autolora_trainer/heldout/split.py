@@ -19,7 +19,7 @@ def check_set(rows, name: str) -> None:
             f"{name} must be one set of rows, got a dict of them ({', '.join(map(str, rows)) or 'empty'}). Give one."
         )
     if isinstance(rows, Sized) and not len(rows):
-        raise ValueError(f"{name} has no rows. Give some, or leave it out.")
+        raise ValueError(f"{name} has no rows. Give some.")
 
 
 def check_rows(rows, name: str) -> None:
