@@ -7,22 +7,22 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
-from examples import library, seq2seq, sft
+from autolora_trainer import heldout, search
+from examples import library, seq2seq
 from tests.helpers.commands import ROOT
-from tests.helpers.models import byte_llama, byte_tokenizer, padded
+from tests.helpers.models import byte_tokenizer, padded
 from tests.helpers.rows import write_rows
 from tests.search.test_trainer_classes import PAIRS, tiny_t5
 
 SPLIT = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
 WHOLE = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
-TEXTS = [{"prompt": f"name : {n} |", "completion": f" {n} is a pub ."} for n in "Alba Bo Cenador Dori Et Fano".split()]
 
 
 def of_readme():
     with open(f"{ROOT}/README.md", encoding="utf-8") as file:
         program = re.findall(r"```python\n(.*?)```", file.read(), re.DOTALL)[1]
     program = program.replace("max_steps=100", "max_steps=5").replace("num_train_epochs=3", "max_steps=1")
-    program = program.replace('["train"].map', '["train"].select(range(48)).map')
+    program = program.replace('["train"].map', '["train"].select(range(24)).map')
     exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
 
 
@@ -30,22 +30,14 @@ def of_seq2seq():
     tiny_t5().save_pretrained("model")
     padded(byte_tokenizer(llama=True)).save_pretrained("model")
     write_rows(Path("rows.jsonl"), PAIRS * 4)
-    seq2seq.main("--model model --data rows.jsonl --output out --search_steps 6 --steps 1".split())
-
-
-def of_sft():
-    torch.manual_seed(0)
-    byte_llama(initializer_range=0.1).save_pretrained("model")
-    padded(byte_tokenizer(llama=True)).save_pretrained("model")
-    write_rows(Path("rows.jsonl"), TEXTS * 4)
-    sft.main("--model model --data rows.jsonl --output out --search_steps 6 --steps 1".split())
+    seq2seq.main("--model model --data rows.jsonl --output out --search_steps 5 --steps 1".split())
 
 
 def of_library():
     library.main(["--output", "out", "--search_steps", "6", "--steps", "1"])
 
 
-PROGRAMS = {"README": of_readme, "seq2seq": of_seq2seq, "sft": of_sft, "library": of_library}
+PROGRAMS = {"README": of_readme, "seq2seq": of_seq2seq, "library": of_library}
 
 
 @pytest.fixture
@@ -53,6 +45,8 @@ def first_step(tmp_path, monkeypatch):
     """(program, sizes of its retrain's batches) -> (loss, norm of the gradient) of the first step, without dropout."""
     made, log = TrainingArguments.__post_init__, Trainer.log
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(heldout.trainer, "MOST_ROWS", 4)  # what the search measures is not asked here
+    monkeypatch.setattr(search.measure, "ENOUGH_TARGETS", 4)
     monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, *args, **kwargs: x)
     attention = torch.nn.functional.scaled_dot_product_attention
     undropped = lambda *args, dropout_p=0.0, **kwargs: attention(*args, **kwargs)  # noqa: E731
@@ -84,11 +78,9 @@ def first_step(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_accumulated_batches_are_one_batch(first_step, program):
-    near = 0.02 if program == "seq2seq" else 1e-3  # T5 averages over the micro-batch's own tokens
-    assert first_step(program, SPLIT) == pytest.approx(first_step(program, WHOLE), rel=near)
-
-
-def test_without_the_line_of_the_program_they_are_not(first_step):
-    """transformers 5.23; once it is mended there, `fix_loss_scale` may leave the documentation."""
-    plain, whole = first_step("seq2seq", SPLIT, fix=False), first_step("seq2seq", WHOLE)
-    assert plain[1] > 2 * whole[1]
+    whole, near = first_step(program, WHOLE), 1e-3
+    if program == "seq2seq":
+        near = 0.02  # T5 averages over the micro-batch's own tokens
+        # transformers 5.23; once it is mended there, `fix_loss_scale` may leave the documentation
+        assert first_step(program, SPLIT, fix=False)[1] > 2 * whole[1]
+    assert first_step(program, SPLIT) == pytest.approx(whole, rel=near)

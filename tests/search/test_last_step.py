@@ -59,11 +59,12 @@ def test_the_trial_leaves_no_trace(tmp_path, monkeypatch):
         batch["input_ids"] = torch.where(torch.rand(batch["input_ids"].shape) < 0.2, 4, batch["input_ids"])
         return batch
 
-    tried = searcher(tmp_path)
+    short = {"hypergradient": "first_order", "max_steps": 4, "size": "lora:1"}
+    tried = searcher(tmp_path, **short)
     tried.data_collator = noisy
     tried.train()
     monkeypatch.setattr(MeasurementMixin, "try_measuring", lambda self: None)
-    untried = searcher(tmp_path)
+    untried = searcher(tmp_path, **short)
     untried.data_collator = noisy
     untried.train()
     assert all(torch.equal(value, trained_state(untried)[name]) for name, value in trained_state(tried).items())
@@ -85,19 +86,20 @@ def failing_once(monkeypatch):
 
 
 def test_a_search_that_cannot_be_measured_is_kept_and_measured_again(tmp_path, monkeypatch, caplog):
-    whole = searcher(tmp_path / "whole")
+    short = {"hypergradient": "first_order", "max_steps": 4, "size": "lora:1"}
+    whole = searcher(tmp_path / "whole", **short)
     whole.train()
     calls = failing_once(monkeypatch)
     with pytest.raises(RuntimeError, match="out of memory"):
-        searcher(tmp_path / "part", save_strategy="steps", save_steps=500).train()
-    assert "the search is done, and measuring it has failed" in caplog.text and "checkpoint-12" in caplog.text
-    resumed = searcher(tmp_path / "part")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-12"))
-    assert resumed.learned_ranks == whole.learned_ranks and calls == [12, 12]
+        searcher(tmp_path / "part", save_strategy="steps", save_steps=500, **short).train()
+    assert "the search is done, and measuring it has failed" in caplog.text and "checkpoint-4" in caplog.text
+    resumed = searcher(tmp_path / "part", **short)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4"))
+    assert resumed.learned_ranks == whole.learned_ranks and calls == [4, 4]
 
 
 def test_a_run_goes_on_after_a_search_that_could_not_be_measured(place, tmp_path, monkeypatch):
-    argv = command(place, tmp_path / "o", save_strategy="steps")
+    argv = command(place, tmp_path / "o", save_strategy="steps", size="lora:1", num_train_epochs=1)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
         failing_once(patch)
         run_glue.main(argv)
