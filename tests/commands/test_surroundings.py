@@ -119,7 +119,8 @@ def test_a_search_of_the_shell_goes_on(place, tmp_path, monkeypatch, capsys):  #
     cli.main([*argv, "--resume_from_checkpoint"])
     said = capsys.readouterr()
     assert "a server needs" in said.out
-    assert [line.split(":")[0] for line in said.err.splitlines()] == ["find", "find"]
+    lines = [line for line in said.err.splitlines() if "training rows share an input with others" not in line]
+    assert [line.split(":")[0] for line in lines] == ["find", "find"]
     cli.main([*argv, "--resume_from_checkpoint"])
     assert capsys.readouterr().out == f"already finished: autolora show {tmp_path}/out\n"
 
