@@ -15,6 +15,7 @@ from peft import PeftModel
 from transformers import Trainer
 
 from autolora_trainer.heldout.groups import parted
+from autolora_trainer.heldout.split import split_held_out
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.names import module_of
@@ -122,10 +123,12 @@ class AutoLoraMixin(
         check_optimizer(self)
         check_reachable(args, self.gates.parts)
         # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
-        self.train_dataset, self.val_dataset, *parts = parted(self, val_dataset, size_dataset)
-        self.order_dataset, self.size_dataset = parts
+        self.train_dataset, self.val_dataset, groups = parted(self, val_dataset, size_dataset)
         adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
         self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
+        self.order_dataset, self.size_dataset = self.val_dataset, size_dataset
+        if size_dataset is None and args.finds_size:
+            self.order_dataset, self.size_dataset = split_held_out(self.val_dataset, args.seed, groups)
         warn_of_padding(self, self.train_dataset)
         self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
         self._val_batches = self._endless_batches(self.order_dataset)

@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import Trainer, TrainingArguments
 
 from autolora_trainer.heldout.contributions import contributions
-from autolora_trainer.heldout.groups import groups_of
+from autolora_trainer.heldout.groups import groups_of, warn_of_shared
 from autolora_trainer.heldout.prefixes import SIZES, chosen_of, find_size, mean_loss, measured_prefixes
 from autolora_trainer.heldout.split import check_rows, split_held_out
 from autolora_trainer.heldout.trainer import HeldOutMixin
@@ -88,6 +88,8 @@ def compress(
             chosen = leading(singular_values(cuttable_parts(model, adapter_name)), rank)
         else:
             trainer = _measuring(trainer_class)(model=model, args=args, train_dataset=eval_dataset, **prepared)
+            if train_dataset is not None:
+                warn_of_shared(trainer, train_dataset=train_dataset, eval_dataset=trainer.train_dataset)
             chosen, found, curve, largest = _chosen(trainer, adapter_name, size, tolerance, max_lora_rank)
         small = _compressed(model, adapter_name, chosen, found, curve, largest)
         if heal_steps:

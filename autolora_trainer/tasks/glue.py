@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
@@ -272,8 +273,9 @@ def tokenize(
     # Rows from files live in memory, and so does what is made of them; the hub's rows have a cache that map can use.
     memory, columns = not dataset.cache_files, dataset.column_names
     encoded = dataset.map(encode, batched=True, remove_columns=columns, keep_in_memory=memory, desc="Tokenizing")
-    for row, ids in enumerate(encoded["input_ids"][:]):
-        if not ids:
+    lengths = [pc.list_value_length(batch["input_ids"]) for batch in encoded.with_format("arrow").iter(10_000)]
+    for row, length in enumerate(length for own in lengths for length in own.to_pylist()):
+        if not length:
             texts = shown_value(dataset[row][task.text_columns[0]])
             raise DataError(
                 f"Row {row + 1} has no token: {texts} is none to this tokenizer. Write a text, or leave it out."

@@ -5,9 +5,11 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 
+import pyarrow.compute as pc
 import torch
 from transformers.trainer_utils import align_special_tokens
 
+from autolora_trainer.compat import gradients_through_4_bit
 from autolora_trainer.lora.parts import base_model_of
 from autolora_trainer.untouched import undrawn
 
@@ -71,7 +73,7 @@ def padding_error(model: torch.nn.Module, collate: Callable, row: Mapping, longe
     found, modes, device = [], {module: module.training for module in model.modules()}, next(model.parameters()).device
     model.eval()
     try:
-        with undrawn():
+        with undrawn(), gradients_through_4_bit(model):
             for rows in ([row], [row, longer]):
                 batch = {name: value.to(device) for name, value in collate([*rows]).items()}
                 mask = batch["attention_mask"]
@@ -100,11 +102,14 @@ def tolerance(model: torch.nn.Module) -> float:
 
 def two_lengths(rows) -> tuple[dict, dict] | None:
     """The shortest row, and the shortest of those that are longer; None where all are as long, or have no tokens."""
-    table = hasattr(rows, "column_names")
-    if table and "input_ids" not in rows.column_names:
+    if not hasattr(rows, "column_names"):
+        ids = [row.get("input_ids") for row in rows if isinstance(row, Mapping)]
+        lengths = [len(own) for own in ids if own is not None]
+    elif "input_ids" in rows.column_names:
+        batches = rows.with_format("arrow").iter(10_000)
+        lengths = [n for batch in batches for n in pc.list_value_length(batch["input_ids"]).to_pylist()]
+    else:
         return None
-    ids = rows["input_ids"][:] if table else [row.get("input_ids") for row in rows if isinstance(row, Mapping)]
-    lengths = [len(own) for own in ids if own is not None]
     longer = [length for length in lengths if length > min(lengths)]
     if not longer or len(lengths) < len(rows):
         return None

@@ -15,8 +15,6 @@ from autolora_trainer.scripts.source import Source
 from tests.helpers.commands import command
 from tests.helpers.measures import accuracy, loss
 
-SIZE = "lora:3"  # of ranks that differ
-
 
 def test_ranks_file_skips_the_search_and_uniform_matches_its_size(place, finished, tmp_path):
     ranks = finished[0] / "ranks.json"
@@ -117,8 +115,8 @@ def test_budget_and_rank_zero_reach_the_adapter(place, tmp_path):
 
 @pytest.fixture(scope="module")
 def sized(place):
-
-    results = run_glue.main(command(place, place / "sized", size=SIZE))
+    """A run of seven components in four modules, whose ranks are unequal."""
+    results = run_glue.main(command(place, place / "sized", size=7 * 32))
     assert len(set(LearnedRanks.load(place / "sized" / "ranks.json").ranks.values())) > 1
     return results
 
@@ -127,7 +125,7 @@ def sized(place):
     "setting", [{"retrain_init": "scratch"}, {"scaling": "paper"}, {"use_rslora": True}, {"lora_alpha": 3}]
 )
 def test_retrain_settings_have_an_effect(place, sized, tmp_path, setting):
-    results = run_glue.main(command(place, tmp_path / "o", size=SIZE, **setting))
+    results = run_glue.main(command(place, tmp_path / "o", size=7 * 32, **setting))
     assert results["eval_loss"] != sized["eval_loss"]
 
 

@@ -1,6 +1,7 @@
 """Does padding change nothing: its token, its side, in the library as in the scripts?"""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
+    LlamaConfig,
     LlamaForSequenceClassification,
+    LlavaConfig,
 )
 
 from autolora_trainer import AutoLoraTrainer, compress
@@ -51,6 +54,14 @@ def test_the_side_is_the_one_that_the_model_passes_over():
     assert settle_side(model, tokenizer, collate, rows, ("left", "right")) == {} and tokenizer.padding_side == "right"
     assert padding_error(model, collate, *two_lengths(rows)) < tolerance(model)
     assert two_lengths(rows.select([0, 0])) is None and two_lengths([(1, 2), (3, 4)]) is None
+
+
+def test_the_text_part_of_a_model_gets_the_token_too():
+    config = LlavaConfig(text_config=LlamaConfig(vocab_size=300, pad_token_id=0))
+    align_tokens(
+        SimpleNamespace(config=config, generation_config=None, named_modules=lambda: ()), padded(byte_tokenizer())
+    )
+    assert config.get_text_config().pad_token_id == config.pad_token_id == 256
 
 
 def test_what_cannot_be_told_is_no_error():
