@@ -53,13 +53,15 @@ ROWS = {
 }
 OWN = {
     "adapter": {"adapter_size": 4},
-    "uniform": {"size": "lora:2"},
+    **{name: {"size": "lora:2"} for name in ("uniform", "random", "linear", "svd", "eva")},
+    "adalora": {"lora_r": 2, "max_steps": 20},
     "peft": {"peft_type": "dora"},
     **{name: {"peft_kwargs": '{"num_virtual_tokens": 4}'} for name in ("prefix_tuning", "prompt_tuning", "p_tuning")},
 }
+LORA = ["random", "linear", "svd", "eva", "adalora"]  # which save it too, with ranks of their own
 EVERY = ["lora", "uniform", "full", "adapter", "ia3", "prefix_tuning", "prompt_tuning", "p_tuning", "peft"]
 CASES = [
-    *(("glue", "encoder", method) for method in EVERY),
+    *(("glue", "encoder", method) for method in EVERY + LORA),
     *(("glue", "decoder", method) for method in EVERY if method not in ("prompt_tuning", "p_tuning")),
     *(("glue", family, "lora") for family in ("positions", "both", "left")),
     *(("ner", "encoder", method) for method in ("lora", "prefix_tuning")),
@@ -106,7 +108,7 @@ def trained(place, script, family, method, output, **changes):
     task, kind = {"glue": (run_glue.Glue, {}), "ner": (run_ner.Ner, {"data_arguments": run_ner.NerDataArguments}),
                   "nlg": (run_nlg.Nlg, {"data_arguments": run_nlg.NlgArguments})}[script]  # fmt: skip
     job = prepare(settle(task(), *parse_arguments(argv(place, script, family, method, output, **changes), **kind)))
-    job.folder.clear = lambda: None
+    job.folder.clear = lambda: output.mkdir(exist_ok=True)
     model, generator = METHODS[method].prepare(job)().model, torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
