@@ -78,7 +78,7 @@ LIBRARY = [
     Bad("trainer: no rows", "library", lambda place: trainer(place, train_dataset=None),
         "The search needs train_dataset, got none. D_tr and D_val both come from it."),
     Bad("trainer: one row", "library", lambda place: trainer(place, train_dataset=[{"input_ids": [1]}]),
-        "val_fraction=0.2 of 1 training rows leaves 1 for D_tr and … more different inputs or another val_fraction."),
+        "val_fraction=0.2 of 1 training rows leaves 1 for D_tr and … more training rows or another val_fraction."),
     Bad("trainer: no adapter", "library", lambda place: trainer(place, peft_config=None),
         "The search needs a LoRA adapter, got a plain … or wrap the model with get_peft_model."),
     Bad("trainer: a dict for a LoraConfig", "library", lambda place: trainer(place, peft_config={"r": 4}),

@@ -88,7 +88,7 @@ GLUE = [
     Bad("one row", "glue", train(lines(*sst2(1))),
         "train_file/rows.jsonl: every row (1) has the label 1 … another label, or check the label column."),
     Bad("too few rows for two splits", "glue", {**train(lines(*GOOD)), "val_fraction": 0.01},
-        "val_fraction=0.01 of 4 training rows leaves 4 for D_tr … more different inputs or another val_fraction."),
+        "val_fraction=0.01 of 4 training rows leaves 4 for D_tr … more training rows or another val_fraction."),
     Bad("a score that is no number", "glue",
         {"task_name": "stsb", **train('{"sentence1": "a", "sentence2": "b", "label": NaN}\n')},
         "train_file/rows.jsonl, row 1: the label is nan, and stsb … Correct the label, or leave the row out."),
