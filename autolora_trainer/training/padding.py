@@ -120,7 +120,8 @@ def two_lengths(rows) -> tuple[dict, dict] | None:
 def warn_of_padding(trainer, rows) -> None:
     """Say that padding changes what a Trainer's model computes of a row, where it does."""
     kept, collate = trainer._as_the_model_takes(rows)
-    pair = two_lengths(kept) if hasattr(rows, "column_names") or isinstance(rows, list) else None
+    known = isinstance(rows, list) or (hasattr(rows, "column_names") and hasattr(rows, "__len__"))  # no stream
+    pair = two_lengths(kept) if known else None
     error = math.nan if pair is None else padding_error(trainer.model, collate, *pair)
     if error > tolerance(trainer.model) and trainer.is_world_process_zero():
         name = type(base_model_of(trainer.model)).__name__
