@@ -9,10 +9,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import save_file
 
+from autolora_trainer.compat import patterns_of_parameters
 from autolora_trainer.files import read_bounded, replacing, write_atomically
 from autolora_trainer.lora.fused import split_parts
-from autolora_trainer.lora.parts import base_model_of, lora_parts
-from autolora_trainer.names import module_of
+from autolora_trainer.lora.parts import adaptable_names, base_model_of, base_modules, lora_parts
+from autolora_trainer.names import module_of, named
 from autolora_trainer.ranks.adapter_config import CONFIG_FILE
 from autolora_trainer.ranks.adapter_file import WEIGHTS_FILE
 from autolora_trainer.ranks.learned import LearnedRanks
@@ -30,10 +31,11 @@ def build_adapter(
     Raises:
         ValueError: if the model lacks one of the modules, or a built rank differs from the learned one.
     """
-    ranks.check_names(name for name, _ in model.named_modules())
+    ranks.check_names(adaptable_names(model))
     config = ranks.to_lora_config(lora_config, scaling=scaling)
     _check_settings(config)
-    adapted = get_peft_model(model, config)
+    with patterns_of_parameters():
+        adapted = get_peft_model(model, config)
     split_parts(adapted, ranks.ranks)
     verify_ranks(adapted, ranks)
     return adapted
@@ -45,6 +47,11 @@ def _check_settings(config: LoraConfig) -> None:
         raise ValueError(
             "layer_replication makes other layers than those that have ranks. Drop it from the LoraConfig, or save "
             "the replicated model and search that."
+        )
+    if config.target_parameters and config.lora_dropout:
+        raise ValueError(
+            f"PEFT has no dropout for parameters, got lora_dropout={config.lora_dropout} and ranks of "
+            f"{named(config.target_parameters)}. Set lora_dropout=0 in the LoraConfig."
         )
     odd = [name for name, rank in config.rank_pattern.items() if rank % 2]
     if odd and str(config.init_lora_weights).lower() == "orthogonal":
@@ -72,7 +79,7 @@ def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks) -> None:
     Raises:
         ValueError: naming the first module that differs.
     """
-    real = {name: part.lora_A.shape[0] for name, part in lora_parts(model).items()}
+    real = {name: part.lora_A.shape[-2] for name, part in lora_parts(model).items()}
     asked = {name: rank for name, rank in ranks.ranks.items() if rank > 0}
     for name in [*asked, *real]:
         if asked.get(name, 0) != real.get(name, 0):
@@ -93,12 +100,16 @@ def fingerprint(model: torch.nn.Module, names) -> str:
     `quantized-`, and compares only with its like: see `is_other_model`.
     """
     digest, quantized = hashlib.sha256(), False
-    modules = dict(base_model_of(model).named_modules())
+    modules = dict(base_modules(model))
     for name in sorted({module_of(name) for name in names}):
-        module = modules[name]
+        owner, _, leaf = name.rpartition(".")
+        module = modules[name if name in modules else owner]
         layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        weight = dequantize_module_weight(layer)
-        quantized |= weight is not getattr(layer, "weight", None)
+        if name in modules:
+            weight = dequantize_module_weight(layer)
+            quantized |= weight is not getattr(layer, "weight", None)
+        else:  # a parameter
+            weight = getattr(layer, leaf)
         head = weight.detach().flatten()[:64].to(torch.bfloat16).float().tolist()
         digest.update(f"{name} {tuple(weight.shape)}{head!r}".encode())
     return (QUANTIZED if quantized else "") + digest.hexdigest()[:16]

@@ -17,10 +17,10 @@ from transformers import Trainer
 
 from autolora_trainer.errors import is_first_process
 from autolora_trainer.heldout.groups import parted
-from autolora_trainer.lora.experts import experts_line
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.lora.targets import target_lines
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.trackers import spare_the_run
 from autolora_trainer.search import hypergradient
@@ -103,9 +103,9 @@ class AutoLoraMixin(
         held_out = {"val_dataset": val_dataset, "size_dataset": size_dataset}
         check_construction(model, args, train_dataset, held_out, peft_config, trainer_arguments)
         if peft_config is not None:
-            model, everything = add_lora(model, peft_config, rank=args.initial_rank), peft_config.target_modules
-            if everything == "all-linear" and is_first_process() and (line := experts_line(model)):
+            for line in target_lines(model, peft_config) if is_first_process() else ():
                 logger.warning(line)
+            model = add_lora(model, peft_config, rank=args.initial_rank)
         callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
         if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
             callbacks.append(RankSelectionCallback())
