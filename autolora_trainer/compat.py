@@ -3,6 +3,7 @@
 Each says which version needs it, and when it may go.
 """
 
+import copy
 import dataclasses
 import functools
 import warnings
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 import transformers
 from huggingface_hub.utils import _http
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch.nn import Parameter
 from transformers import PreTrainedModel, Trainer
@@ -104,13 +106,28 @@ def gradients_through_4_bit(model) -> Iterator[None]:
             weight.data, weight.quant_state = data, state
 
 
-def meant_parameters(model, config: LoraConfig, target_modules, **changes) -> set[str]:
+def meant_parameters(model, config: LoraConfig, target_modules) -> set[str]:
     """The `target_parameters` that PEFT makes of target modules: models whose experts were linear layers before
-    transformers 5 have them as parameters now, and PEFT (0.21) turns the old names into the new ones, and
-    `all-linear` into all of them. PEFT does it while it wraps the model; here nothing is wrapped."""
-    own = dataclasses.replace(config, target_modules=target_modules, **changes)
-    try:
-        convert_peft_config_for_transformers(own, model, None)
-    except ValueError:  # a part alone of what is one parameter now
-        return set(target_modules)
+    transformers 5 have them as parameters now, and PEFT (0.21) turns the old names into the new ones. PEFT does it
+    while it wraps the model; here nothing is wrapped.
+
+    Raises:
+        ValueError: for a part alone of what is one parameter now.
+    """
+    own = dataclasses.replace(config, target_modules=target_modules, target_parameters=None)
+    convert_peft_config_for_transformers(own, model, None)
     return set(own.target_parameters or ())
+
+
+def all_linear(model, config: LoraConfig) -> set[str]:
+    """Names of the modules that PEFT means by `all-linear`, heads left out. PEFT 0.21 has no public way to ask."""
+    return _maybe_include_all_linear_layers(copy.copy(config), model).target_modules
+
+
+@contextmanager
+def patterns_of_parameters() -> Iterator[None]:
+    """Inside, PEFT does not warn of keys of rank_pattern that fit no module: it (0.21) looks at modules alone, and
+    keys of parameters do act. For adapters whose ranks are compared afterwards."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*_pattern keys did not match any targeted module")
+        yield

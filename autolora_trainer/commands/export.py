@@ -33,7 +33,8 @@ def export(ranks: LearnedRanks, form: str, **lora) -> str:
     if form == "axolotl":
         return _axolotl(ranks, lora)
     settings = _pattern(ranks, form, lora)
-    settings["target_modules"] = sorted(settings["target_modules"])
+    for name in ("target_modules", "target_parameters"):
+        settings |= {name: sorted(settings[name])} if name in settings else {}
     if lora.get("use_rslora"):
         settings["use_rslora"] = True
     if form == "peft":
@@ -61,7 +62,9 @@ def _axolotl(ranks: LearnedRanks, lora: dict) -> str:
     whole = max(1, round(scale))
     settings = {
         "adapter": "lora", "lora_r": own["r"], "lora_alpha": whole * own["r"],
-        "lora_target_modules": sorted(own["target_modules"]), "lora_rank_pattern": own["rank_pattern"],
+        "lora_target_modules": sorted(own["target_modules"]),
+        **({"lora_target_parameters": sorted(stacked)} if (stacked := own.get("target_parameters")) else {}),
+        "lora_rank_pattern": own["rank_pattern"],
         "lora_alpha_pattern": {key: whole * rank for key, rank in own["rank_pattern"].items()},
     }  # fmt: skip
     said = f"# every update has the scale {whole}"
@@ -131,7 +134,10 @@ def write_adapter(config, tensors: dict, output: str, form: str, pad: bool, what
 
     if pad:
         shapes = {name: ("F32", tuple(tensor.shape)) for name, tensor in tensors.items()}
-        config, tensors = padded(config, tensors, AdapterFile(config.to_dict(), shapes).scales)
+        file = AdapterFile(config.to_dict(), shapes)
+        scales = {path: file.scales[name] for path, name in file.names.items()}
+        experts = {path: file.experts[name] for path, name in file.names.items() if name in file.experts}
+        config, tensors = padded(config, tensors, scales, experts)
         what += f", filled up to rank {config.r} with zeros"
     config.inference_mode = False
     save_adapter(config, tensors, output)
@@ -161,7 +167,7 @@ def _as_the_search_ended(kept: dict, config, source: str, file: AdapterFile) -> 
             width = next((own for key, own in widths.items() if f"{module}.lora_B" in key), None)
             if part and width:
                 rows[name] = (part_rows(module, width, base)[part], width)
-    return adapter_tensors(kept, config, rows)
+    return adapter_tensors(kept, config, rows, ranks.parameters)
 
 
 def check_new(output: str) -> None:
@@ -178,7 +184,7 @@ def _pattern(ranks: LearnedRanks, form: str, lora: dict) -> dict:
             f"{parts[0]!r} is a part of a fused module, and {form} takes whole modules: their sum would train more "
             "than was searched. Use --format adapter, or --ranks of this package's scripts."
         )
-    return lora_pattern(ranks.ranks, **lora)
+    return lora_pattern(ranks.ranks, parameters=ranks.parameters, **lora)
 
 
 def scale_of(source: str) -> dict:

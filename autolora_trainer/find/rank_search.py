@@ -179,7 +179,7 @@ class RankSearch:
         parts = trainer.gates.parts.items()
         rows = {n: (p.rows, p.layer.lora_B["default"].weight.shape[0]) for n, p in parts if p.rows is not None}
         self.config = self.ranks.to_lora_config(given)
-        self.start = adapter_tensors(start, self.config, rows)
+        self.start = adapter_tensors(start, self.config, rows, self.ranks.parameters)
         self.parameters = sum(part.cost * self.ranks.ranks[name] for name, part in parts)
 
     def _base(self) -> tuple[torch.nn.Module, LoraConfig]:

@@ -7,9 +7,17 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
-from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_changes_base, lora_layers, lora_parts
-from autolora_trainer.lora.svd import INITIAL_NORM, best_factors, thin_svd
-from autolora_trainer.names import PREFIX, check_names, module_of
+from autolora_trainer.lora.parts import (
+    LoraPart,
+    base_model_of,
+    flat,
+    init_that_changes_base,
+    lora_layers,
+    lora_parts,
+    paths_of,
+)
+from autolora_trainer.lora.svd import INITIAL_NORM, best_factors, strengths
+from autolora_trainer.names import PREFIX, check_names, file_names, module_of
 
 
 def check_cuttable(model: torch.nn.Module, adapter_name: str = "default") -> None:
@@ -31,8 +39,6 @@ def check_cuttable(model: torch.nn.Module, adapter_name: str = "default") -> Non
         )
     if config.lora_bias or config.bias != "none":
         raise ValueError("The adapter trains biases, which belong to no component. Train without bias, lora_bias.")
-    if config.target_parameters:
-        raise ValueError("The adapter targets parameters (experts), which are not cut yet. Target modules alone.")
     for name, module in base_model_of(model).named_modules():
         if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_variant", {}):
             variant = type(module.lora_variant[adapter_name]).__name__
@@ -48,9 +54,9 @@ def cuttable_parts(model: torch.nn.Module, adapter_name: str = "default") -> dic
 
 
 def singular_values(parts: dict[str, LoraPart]) -> dict[str, torch.Tensor]:
-    """{module: σ of its update, scale included, falling, (min(r, m, n),)}, in float64."""
+    """{module: σ of its update, scale included, falling, (min(r, m, n),)}, in float64; see `strengths`."""
     return {
-        name: thin_svd(part.lora_B.detach().cpu().double() * part.scaling, part.lora_A.detach().cpu().double())[1]
+        name: strengths(part.lora_B.detach().cpu().double() * part.scaling, part.lora_A.detach().cpu().double())
         for name, part in parts.items()
     }
 
@@ -90,36 +96,40 @@ def cut(
     ranks: dict[str, int] = {}
     alphas: dict[str, int | float] = {}
     layers: dict[LoraLayer, list[LoraPart]] = {}
+    paths, kept, parameters = paths_of(model), {}, []
     for part in cuttable_parts(model, adapter_name).values():
         layers.setdefault(part.layer, []).append(part)
     for layer, parts in layers.items():
         name = module_of(parts[0].name)
-        keys = [f"{PREFIX}{name}.lora_{which}.weight" for which in "AB"]
-        a, b = (tensors.pop(key) for key in keys)
-        new_a, new_b = _kept_factors(b.shape[0], parts, chosen)
-        if len(new_a):
-            ranks[name] = alphas[name] = len(new_a)
-            tensors |= {key: new.to(old).contiguous() for key, new, old in zip(keys, (new_a, new_b), (a, b))}
+        a, b = (tensors.pop(f"{PREFIX}{paths[layer]}.lora_{which}.weight") for which in "AB")
+        own, new_a, new_b = _kept_factors(b.shape[0], parts, chosen)
+        if own:
+            ranks[name] = alphas[name] = own
+            kept[name] = new_a.to(a).contiguous(), new_b.to(b).contiguous()
+            parameters += [name] if parts[0].experts else []
+    for name, path in file_names(kept, parameters).items():
+        tensors |= {f"{PREFIX}{path}.lora_{which}.weight": tensor for which, tensor in zip("AB", kept[name])}
     for name, module in base_model_of(model).named_modules():
         if isinstance(module, LoraLayer) and module not in layers and adapter_name in module.r:
             ranks[name], alphas[name] = module.r[adapter_name], _alpha(module, adapter_name)
     if not ranks:
         raise ValueError("No component is left, and PEFT has no empty adapter. Keep at least one.")
-    return _config(model.peft_config[adapter_name], ranks, alphas), tensors
+    return _config(model.peft_config[adapter_name], ranks, alphas, parameters), tensors
 
 
-def _kept_factors(rows: int, parts: list[LoraPart], chosen) -> tuple[torch.Tensor, torch.Tensor]:
-    """A (r, n) and B (m, r) of the kept components of a layer, scale included."""
+def _kept_factors(rows: int, parts: list[LoraPart], chosen) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """r, and A and B of the r kept components of a layer as PEFT has them, scale included."""
     factors_a, factors_b = [], []
     for part in parts:
         own = sorted(chosen.get(part.name, ()))
         b = part.lora_B.detach().cpu().double() * part.scaling
         a, b = best_factors(b, part.lora_A.detach().cpu().double(), part.rank, INITIAL_NORM)
-        whole = torch.zeros(rows, len(own), dtype=b.dtype)
-        whole[slice(None) if part.rows is None else part.rows.cpu()] = b[:, own]
-        factors_a.append(a[own])
+        whole = torch.zeros(*b.shape[:-2], rows, len(own), dtype=b.dtype)
+        whole[..., slice(None) if part.rows is None else part.rows.cpu(), :] = b[..., own]
+        factors_a.append(a[..., own, :])
         factors_b.append(whole)
-    return torch.cat(factors_a), torch.cat(factors_b, dim=1)
+    a, b = torch.cat(factors_a, dim=-2), torch.cat(factors_b, dim=-1)
+    return b.shape[-1], *flat(a, b)
 
 
 def _alpha(layer: LoraLayer, adapter_name: str) -> int | float:
@@ -128,11 +138,11 @@ def _alpha(layer: LoraLayer, adapter_name: str) -> int | float:
     return round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha
 
 
-def _config(given: LoraConfig, ranks: dict[str, int], alphas: dict[str, int | float]) -> LoraConfig:
+def _config(given: LoraConfig, ranks: dict[str, int], alphas: dict, parameters: list[str]) -> LoraConfig:
     keys = {name: "^" + re.escape(name) for name in ranks}
     config = copy.deepcopy(given)
     config.r = config.lora_alpha = max(ranks.values())
-    config.target_modules = set(ranks)
+    config.target_modules, config.target_parameters = set(ranks).difference(parameters), parameters or None
     config.rank_pattern = {keys[name]: rank for name, rank in ranks.items()}
     config.alpha_pattern = {keys[name]: alpha for name, alpha in alphas.items()}
     config.use_rslora, config.init_lora_weights, config.inference_mode = False, True, True

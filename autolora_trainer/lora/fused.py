@@ -26,6 +26,7 @@ from torch import nn
 
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.lora.split import SplitLinear
+from autolora_trainer.lora.targets import named_targets
 from autolora_trainer.names import SEPARATOR, check_names
 
 SEARCHED_PARTS = ("q", "v")  # where nothing else is asked for: the paper adapts query and value (§5.1)
@@ -130,7 +131,8 @@ def out_features(module: nn.Module) -> int:
 
 
 def add_lora(model: nn.Module, lora_config: LoraConfig, rank: int | None = None) -> PeftModel:
-    """`peft.get_peft_model`, with `rank` components for every target module and for every part of a fused one.
+    """`peft.get_peft_model`, with `rank` components for every target module, for every part of a fused one, and for
+    every parameter of experts; routers are left out, see `named_targets`.
 
     Args:
         lora_config: its `target_modules` may name parts (`c_attn#q`); see `resolve_targets`.
@@ -141,7 +143,7 @@ def add_lora(model: nn.Module, lora_config: LoraConfig, rank: int | None = None)
     rank = lora_config.r if rank is None else rank
     targets = resolve_targets(model, lora_config)
     if targets is None:
-        return get_peft_model(model, dataclasses.replace(lora_config, r=rank))
+        return get_peft_model(model, dataclasses.replace(named_targets(model, lora_config), r=rank))
     split = {name: parts for name, parts in targets.items() if parts}
     keys = {name: "^" + re.escape(name) for name in split}
     # the scale of every component is then lora_alpha / rank, in parts as in whole modules

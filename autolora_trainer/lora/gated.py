@@ -6,6 +6,8 @@ gates on that axis are Eq. 2 exactly. While gates are on it, a `lora_B` is of a 
     state_dict, save_pretrained     the weight with the gates folded in; loading takes them out again
     copy.deepcopy, pickle           a plain layer with the gates folded in
     get_delta_weight, and so merge_and_unload, merge_adapter, save_as_lora; add_weighted_adapter    likewise
+
+Of a parameter (experts) PEFT calls no layer but reads the weight: while it does, the weight is the gated one.
 """
 
 import functools
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
 from autolora_trainer.lora.gates import times
@@ -23,7 +26,7 @@ class Gated:
     """Over the class of a linear layer, see `gate_layer`.
 
     Attributes:
-        gate: () -> the factors, (r,) in float32; read at every pass.
+        gate: () -> the factors of the columns, (r,) or (r E,) in float32; read at every pass.
         is_folded: the weight holds the factors, and passes do without them.
         is_apart: files hold the weight as it is, as the checkpoints of a search do.
     """
@@ -72,8 +75,8 @@ def _gated(kind: type[nn.Linear]) -> type:
 
 
 class Folding:
-    """A method of an object that runs with gates folded in. In a copy of the object, which has no gates, it is the
-    method of its class."""
+    """A method of an object that runs with the gates in the weights, inside of `folded()`. In a copy of the object,
+    which has no gates, it is the method of its class."""
 
     def __init__(self, owner, name: str, folded: Callable):
         self.owner, self.name, self.folded = owner, name, folded
@@ -89,6 +92,9 @@ class Folding:
         return getattr, (self.owner, self.name)
 
 
+READERS = ("get_delta_weight", "get_delta_factors")  # of a layer's update; the second of parameters alone
+
+
 def is_gated(layer: LoraLayer, adapter_name: str) -> bool:
     return isinstance(layer.lora_B[adapter_name], Gated)
 
@@ -98,8 +104,13 @@ def gate_layer(layer: LoraLayer, adapter_name: str, gate: Callable[[], torch.Ten
     returns its `lora_B`, which stays the same object."""
     module = layer.lora_B[adapter_name]
     module.__class__ = _gated(type(module))
-    module.gate = gate
-    layer.get_delta_weight = Folding(layer, "get_delta_weight", functools.partial(folded, [module]))
+    if isinstance(layer, ParamWrapper):
+        module.gate = lambda: gate().repeat_interleave(layer.num_experts)  # column j E + e
+        for name in READERS:
+            setattr(layer, name, Folding(layer, name, functools.partial(applied, module)))
+    else:
+        module.gate = gate
+        layer.get_delta_weight = Folding(layer, "get_delta_weight", functools.partial(folded, [module]))
     return module
 
 
@@ -109,7 +120,21 @@ def ungate_layer(layer: LoraLayer, adapter_name: str) -> None:
     module.__class__ = type(module).plain
     for name in ("gate", "is_folded", "is_apart"):
         vars(module).pop(name, None)
-    vars(layer).pop("get_delta_weight", None)
+    for name in READERS:
+        vars(layer).pop(name, None)
+
+
+@contextmanager
+def applied(module: Gated):
+    """Inside, whoever reads the weight gets it with the gates in it, and the gradient of both."""
+    if module.is_folded:
+        yield
+        return
+    vars(module)["weight"] = times(module.weight, module.gate())  # which Python finds before the parameter
+    try:
+        yield
+    finally:
+        del vars(module)["weight"]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A factor for every rank-1 component of an adapter, ranks equal or not:  Δ_l = Σ_j α_l^j b_l^j a_l^j  (Eq. 2).
 
 Here for the time of a measurement, by a forward hook on PEFT's `lora_A`; those of a search stay, in `lora/gated.py`.
+Of a parameter, of one or many experts, PEFT reads the weight of `lora_A` in a pass: it gets another to read.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 
 from autolora_trainer.lora.parts import LoraPart
 
@@ -18,12 +20,34 @@ def times(components: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return (components.float() * factors.to(components.device)).to(components.dtype)
 
 
+class _ReadGate:
+    """A gate on the LoRA of a parameter while its passes run; a handle, like that of a hook."""
+
+    def __init__(self, layer: ParamWrapper, adapter_name: str, factors: Callable[[], torch.Tensor]):
+        self.module, self.experts, self.factors = layer.lora_A[adapter_name], layer.num_experts, factors
+        after = layer.register_forward_hook(self._after, always_call=True)
+        self.handles = [layer.register_forward_pre_hook(self._before), after]
+
+    def _before(self, *_) -> None:
+        weight = times(self.module.weight.T, self.factors().repeat(self.experts)).T  # row e r + j
+        vars(self.module)["weight"] = weight  # which Python finds before the parameter
+
+    def _after(self, *_) -> None:
+        vars(self.module).pop("weight", None)
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
 def attach_gate(layer: LoraLayer, adapter_name: str, factors: Callable[[], torch.Tensor]):
     """Multiply the components of a layer by `factors()`, shape (r,) in float32, read at every pass.
 
     Returns:
         the handle that takes the gate away.
     """
+    if isinstance(layer, ParamWrapper):
+        return _ReadGate(layer, adapter_name, factors)
     return layer.lora_A[adapter_name].register_forward_hook(lambda module, args, output: times(output, factors()))
 
 

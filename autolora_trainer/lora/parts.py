@@ -1,9 +1,16 @@
-"""An adapter seen as parts with a rank of their own: whole LoRA layers, and what `fused.py` divides some into."""
+"""An adapter seen as parts with a rank of their own: whole LoRA layers, what `fused.py` divides some into, and the
+parameters that hold the experts of a mixture.
 
+PEFT adapts a parameter by wrapping its module, once for every parameter of it: the first lies innermost, and
+`mlp.experts.base_layer` may be the LoRA of `mlp.experts.gate_up_proj`. Names here are those of the base model.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
 from autolora_trainer.lora.split import SplitLinear
@@ -15,7 +22,7 @@ class LoraPart:
     """A LoRA layer, or the part of one that belongs to a part of a fused projection.
 
     Attributes:
-        name: as in the base model's `named_modules()`, with `#part` where it is a part.
+        name: as in the base model's `named_modules()`, with `#part` where it is a part; of a parameter, its name.
         layer, adapter_name: PEFT's.
         columns: its components: rows of `lora_A`, columns of `lora_B`.
         rows: its rows of `lora_B`, (m,); None: all.
@@ -26,6 +33,7 @@ class LoraPart:
     adapter_name: str
     columns: slice
     rows: torch.Tensor | None = None
+    experts = None  # matrices that share the rank, of a stacked parameter; no field
 
     @property
     def rank(self) -> int:
@@ -33,12 +41,12 @@ class LoraPart:
 
     @property
     def lora_A(self) -> torch.Tensor:
-        """(r, n), a view of the weight."""
+        """(r, n), or (E, r, n) of E experts: a view of the weight."""
         return self.layer.lora_A[self.adapter_name].weight[self.columns]
 
     @property
     def lora_B(self) -> torch.Tensor:
-        """(m, r); of a part a copy, so write with `set_lora_B`."""
+        """(m, r), or (E, m, r) of E experts; of a part a copy, so write with `set_lora_B`."""
         return self.rows_of(self.layer.lora_B[self.adapter_name].weight[:, self.columns])
 
     @torch.no_grad()
@@ -61,16 +69,47 @@ class LoraPart:
     @property
     def shape(self) -> tuple[int, int]:
         """(m, n) of its update."""
-        return self.lora_B.shape[0], self.lora_A.shape[1]
+        return self.lora_B.shape[-2], self.lora_A.shape[-1]
 
     @property
     def cost(self) -> int:
-        """Parameters of one of its components, m + n."""
-        return sum(self.shape)
+        """Parameters of one of its components, m + n, or E (m + n)."""
+        return sum(self.shape) * (self.experts or 1)
 
     def rows_of(self, output: torch.Tensor) -> torch.Tensor:
         """Its rows of an (m_layer, …) tensor."""
         return output if self.rows is None else output[self.rows.to(output.device)]
+
+
+class StackedPart(LoraPart):
+    """The LoRA of a parameter, which may stack the matrices of E experts: component j is a rank-1 matrix in each.
+
+    PEFT keeps the factors of all experts in one layer each, reads their weights, and never calls the layers:
+
+        lora_A.weight (E r, n): row e r + j         lora_B.weight (m, r E): column j E + e
+    """
+
+    @property
+    def experts(self) -> int:
+        return self.layer.num_experts
+
+    @property
+    def lora_A(self) -> torch.Tensor:
+        return self.layer.lora_A[self.adapter_name].weight.unflatten(0, (self.experts, self.rank))
+
+    @property
+    def lora_B(self) -> torch.Tensor:
+        weight = self.layer.lora_B[self.adapter_name].weight
+        return weight.unflatten(1, (self.rank, self.experts)).permute(2, 0, 1)
+
+    @torch.no_grad()
+    def set_lora_B(self, value: torch.Tensor) -> None:
+        self.lora_B.copy_(value)
+
+
+def flat(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors as PEFT keeps them: those of experts, (E, r, n) and (E, m, r), as (E r, n) and (m, r E)."""
+    return (a, b) if a.dim() == 2 else (a.flatten(0, 1), b.permute(1, 2, 0).flatten(1))
 
 
 def base_model_of(model: nn.Module) -> nn.Module:
@@ -85,13 +124,43 @@ def init_that_changes_base(model: nn.Module, adapter_name: str = "default") -> s
     return name if name.startswith(("pissa", "corda", "olora", "loftq", "lora_ga")) else None
 
 
+def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, module) of a model under adapters as in the base model's `named_modules()`: of a module that is wrapped
+    for its parameters, the outermost wrapper, and modules within it without PEFT's `base_layer` in their names."""
+    names, base = {}, base_model_of(model)
+    modules = dict(base.named_modules())
+    for path, module in modules.items():
+        owner, _, leaf = path.rpartition(".")
+        if leaf == "base_layer" and isinstance(modules[owner], ParamWrapper):
+            names[path] = names[owner]
+        else:
+            names[path] = ".".join(filter(None, (names.get(owner), leaf)))
+            yield names[path], module
+
+
+def adaptable_names(model: nn.Module) -> list[str]:
+    """What may have a rank in a model without an adapter: modules, and parameters."""
+    return [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+
+
 def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraLayer]:
-    """The LoRA layers of a `PeftModel`, keyed by their names in the base model's `named_modules()`."""
-    return {
-        name: module
-        for name, module in base_model_of(model).named_modules()
-        if isinstance(module, LoraLayer) and adapter_name in module.lora_A
-    }
+    """The LoRA layers of a `PeftModel`, keyed by the base model's names of modules, or of parameters; those of a
+    module in the order in which PEFT wraps them."""
+    found = {}
+    for name, module in base_modules(model):
+        own = {}
+        while isinstance(module, ParamWrapper):
+            own[f"{name}.{module.parameter_name}"] = module
+            module = module.base_layer
+        if isinstance(module, LoraLayer):
+            own[name] = module
+        found |= dict(reversed(own.items()))
+    return {name: layer for name, layer in found.items() if adapter_name in layer.lora_A}
+
+
+def paths_of(model: nn.Module) -> dict[nn.Module, str]:
+    """{module: its name under PEFT, and so in an adapter's file}."""
+    return {module: path for path, module in base_model_of(model).named_modules()}
 
 
 def factors_of(model: nn.Module) -> set[nn.Parameter]:
@@ -102,13 +171,15 @@ def factors_of(model: nn.Module) -> set[nn.Parameter]:
 
 
 def lora_parts(model: nn.Module, adapter_name: str = "default") -> dict[str, LoraPart]:
-    """All that has a rank of its own in an adapter: whole LoRA layers, and the parts that `split_layer` made."""
+    """All that has a rank of its own in an adapter: whole LoRA layers, the parts that `split_layer` made, and
+    parameters."""
     parts = {}
     for name, layer in lora_layers(model, adapter_name).items():
         whole, start = {"": (layer.r[adapter_name], None)}, 0
         for part, (rank, rows) in getattr(layer, "fused_parts", {}).get(adapter_name, whole).items():
             full = name + SEPARATOR + part if part else name
-            parts[full] = LoraPart(full, layer, adapter_name, slice(start, start + rank), rows)
+            kind = StackedPart if isinstance(layer, ParamWrapper) else LoraPart
+            parts[full] = kind(full, layer, adapter_name, slice(start, start + rank), rows)
             start += rank
     return parts
 

@@ -17,6 +17,7 @@ from peft import AdaLoraConfig, PeftModel, get_peft_model
 
 from autolora_trainer.errors import sentence
 from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.lora.targets import named_targets
 from autolora_trainer.methods.adalora_trainer import AdaLoraTrainer, kept_parameters
 from autolora_trainer.methods.base import PEFT_ADAPTER, Built, Job, Method, Plan, peft_type_in
 from autolora_trainer.names import SEPARATOR, module_of
@@ -110,9 +111,12 @@ class AdaLora(Method):
         refuse_sharding(training, "AdaLoRA reads whole gradients")
 
     def prepare(self, job: Job) -> Plan:
+        job.source.refuse_experts()
         job.source.refuse_nonlinear()
+        skeleton = job.source.skeleton()
         with torch.device("meta"):
-            probe = get_peft_model(job.source.skeleton(), job.source.lora_config(r=1))  # whole modules, fused too
+            config = named_targets(skeleton, job.source.lora_config(r=1))
+            probe = get_peft_model(skeleton, config)  # whole modules, fused too
         costs = [part.cost for part in lora_parts(probe).values()]
         phases = schedule(optimizer_steps(job.request.training, len(job.rows.datasets["train"])))
         config = adalora_config(probe.peft_config["default"], target_rank(job.request.settings, costs), **phases)

@@ -13,6 +13,7 @@ from autolora_trainer.errors import sentence
 from autolora_trainer.files import read_json
 from autolora_trainer.hub.card import PAPER_URL, Card
 from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.parts import adaptable_names
 from autolora_trainer.methods.base import Built, Job, Plan
 from autolora_trainer.methods.patterns import SizedMethod, check_first_component, cut_adapter, equal_scores
 from autolora_trainer.methods.search_phase import search, search_arguments, search_trainer
@@ -179,7 +180,7 @@ class AutoLora(SizedMethod):
                 job.say(format_curve(ranks.curve, size))
             release_memory()  # the search's model hangs in cycles, and on a GPU there may be no room for two
         base = job.source.base_model()
-        ranks.check_names(name for name, _ in base.named_modules())
+        ranks.check_names(adaptable_names(base))
         if is_other_model(ranks, base):
             job.warn(f"the ranks were learned on {ranks.base_model}, and this base model has other weights")
         built = Built(base, ranks, phases, arguments=retrain_length(job, phases))

@@ -185,7 +185,7 @@ def given_pattern(job: Job, rule: str, ranks: dict[str, int], model: torch.nn.Mo
         model: the base model, under an adapter or not.
     """
     return LearnedRanks(
-        modules={name: ModuleRank(rank) for name, rank in ranks.items()},
+        modules={name: ModuleRank(rank, experts=job.source.experts.get(name)) for name, rank in ranks.items()},
         base_model=job.source.name,
         base_model_fingerprint=fingerprint(model, ranks),
         initial_rank=job.ranks.initial_rank if job.ranks else job.request.settings.initial_rank,

@@ -118,6 +118,7 @@ class Eva(SizedMethod):
     outputs = frozenset({CALIBRATION})
 
     def prepare(self, job: Job) -> Plan:
+        job.source.refuse_experts()
         job.source.refuse_nonlinear()
         layers = lora_layers(job.source.rank_one_adapter)
         whole, size = layer_costs(layers), pattern_size(job)

@@ -20,8 +20,10 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from autolora_trainer.errors import one_line, shown
 from autolora_trainer.hub.card import Card
 from autolora_trainer.hub.public import public_name
+from autolora_trainer.lora.experts import routers
 from autolora_trainer.lora.heads import head_parameters
 from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.lora.targets import named_targets
 from autolora_trainer.methods.base import Built, Job, Method, Plan, peft_type_in
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.tasks.lengths import longest_row, positions
@@ -121,7 +123,7 @@ def peft_config(job: Job, name: str, settings: dict, model: torch.nn.Module) -> 
     if name == "LORA" and given.get("init_lora_weights") == "eva":
         raise ValueError("--peft_kwargs init_lora_weights=eva needs a pass over the rows. Type --method eva.")
     if name == "LORA":
-        return job.source.lora_config(**{"r": asked.rank, **settings, **given})
+        return named_targets(model, job.source.lora_config(**{"r": asked.rank, **settings, **given}))
     if asked.lora_r is not None:
         raise ValueError(
             f"--lora_r {asked.lora_r} is for LoRA, got --peft_type {name}. Set what it has in --peft_kwargs, "
@@ -142,12 +144,13 @@ def peft_config(job: Job, name: str, settings: dict, model: torch.nn.Module) -> 
         )
     modules = asked.lora_target_modules
     targets = default_targets(name, model) if modules in (None, [QUERY_VALUE]) else modules
-    if targets == [ALL_LINEAR] and "exclude_modules" in fields:
+    if targets == [ALL_LINEAR] and "exclude_modules" in fields and not routers(model):
         settings |= {"target_modules": ALL_LINEAR, "exclude_modules": job.source.lora_config().exclude_modules}
     elif targets and "target_modules" in fields:
-        # what all-linear means to LoRA, heads left out: this type can exclude no modules
-        whole = targets == [ALL_LINEAR]
-        settings["target_modules"] = list(lora_layers(job.source.rank_one_adapter)) if whole else targets
+        # what all-linear means to LoRA, heads, experts and routers left out: this type can exclude no modules
+        layers = lora_layers(job.source.rank_one_adapter).items() if targets == [ALL_LINEAR] else ()
+        whole = [name.removesuffix(".weight") for name, layer in layers if getattr(layer, "num_experts", 1) == 1]
+        settings["target_modules"] = whole or targets
     return config(task_type=job.request.task.task_type, **{**settings, **given})
 
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_parts
-from autolora_trainer.lora.svd import cut_to_ranks, thin_svd
+from autolora_trainer.lora.svd import cut_to_ranks, strengths
 from autolora_trainer.methods.base import Built, Job, given_pattern
 from autolora_trainer.methods.patterns import (
     Pattern,
@@ -33,7 +33,7 @@ def ranks_by_singular_values(model: PeftModel, parameters: int | str, min_rank: 
     """{module: rank} of the cut of a trained adapter, of k components in every module, to so many parameters at most,
     or `lora:R`."""
     parts = lora_parts(model)
-    values = [thin_svd(part.lora_B.float() * part.scaling, part.lora_A.float())[1].cpu() for part in parts.values()]
+    values = [strengths(part.lora_B.float() * part.scaling, part.lora_A.float()).cpu() for part in parts.values()]
     most = [len(own) for own in values]  # min(k, m, n)
     padded = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
     ranks = fill_budget(padded, [part.cost for part in parts.values()], parameters, min_rank, most)

@@ -8,12 +8,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
+from autolora_trainer.compat import patterns_of_parameters
 from autolora_trainer.files import read_bounded, replacing, write_atomically
 from autolora_trainer.lora.base_weight import base_weight, packed_tensors
 from autolora_trainer.lora.fresh import untrained_fresh, with_modules
 from autolora_trainer.lora.fused import split_parts
-from autolora_trainer.lora.parts import base_model_of, lora_parts
-from autolora_trainer.names import module_of
+from autolora_trainer.lora.parts import adaptable_names, base_model_of, base_modules, lora_parts
+from autolora_trainer.names import module_of, named
 from autolora_trainer.ranks.adapter_config import CONFIG_FILE
 from autolora_trainer.ranks.adapter_file import WEIGHTS_FILE
 from autolora_trainer.ranks.learned import LearnedRanks
@@ -32,10 +33,11 @@ def build_adapter(
     Raises:
         ValueError: if the model lacks one of the modules, or a built rank differs from the learned one.
     """
-    ranks.check_names(name for name, _ in model.named_modules())
+    ranks.check_names(adaptable_names(model))
     config = ranks.to_lora_config(lora_config, scaling=scaling)
     _check_settings(config)
-    adapted = get_peft_model(model, with_modules(config, untrained_fresh(model, config)[0]))
+    with patterns_of_parameters():
+        adapted = get_peft_model(model, with_modules(config, untrained_fresh(model, config)[0]))
     split_parts(adapted, ranks.ranks)
     verify_ranks(adapted, ranks)
     return adapted
@@ -47,6 +49,11 @@ def _check_settings(config: LoraConfig) -> None:
         raise ValueError(
             "layer_replication makes other layers than those that have ranks. Drop it from the LoraConfig, or save "
             "the replicated model and search that."
+        )
+    if config.target_parameters and config.lora_dropout:
+        raise ValueError(
+            f"PEFT has no dropout for parameters, got lora_dropout={config.lora_dropout} and ranks of "
+            f"{named(config.target_parameters)}. Set lora_dropout=0 in the LoraConfig."
         )
     odd = [name for name, rank in config.rank_pattern.items() if rank % 2]
     if odd and str(config.init_lora_weights).lower() == "orthogonal":
@@ -74,7 +81,7 @@ def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks) -> None:
     Raises:
         ValueError: naming the first module that differs.
     """
-    real = {name: part.lora_A.shape[0] for name, part in lora_parts(model).items()}
+    real = {name: part.lora_A.shape[-2] for name, part in lora_parts(model).items()}
     asked = {name: rank for name, rank in ranks.ranks.items() if rank > 0}
     for name in [*asked, *real]:
         if asked.get(name, 0) != real.get(name, 0):
@@ -98,12 +105,14 @@ def fingerprint(model: torch.nn.Module, names) -> str | None:
     like: see `is_other_model`. None: the weights are not in memory.
     """
     digest, kinds = hashlib.sha256(), set()
-    modules = dict(base_model_of(model).named_modules())
+    modules = dict(base_modules(model))
     for name in sorted({module_of(name) for name in names}):
-        module = modules[name]
+        owner, _, leaf = name.rpartition(".")
+        module = modules[name if name in modules else owner]
         layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        weight = base_weight(layer)
-        kinds.add(PACKED if weight is None else QUANTIZED if weight is not getattr(layer, "weight", None) else "")
+        weight = base_weight(layer) if name in modules else getattr(layer, leaf)
+        plain = getattr(layer, "weight" if name in modules else leaf, None)
+        kinds.add(PACKED if weight is None else QUANTIZED if weight is not plain else "")
         for part, tensor in packed_tensors(layer) if weight is None else [("", weight)]:
             if tensor.is_meta:
                 return None

@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 
 from autolora_trainer.clean import usable_token
 from autolora_trainer.files import open_regular, read_json
-from autolora_trainer.names import MODULE, factors
+from autolora_trainer.names import MODULE, factors, wrapped
 from autolora_trainer.ranks.adapter_config import (
     CONFIG_FILE,
     FREE,
@@ -26,6 +27,7 @@ from autolora_trainer.values import MAX_RANK
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 30_000_000
+MOST_WRAPPERS = 4  # of one module, that are told apart
 ANY_RANK = 64  # that a config may ask for beside smaller ones in the file
 BITS = {"BOOL": 8, "F4": 4, "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
@@ -80,21 +82,47 @@ class AdapterFile:
         return found
 
     @cached_property
-    def ranks(self) -> dict[str, int]:
-        """{module: rank}, by the shapes of the weights; an adapter's experts, which share a tensor, by its config."""
+    def _rows(self) -> dict[str, int]:
+        """{module in the file: rows of its lora_A}."""
+        named = factors(self.tensors, self.config.get("modules_to_save")).items()
+        shapes = {match[1]: self.tensors[name][1] for name, match in named if match[3] == "A"}
+        return {module: shape[0] for module, shape in shapes.items() if shape}
+
+    @cached_property
+    def _parameters(self) -> dict[str, tuple[str, int]]:
+        """{module in the file: (parameter, experts)}: all parameters of a module have as many experts, which tells
+        those of unlike ranks apart."""
+        given = self.config.get("target_parameters") or ()
+        groups = wrapped(self._rows, [given] if isinstance(given, str) else given) if given else []
+        names = [name for _, own in groups for name in own]
+        asked = _by_pattern(self.config.get("rank_pattern"), names, self.config.get("r"))
         found = {}
-        for name, match in factors(self.tensors, self.config.get("modules_to_save")).items():
-            if match[3] == "A" and (shape := self.tensors[name][1]):
-                found[match[1]] = shape[0]
-        owners = {path.rpartition(".")[0] for path in self.config.get("target_parameters") or ()} - {""}
-        experts = {}
-        for name in found if owners else ():
-            bare = name.removesuffix(".base_layer")
-            parts = bare.split(".")
-            if any(".".join(parts[start:]) in owners for start in range(len(parts))):
-                experts[name] = bare
-        of_experts = _by_pattern(self.config.get("rank_pattern"), experts.values(), self.config.get("r"))
-        return {name: of_experts.get(experts.get(name)) or rank for name, rank in found.items()}
+        for modules, own in groups:
+            rows = [self._rows[module] for module in modules]
+            for ordered in permutations(own) if len(own) <= MOST_WRAPPERS else [own]:
+                ranks = [asked[name] or 1 for name in ordered]
+                if len({(count // rank, count % rank) for count, rank in zip(rows, ranks)}) == 1:
+                    break
+            else:
+                ranks, ordered = [asked[name] or 1 for name in own], own
+            experts = (max(1, count // rank) for count, rank in zip(rows, ranks))
+            found |= dict(zip(modules, zip(ordered, experts)))
+        return found
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """{module in the file: module or parameter of the model}."""
+        return {module: self._parameters.get(module, (module, 1))[0] for module in self._rows}
+
+    @cached_property
+    def experts(self) -> dict[str, int]:
+        """{parameter: the experts that it stacks}; they share tensors, and the configuration alone tells the rank."""
+        return dict(self._parameters.values())
+
+    @cached_property
+    def ranks(self) -> dict[str, int]:
+        """{module or parameter: rank}, by the shapes of the weights."""
+        return {name: self._rows[module] // self.experts.get(name, 1) for module, name in self.names.items()}
 
     @cached_property
     def scales(self) -> dict[str, float]:

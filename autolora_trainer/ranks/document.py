@@ -6,13 +6,13 @@ from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.values import MAX_RANK
 
 FORMAT_VERSION = 2  # 1 had neither contributions nor a curve, and is still read
-MAX_MODULES = 100_000
+MAX_MODULES, MAX_EXPERTS = 100_000, 65_536
 NUMBERS = ("selection", "contributions")  # of a module, one a component
 ADVICE = "Correct it, or give the ranks.json of a finished run."
 
 
 def read_document(text: str, path) -> dict:
-    """The fields of `LearnedRanks` in the text of a ranks.json, modules as {name: (rank, selection, contributions)}.
+    """The fields of `LearnedRanks` in the text of a ranks.json, modules as {name: the fields of `ModuleRank`}.
 
     Raises:
         ValueError: one line that names the file and what is wrong with it.
@@ -65,7 +65,10 @@ def _checked(document, path) -> dict:
                 raise wrong(f"the {what} of {name!r} must be a list of numbers")
             if not all(map(is_number, values)):
                 raise wrong(f"the {what} of {name!r} must hold finite numbers")
-        checked[name] = (rank, *(tuple(map(float, values)) for values in lists))
+        experts = module.get("experts")
+        if experts is not None and (type(experts) is not int or not 1 <= experts <= MAX_EXPERTS):
+            raise wrong(f"the experts of {name!r} must be from 1 to {MAX_EXPERTS:,}, got {experts!r}"[:300])
+        checked[name] = (rank, *(tuple(map(float, values)) for values in lists), experts)
     initial_rank = document.get("initial_rank", 8)
     if type(initial_rank) is not int or not 1 <= initial_rank <= MAX_RANK:
         raise wrong(f"initial_rank must be an integer from 1 to {MAX_RANK}, got {initial_rank!r}"[:300])

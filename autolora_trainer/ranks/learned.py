@@ -33,11 +33,13 @@ class ModuleRank:
     Attributes:
         selection: α of its components, (k,).
         contributions: what its components take off the held-out loss, by falling singular value; see `contributions`.
+        experts: how many matrices have this rank, of a parameter that stacks them; None: it is a module.
     """
 
     rank: int
     selection: tuple[float, ...] = ()
     contributions: tuple[float, ...] = ()
+    experts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class LearnedRanks:
     """Ranks per module.
 
     Attributes:
-        modules: names as in the base model's `named_modules()`, each with its rank (0: left out of the adapter).
+        modules: names as in the base model's `named_modules()`, of experts as in its `named_parameters()`, each with
+            its rank (0: left out of the adapter).
         base_model: Hub id or folder name of the model they were learned on.
         base_model_fingerprint: see `fingerprint`.
         initial_rank, constraint, rank_rule, threshold: how they were learned.
@@ -72,6 +75,11 @@ class LearnedRanks:
     @property
     def ranks(self) -> dict[str, int]:
         return {name: module.rank for name, module in self.modules.items()}
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names that are none of modules, but of parameters (experts)."""
+        return [name for name, module in self.modules.items() if module.experts is not None]
 
     @property
     def shades(self) -> dict[str, float]:
@@ -141,6 +149,8 @@ class LearnedRanks:
                 if not all(map(is_number, values)):
                     raise ValueError(f"The {what} of {name!r} must hold finite numbers, got {values}."[:300])
                 modules[name][what] = [float(f"{value:.9g}") for value in values]
+            if module.experts is not None:
+                modules[name]["experts"] = module.experts
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("modules", "curve")}
         head["base_model"] = self.base_model and "".join(filter(str.isprintable, self.base_model))[:500]
         curve = None if self.curve is None else self.curve.to_dict()
@@ -203,7 +213,8 @@ class LearnedRanks:
     @classmethod
     def from_adapter(cls, adapter: AdapterFile) -> "LearnedRanks":
         """The ranks of an adapter, whoever trained it."""
-        modules = {name: ModuleRank(rank) for name, rank in adapter.ranks.items()}
+        experts = adapter.experts
+        modules = {name: ModuleRank(rank, experts=experts.get(name)) for name, rank in adapter.ranks.items()}
         base_model = adapter.config.get("base_model_name_or_path")
         return cls(modules, base_model, initial_rank=max(adapter.ranks.values()))
 
@@ -251,12 +262,12 @@ class LearnedRanks:
 
         settings = {**_lora_settings(base), **lora_arguments}
         lora_alpha = settings.pop("lora_alpha", 16)
-        pattern = lora_pattern(self.ranks, lora_alpha, bool(settings.get("use_rslora")), scaling)
+        pattern = lora_pattern(self.ranks, lora_alpha, bool(settings.get("use_rslora")), scaling, self.parameters)
         return LoraConfig(**settings, **pattern)
 
     def check_names(self, names, exactly: bool = False) -> None:
-        """Raise `ValueError` unless every module here is among `names` of a model's modules; of a part of a fused
-        projection the module, or `exactly` the part."""
+        """Raise `ValueError` unless every module here is among `names`, of a model's modules and parameters; of a part
+        of a fused projection the module, or `exactly` the part."""
         names = set(names)
         missing = [name for name in self.modules if (name if exactly else module_of(name)) not in names]
         if missing and exactly:
@@ -273,6 +284,6 @@ class LearnedRanks:
 
 def _lora_settings(base: "LoraConfig | None") -> dict:
     """The init fields of a LoraConfig, less those that the ranks decide."""
-    decided = {"r", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "peft_type"}
+    decided = {"r", "target_modules", "target_parameters", "exclude_modules", "rank_pattern", "alpha_pattern"}
     fields = () if base is None else dataclasses.fields(base)
-    return {f.name: getattr(base, f.name) for f in fields if f.init and f.name not in decided}
+    return {f.name: getattr(base, f.name) for f in fields if f.init and f.name not in {*decided, "peft_type"}}

@@ -17,7 +17,9 @@ from transformers.utils import is_liger_kernel_available
 from autolora_trainer.errors import one_line, sentence
 from autolora_trainer.files import no_number
 from autolora_trainer.hub.push import check_repo_id
-from autolora_trainer.lora.experts import experts_line
+from autolora_trainer.lora.experts import stacked_weights
+from autolora_trainer.lora.parts import adaptable_names
+from autolora_trainer.lora.targets import target_lines
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.names import module_of
 from autolora_trainer.runs.record import recorded
@@ -226,7 +228,7 @@ def check_padding(job) -> None:
 def check_targets(job) -> None:
     """PEFT is content where one of several targets is there, and passes over the others."""
     base, targets = job.source.loaded(), job.request.settings.lora_target_modules or []
-    names = [name for name, _ in base.named_modules() if name]
+    names = [name for name, _ in base.named_modules() if name] + [*stacked_weights(base)]
     for target in targets:
         module = module_of(target)
         if target in (ALL_LINEAR, QUERY_VALUE) and len(targets) > 1:
@@ -258,14 +260,14 @@ def check_ranks(job) -> None:
         return
     request.method.adapted(job)  # a LoRA that fits nothing shows here
     if job.ranks is not None:
-        job.ranks.check_names(name for name, _ in job.source.loaded().named_modules())
+        job.ranks.check_names(adaptable_names(job.source.loaded()))
 
 
 def say_experts(job) -> None:
-    """Experts that all-linear leaves out are no fault, and worth a line."""
+    """What targets mean in a mixture of experts is no fault, and worth a line."""
     request = job.request
-    if request.training.do_train and request.method.has_lora and request.settings.targets == ALL_LINEAR:
-        if line := experts_line(job.source.rank_one_adapter):
+    if request.training.do_train and request.method.has_lora:
+        for line in target_lines(job.source.loaded(), job.source.lora_config()):
             job.warn(line)
 
 

@@ -162,7 +162,8 @@ def train_trial(request: Request, ranks: dict[str, int]) -> dict:
     job.rows = dataclasses.replace(rows, datasets={**rows.datasets, "train": train})
     check_padding(job)
     learned = LearnedRanks(
-        {name: ModuleRank(rank) for name, rank in ranks.items()}, initial_rank=settings.initial_rank
+        {name: ModuleRank(rank, experts=job.source.experts.get(name)) for name, rank in ranks.items()},
+        initial_rank=settings.initial_rank,
     )
     model, cost = job.build(learned), CostMeter()
     trainer = make_trainer(job, model, [cost])

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from peft import LoraConfig, NoMatchingPeftModuleError, PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from transformers import AutoConfig, BitsAndBytesConfig, set_seed
 from transformers.pytorch_utils import Conv1D
 
@@ -18,6 +19,7 @@ from autolora_trainer.lora.heads import WHOLE_HEADS
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.lora.targets import linear_names, stacked_targets, whole_layers
 from autolora_trainer.methods.lora import ALL_LINEAR
+from autolora_trainer.names import named
 from autolora_trainer.ranks.adapter import public_model_name
 from autolora_trainer.scripts.model_folder import check_built_size, check_model_folder
 from autolora_trainer.training.padding import align_tokens
@@ -153,19 +155,27 @@ class Source:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """{module: (m, n) of its update}, of the modules and parts that a LoRA of this run adapts."""
+        """{module: (m, n) of its update}, of the modules, parts and parameters that a LoRA of this run adapts."""
         return {name: part.shape for name, part in lora_parts(self.rank_one_adapter).items()}
 
-    @property
+    @cached_property
     def costs(self) -> dict[str, int]:
-        """{module: parameters of one component, m + n}."""
-        return {name: sum(shape) for name, shape in self.shapes.items()}
+        """{module: parameters of one component, m + n, of every expert}."""
+        return {name: part.cost for name, part in lora_parts(self.rank_one_adapter).items()}
+
+    @cached_property
+    def experts(self) -> dict[str, int | None]:
+        """{module: the experts that share its rank}; None where it is no parameter."""
+        return {name: part.experts for name, part in lora_parts(self.rank_one_adapter).items()}
 
     def refuse_nonlinear(self) -> None:
-        """Raise `ValueError` for a layer that is not linear: LoRA adapts it, and it has no rank here."""
+        """Raise `ValueError` for a layer that is neither linear nor a parameter: LoRA adapts it, and it has no rank
+        here; and for dropout of parameters."""
+        self.refuse_dropped_experts()
         what = f"--method {self.request.method.name} finds ranks of linear layers, and"
-        self._refuse_experts(what, " or type --method lora --lora_dropout 0")
         for name, layer in self.rank_one_adapter.get_base_model().named_modules():
+            if isinstance(layer, ParamWrapper):
+                continue
             if isinstance(layer, LoraLayer) and not isinstance(layer.get_base_layer(), (torch.nn.Linear, Conv1D)):
                 raise ValueError(
                     f"{what} --lora_target_modules has {name!r} ({type(layer.get_base_layer()).__name__}). Leave it "
@@ -177,12 +187,17 @@ class Source:
         if dropout := self.request.settings.lora_dropout:
             self._refuse_experts(f"--lora_dropout {dropout} is for linear layers, and", " or --lora_dropout 0")
 
+    def refuse_experts(self) -> None:
+        """Raise `ValueError` for experts, of a method that reads what goes into a layer, or has no parameters."""
+        what = f"--method {self.request.method.name} is for linear layers, and"
+        self._refuse_experts(what, " or type --method autolora --lora_dropout 0")
+
     def _refuse_experts(self, what: str, other: str) -> None:
         model, config = self.loaded(), self.lora_config()
         if names := stacked_targets(model, config):
             raise ValueError(
-                f"{what} {self._typed_targets} takes experts and routers of {type(model).__name__} too, which PEFT "
-                f"adapts as parameters ({', '.join(names)}). Type --lora_target_modules "
+                f"{what} {self._typed_targets} takes experts of {type(model).__name__} too, which PEFT "
+                f"adapts as parameters ({named(names)}). Type --lora_target_modules "
                 f"{' '.join(whole_layers(model, config))},{other}."
             )
 

@@ -8,12 +8,12 @@ from torch import nn
 
 from autolora_trainer.compat import drawn_parameters
 from autolora_trainer.errors import is_first_process
-from autolora_trainer.lora.experts import experts_line
 from autolora_trainer.lora.fresh import fresh_line, untrained_fresh, with_modules
 from autolora_trainer.lora.frozen import base_tensors, buffers, differing, frozen_tensors
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import base_model_of
+from autolora_trainer.lora.targets import target_lines
 
 logger = logging.getLogger("autolora_trainer")
 
@@ -25,10 +25,9 @@ def adapted(model: nn.Module, config: LoraConfig | None, rank: int) -> nn.Module
         lines = [fresh_line([], _frozen_fresh(model), trained=False)]
     else:
         modules, single = untrained_fresh(model, config)
-        model = add_lora(model, with_modules(config, modules), rank=rank)
         lines = [fresh_line(modules, [], trained=True), fresh_line([], single, trained=False)]
-        if config.target_modules == "all-linear":
-            lines.append(experts_line(model))
+        lines += target_lines(model, config)
+        model = add_lora(model, with_modules(config, modules), rank=rank)
     lines.append(_unsaved_line(model))
     for line in filter(None, lines if is_first_process() else ()):
         logger.warning(line)

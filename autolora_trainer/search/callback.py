@@ -110,7 +110,7 @@ class RankSelectionCallback(TrainerCallback):
         found, alphas = self.found, dict(zip(gates.names, map(tuple, gates.selection.tolist())))
         self.learned_ranks = LearnedRanks(
             modules={
-                name: ModuleRank(rank, alphas[name], found.contributions.get(name, ()))
+                name: ModuleRank(rank, alphas[name], found.contributions.get(name, ()), gates.parts[name].experts)
                 for name, rank in found.ranks.items()
             },
             base_model=self.base_model or self._origin[0],

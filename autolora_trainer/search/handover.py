@@ -1,6 +1,6 @@
 """What a retrain may start from: the chosen components of a search, and its trained heads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from autolora_trainer.lora.base_weight import base_weight
 from autolora_trainer.lora.heads import trained_beside_lora
-from autolora_trainer.lora.parts import init_that_changes_base, lora_layers, lora_parts
+from autolora_trainer.lora.parts import flat, init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
-from autolora_trainer.names import PREFIX, SEPARATOR, module_of
+from autolora_trainer.names import PREFIX, SEPARATOR, file_names, module_of
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.search.selection import SelectionGates
 
@@ -30,7 +30,7 @@ def kept_factors(
             the search. Their rows of A have the norm that LoRA begins with: Adam moves B A by about the rate times
             ‖A‖ + ‖B‖, so with smaller rows a retrain learns slower than from scratch (`benchmarks/README.md`).
     Returns:
-        {module: (A of shape (r, n_l), B of shape (m_l, r))} for the modules of rank >= 1.
+        {module: (A of shape (r, n_l), B of shape (m_l, r))} for the modules of rank >= 1; of E experts, E in front.
     """
     kept = {}
     for row, (name, part) in enumerate(gates.parts.items()):
@@ -38,8 +38,8 @@ def kept_factors(
             continue
         a, b = part.lora_A.detach().float().cpu(), part.lora_B.detach().float().cpu() * gates.selection[row].cpu()
         if directions:
-            a, b = best_factors(b, a, len(a), INITIAL_NORM)
-        kept[name] = (a[places], b[:, places])
+            a, b = best_factors(b, a, part.rank, INITIAL_NORM)
+        kept[name] = (a[..., places, :], b[..., places])
     return kept
 
 
@@ -50,7 +50,7 @@ def handover_tensors(
     and the trained heads.
 
     Returns:
-        `A.<module>` of shape (r, n_l), `B.<module>` of shape (m_l, r), `head.<parameter>`.
+        `A.<module>` and `B.<module>` of the shapes of `kept_factors`, `head.<parameter>`.
     """
     if gates.baked:
         raise ValueError("gates.bake() has folded α into the adapter. Call start_retrain before it.")
@@ -64,13 +64,17 @@ def handover_tensors(
 
 
 def adapter_tensors(
-    tensors: dict[str, torch.Tensor], config: LoraConfig, rows: dict[str, tuple[torch.Tensor, int]] | None = None
+    tensors: dict[str, torch.Tensor],
+    config: LoraConfig,
+    rows: dict[str, tuple[torch.Tensor, int]] | None = None,
+    parameters: Sequence[str] = (),
 ) -> dict[str, torch.Tensor]:
     """`handover_tensors` as the file of an adapter, {name in adapter_model.safetensors: tensor}.
 
     Args:
         config: of the adapter, as `LearnedRanks.to_lora_config` makes it.
         rows: {part of a fused projection: (its rows, those of the whole)}.
+        parameters: of experts, in the order of the model, which a configuration does not keep.
     """
     pieces: dict[str, list] = {}
     for name in (key[2:] for key in tensors if key.startswith("A.")):
@@ -80,12 +84,12 @@ def adapter_tensors(
             b = torch.zeros(most, b.shape[1], dtype=b.dtype).index_copy(0, own.cpu(), b)
         pieces.setdefault(module_of(name), []).append((a, b))
     found = {}
-    for name, own in pieces.items():
-        a, b = (torch.cat(part, dim) for part, dim in zip(zip(*own), (0, 1)))
-        found |= {f"{PREFIX}{name}.lora_A.weight": a, f"{PREFIX}{name}.lora_B.weight": b}
-    scales = AdapterFile(config.to_dict(), {name: ("F32", tuple(t.shape)) for name, t in found.items()}).scales
-    for name, scale in scales.items():
-        found[f"{PREFIX}{name}.lora_B.weight"] = found[f"{PREFIX}{name}.lora_B.weight"] / scale
+    for name, path in file_names(pieces, [name for name in parameters if name in pieces]).items():
+        a, b = flat(*(torch.cat(part, dim) for part, dim in zip(zip(*pieces[name]), (0, 1))))
+        found |= {f"{PREFIX}{path}.lora_A.weight": a, f"{PREFIX}{path}.lora_B.weight": b}
+    file = AdapterFile(config.to_dict(), {name: ("F32", tuple(t.shape)) for name, t in found.items()})
+    for path, name in file.names.items():
+        found[f"{PREFIX}{path}.lora_B.weight"] = found[f"{PREFIX}{path}.lora_B.weight"] / file.scales[name]
     for name, tensor in tensors.items():
         if name.startswith("head."):
             name = name.removeprefix("head.").replace(".modules_to_save.default", "")

@@ -14,6 +14,7 @@ import torch
 
 from autolora_trainer.errors import UsageError
 from autolora_trainer.heldout.contributions import contributions
+from autolora_trainer.names import named
 from autolora_trainer.search.selection import SelectionGates
 
 logger = logging.getLogger("autolora_trainer")
@@ -22,12 +23,6 @@ CURE = (
     "Reentrant checkpoints hide it, and so does a part that runs without gradient: checkpoint with "
     "use_reentrant=False, or leave these modules out (exclude_modules)."
 )
-
-
-def named(names: Collection[str]) -> str:
-    """`'h.0.q'`, or `'h.0.q' and 5 more`."""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{next(iter(names))!r}{more}"
 
 
 class Reach:
@@ -110,7 +105,7 @@ class Reach:
         """
         hidden, parts = set(), self.gates.parts
         handles = [
-            part.layer.lora_A[part.adapter_name].register_forward_hook(
+            part.layer.register_forward_hook(
                 lambda *_, name=name: None if torch.is_grad_enabled() else hidden.add(name)
             )
             for name, part in parts.items()

@@ -12,11 +12,18 @@ from dataclasses import dataclass
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
+from peft.tuners.lora.layer import MultiheadAttention
 from torch import nn
 
 from autolora_trainer.lora.gated import Folding, folded, gate_layer, is_gated, ungate_layer
-from autolora_trainer.lora.parts import LoraPart, base_model_of, init_that_changes_base, lora_layers, lora_parts
+from autolora_trainer.lora.parts import (
+    LoraPart,
+    base_model_of,
+    init_that_changes_base,
+    lora_layers,
+    lora_parts,
+    paths_of,
+)
 from autolora_trainer.names import check_names
 
 MIXED = "add_weighted_adapter"  # of PEFT's LoraModel, which reads the factors themselves
@@ -170,13 +177,13 @@ def attach_gates(
 
     Args:
         model: a `PeftModel` with a LoRA adapter of one rank k in all its layers (`torch.nn.Linear`, `Conv1D`, or a
-            quantized linear layer).
+            quantized linear layer) and parameters (experts).
         constraint: see `selection`.
         gate_scaling: `paper`: a component is multiplied by α (Eq. 2), which starts an update k times smaller than
             LoRA's; `plain`: by α over its uniform start, so that it starts as plain LoRA.
     Raises:
         ValueError: If there is no LoRA layer, ranks differ, or a layer has no `lora_A` forward to hook (embeddings,
-            convolutions, `nn.MultiheadAttention`, single parameters, DoRA and other variants).
+            convolutions, `nn.MultiheadAttention`, DoRA and other variants).
     """
     parts, base, configs = lora_parts(model, adapter_name), base_model_of(model), getattr(model, "peft_config", {})
     if configs and adapter_name not in configs:
@@ -192,6 +199,7 @@ def attach_gates(
             f"check target_modules={targets} against its module names, e.g. {linear!r}."
         )
     check_names(lora_layers(model, adapter_name))
+    paths = paths_of(model)
     if (scheme := init_that_changes_base(model, adapter_name)) is not None:
         raise ValueError(
             f"The search needs the base model as it is, and init_lora_weights={scheme!r} alters it. Leave it out "
@@ -204,17 +212,14 @@ def attach_gates(
                 f"{name!r} has the gates of an earlier search. Call gates.remove() or gates.bake() of that search "
                 "first, or load the model anew."
             )
-        owner = base.get_submodule(name.rpartition(".")[0])  # nn.MultiheadAttention reads the weight of its out_proj
+        owner = base.get_submodule(
+            paths[layer].rpartition(".")[0]
+        )  # nn.MultiheadAttention reads the weight of its out_proj
         unused = isinstance(layer, MultiheadAttention) or isinstance(owner, nn.MultiheadAttention)
         if unused or not isinstance(layer.lora_A[adapter_name], nn.Linear):
             kind = type(owner if isinstance(owner, nn.MultiheadAttention) else layer.get_base_layer()).__name__
             raise ValueError(
                 f"The search gates linear layers, got {kind} at {name!r}. Leave it out: exclude_modules=[{name!r}]."
-            )
-        if isinstance(layer, ParamWrapper):
-            raise ValueError(
-                f"The search gates linear layers, got a parameter, as of experts, at {name!r}. Name linear layers in "
-                "target_modules, and none in target_parameters."
             )
         if adapter_name in getattr(layer, "lora_variant", {}):
             variant = type(layer.lora_variant[adapter_name]).__name__

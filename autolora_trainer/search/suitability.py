@@ -5,8 +5,10 @@ from peft import LoraConfig, PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
 from transformers import Trainer
 
+from autolora_trainer.lora.experts import routers, within
 from autolora_trainer.lora.parts import lora_layers
-from autolora_trainer.lora.targets import refuse_stacked
+from autolora_trainer.lora.targets import refuse_dropout
+from autolora_trainer.names import named
 from autolora_trainer.training.passes import check_smoothing
 
 OWN_FORWARD = ("sentence_transformers", "setfit")  # packages whose models take other inputs than transformers' models
@@ -48,7 +50,7 @@ def check_model(model, peft_config: LoraConfig | None, smoothing: float = 0.0) -
         )
     else:
         check_config(peft_config)
-        refuse_stacked(model, peft_config)
+        refuse_dropout(model, peft_config)
     check_smoothing(model, smoothing)
 
 
@@ -96,6 +98,11 @@ def check_adapter(model: PeftModel, adapter_name: str = "default") -> None:
         return
     check_kind(model.peft_config[adapter_name])
     layers = lora_layers(model, adapter_name)
+    if routing := within(routers(model), layers):
+        raise ValueError(
+            f"The search adapts no routers, and the adapter does ({named(routing)}). Give the model without an "
+            "adapter, and the LoraConfig as peft_config: routers are then left out."
+        )
     active = model.active_adapters
     if list(active) != [adapter_name]:
         raise ValueError(

@@ -166,7 +166,8 @@ def _compressed(model, adapter_name: str, chosen, found, curve, largest) -> Comp
     config, tensors = cut(model, chosen, adapter_name)
     parts = cuttable_parts(model, adapter_name)
     modules = {
-        name: ModuleRank(len(chosen.get(name, ())), (), tuple(found[name].tolist()) if found else ()) for name in parts
+        name: ModuleRank(len(chosen.get(name, ())), (), tuple(found[name].tolist()) if found else (), part.experts)
+        for name, part in parts.items()
     }
     ranks = LearnedRanks(
         modules, public_model_name(model), fingerprint(model, parts), max(part.rank for part in parts.values()),

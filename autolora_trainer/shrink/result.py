@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 
+from autolora_trainer.compat import patterns_of_parameters
 from autolora_trainer.drawing import drawn, figure_svg
 from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.hub.push import check_repo_id, push_to_hub
@@ -63,7 +64,8 @@ class CompressedAdapter:
     def load(self, base_model: torch.nn.Module) -> PeftModel:
         """The adapter on its base model, as `PeftModel.from_pretrained` would load it; parts of fused projections stay
         apart in a training that follows."""
-        model = get_peft_model(base_model, copy.deepcopy(self.config))
+        with patterns_of_parameters():
+            model = get_peft_model(base_model, copy.deepcopy(self.config))
         split_parts(model, self.ranks.ranks)
         set_peft_model_state_dict(model, dict(self.tensors))
         return model.eval()

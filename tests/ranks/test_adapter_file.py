@@ -8,9 +8,10 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
-from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.lora.parts import lora_layers, lora_parts
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.ranks.learned import LearnedRanks
+from tests.helpers.experts import mixture
 from tests.helpers.models import tiny_llama, tiny_roberta
 
 
@@ -56,12 +57,44 @@ def test_names_of_other_adapters_and_dtypes(tmp_path):
     assert found.dtypes == ("BF16",) and found.other_parameters > 0  # the head
 
 
-def test_experts_share_a_tensor_and_have_the_rank_of_the_config(tmp_path):
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_parameters": ["mlp.experts.gate_up_proj"]}
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": "all-linear"},  # which PEFT turns into bare names, at two ranks
+        {"target_parameters": ["experts.gate_up_proj"]},
+        {"target_parameters": ["experts.gate_up_proj", "1.mlp.experts.down_proj"], "rank_pattern": {"down_proj": 3}},
+        {"target_parameters": ["gate_up_proj", "down_proj"], "rank_pattern": {"0.mlp.experts.down_proj": 1}},
+    ],
+)
+def test_experts_share_a_tensor_and_have_the_rank_of_the_config(tmp_path, kind, settings):
+    """Whatever wrapper of a module they are of."""
+    model = get_peft_model(mixture(kind), LoraConfig(r=2, lora_alpha=8, **{"target_modules": ["q_proj"], **settings}))
+    model.save_pretrained(tmp_path)
+    found, parts = AdapterFile.from_pretrained(tmp_path), lora_parts(model)
+    assert found.ranks == {name: part.rank for name, part in parts.items()}
+    assert found.scales == {name: part.scaling for name, part in parts.items()}
+    assert found.experts == {name: part.experts for name, part in parts.items() if part.experts}
+    assert found.parameters == sum(part.cost * part.rank for part in parts.values())
+
+
+def test_unlike_ranks_tell_which_wrapper_is_of_which_parameter(tmp_path):
+    """Of a model that has them in another order; PEFT sorts rank_pattern by name."""
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"experts.down_proj": 3}}
+    config["target_parameters"] = ["experts.down_proj", "experts.up_proj"]
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    name = "base_model.model.model.layers.0.mlp.experts.lora_A.weight"
-    save_file({name: torch.zeros(8, 5)}, tmp_path / "adapter_model.safetensors")  # four experts
-    assert AdapterFile.from_pretrained(tmp_path).ranks == {"model.layers.0.mlp.experts": 2}
+    inner, outer = (f"base_model.model.h.experts{name}.lora_A.weight" for name in (".base_layer", ""))
+    save_file({inner: torch.zeros(12, 5), outer: torch.zeros(8, 5)}, tmp_path / "adapter_model.safetensors")
+    found = AdapterFile.from_pretrained(tmp_path)
+    assert found.names == {"h.experts": "h.experts.up_proj", "h.experts.base_layer": "h.experts.down_proj"}
+    assert found.ranks == {"h.experts.up_proj": 2, "h.experts.down_proj": 3} and set(found.experts.values()) == {4}
+
+
+def test_parameters_that_a_config_does_not_tell_keep_the_name_of_their_module(tmp_path):
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_parameters": ["mlp.up", "mlp.gate"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file({"base_model.model.h.mlp.lora_A.weight": torch.zeros(8, 5)}, tmp_path / "adapter_model.safetensors")
+    assert AdapterFile.from_pretrained(tmp_path).ranks == {"h.mlp": 8}
 
 
 def test_what_is_no_lora_adapter_is_refused(tmp_path):

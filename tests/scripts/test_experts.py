@@ -1,11 +1,15 @@
-"""Experts and routers have no ranks, and no dropout; every method says so, and what to type."""
+"""Experts have ranks, and no dropout; what a method cannot do with them it says, and what to type."""
+
+import json
 
 import pytest
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, MixtralConfig, MixtralForCausalLM, set_seed
 
 import run_nlg
 from autolora_trainer import LearnedRanks
+from autolora_trainer.commands import cli
 from autolora_trainer.errors import UsageError
+from autolora_trainer.ranks.adapter_file import AdapterFile
 from tests.helpers.commands import as_argv
 from tests.helpers.models import byte_tokenizer, tiny_llama
 from tests.helpers.rows import write_rows
@@ -51,36 +55,44 @@ def command(place, kind, **changes):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "typed",
-    [
-        {},
-        {"lora_dropout": 0.0},
-        {"method": "uniform"},
-        {"method": "svd", "lora_dropout": 0.0},
-        {"lora_target_modules": ["gate_proj", "up_proj"]},
-    ],
-)
-def test_a_method_with_ranks_names_the_linear_layers(place, tmp_path, kind, typed):
-    """Whatever the dropout: without it the message would be the next one."""
+@pytest.mark.parametrize("typed", [{}, {"method": "lora"}, {"lora_target_modules": ["gate_proj", "up_proj"]}])
+def test_dropout_of_experts_is_refused(place, tmp_path, kind, typed):
     if "lora_target_modules" in typed and kind == "mixtral":
         return  # has no module of such a name
     with pytest.raises(UsageError) as error:
         run_nlg.main(command(place, kind, output_dir=tmp_path / "o", **typed))
     said, targets = str(error.value), " ".join(typed.get("lora_target_modules", ["all-linear"]))
-    assert said.startswith(f"--method {typed.get('method', 'autolora')} finds ranks of linear layers, and ")
-    assert f"--lora_target_modules {targets} takes experts and routers of {KINDS[kind][0].__name__} too" in said
-    assert said.endswith(f"Type --lora_target_modules {LAYERS[kind]}, or type --method lora --lora_dropout 0.")
+    assert said.startswith("--lora_dropout 0.1 is for linear layers, and --lora_target_modules ")
+    assert f"--lora_target_modules {targets} takes experts of {KINDS[kind][0].__name__} too" in said
+    assert said.endswith(f"Type --lora_target_modules {LAYERS[kind]}, or --lora_dropout 0.")
     assert "base_layer" not in said and not (tmp_path / "o").exists()
 
 
-def test_plain_lora_adapts_experts_without_dropout(place, tmp_path):
-    with pytest.raises(
-        UsageError, match="--lora_dropout 0.1 is for linear layers, and --lora_target_modules all-line"
-    ):
-        run_nlg.main(command(place, "mixtral", output_dir=tmp_path / "o", method="lora"))
-    run_nlg.main(command(place, "mixtral", output_dir=tmp_path / "o", method="lora", lora_dropout=0.0))
-    assert any("experts" in name for name in LearnedRanks.from_pretrained(tmp_path / "o").ranks)
+@pytest.mark.parametrize("method", ["adalora", "eva"])
+def test_methods_of_linear_layers_alone_name_them(place, tmp_path, method):
+    with pytest.raises(UsageError, match=f"--method {method} is for linear layers.*Type --lora_target_modules k_proj"):
+        run_nlg.main(command(place, "mixtral", output_dir=tmp_path / "o", method=method, lora_dropout=0.0, size=None))
+
+
+@pytest.mark.parametrize("method", ["autolora", "svd", "lora"])
+def test_experts_are_searched_trained_and_read_again(place, tmp_path, capsys, caplog, method):
+    kind, typed = "deepseek" if method == "svd" else "mixtral", {"method": method, "lora_dropout": 0.0}
+    run_nlg.main(command(place, kind, output_dir=tmp_path / "o", **typed))
+    found = LearnedRanks.from_pretrained(tmp_path / "o")
+    assert any("experts" in name and rank for name, rank in found.ranks.items())
+    assert not any("gate.weight" in name for name in found.ranks)
+    scores = json.loads((tmp_path / "o" / "all_results.json").read_text())
+    run_nlg.main(command(place, kind, output_dir=tmp_path / "o", do_train=False, do_eval=True, **typed))
+    again = json.loads((tmp_path / "o" / "all_results.json").read_text())
+    assert again["eval_loss"] == pytest.approx(scores["eval_loss"], abs=1e-6)
+    assert f"experts ('model.layers.{int(method == 'svd')}.mlp.experts.gate_up_proj' and" in caplog.text
+    if method == "autolora":
+        cli.main(["export", str(tmp_path / "o"), "--format", "adapter", "--output", str(tmp_path / "start")])
+        assert (
+            AdapterFile.from_pretrained(tmp_path / "start").ranks == AdapterFile.from_pretrained(tmp_path / "o").ranks
+        )
+        cli.main(["export", str(tmp_path / "o"), "--format", "trl"])
+        assert "target_parameters=[" in capsys.readouterr().out
 
 
 def test_what_the_message_says_to_type_works(place, tmp_path):

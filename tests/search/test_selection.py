@@ -220,7 +220,7 @@ def test_embedding_and_dora_are_refused():
     [
         ({"target_modules": ["attention"]}, "got MultiheadAttention at 'attention'. Leave it out: exclude"),
         ({"target_modules": ["out_proj"]}, "got MultiheadAttention at 'attention.out_proj'. Leave it out"),
-        ({"target_parameters": ["linear.weight"]}, "got a parameter, as of experts, at 'linear'. Name"),
+        ({"target_parameters": ["out_proj.weight"]}, "got MultiheadAttention at 'attention.out_proj.weight'. Leave"),
     ],
 )
 def test_layers_whose_lora_A_is_never_called_are_refused(config, sentence):

@@ -4,15 +4,13 @@ import types
 
 import pytest
 import torch
-import transformers as hf
 from datasets import Dataset, DatasetDict
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Trainer
 
 from autolora_trainer import AutoLoraMixin, AutoLoraTrainer, build_adapter, compress, find_ranks
-from autolora_trainer.lora.targets import stacked_targets, whole_layers
-from tests.helpers.models import lora, tiny_llama, tiny_roberta
+from tests.helpers.models import lora, tiny_roberta
 from tests.helpers.ranks import learned
 from tests.helpers.rows import rows
 from tests.helpers.trainings import LORA, StopAt, arguments, searcher
@@ -155,38 +153,6 @@ MODELS = [
 def test_models_that_are_none_of_transformers(tmp_path, build, settings, reason):
     with pytest.raises(ValueError, match=reason):
         search(tmp_path, build(), settings)
-
-
-# ---- experts
-
-EXPERTS = {
-    "mixtral": lambda: tiny_llama(hf.MixtralForCausalLM, hf.MixtralConfig, num_local_experts=2, num_experts_per_tok=1),
-    "qwen3_moe": lambda: tiny_llama(
-        hf.Qwen3MoeForCausalLM, hf.Qwen3MoeConfig, moe_intermediate_size=8, num_experts=2, num_experts_per_tok=1
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", EXPERTS)
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_experts_and_routers_are_named_whatever_the_dropout(tmp_path, kind, dropout):
-    settings = LoraConfig(target_modules="all-linear", lora_dropout=dropout)
-    reason = r"down_proj, gate.weight, gate_up_proj.*target_modules=\['k_proj', 'o_proj', 'q_proj', 'v_proj'\]"
-    with pytest.raises(ValueError, match=reason):
-        search(tmp_path, EXPERTS[kind](), settings)
-    model, named = EXPERTS[kind](), LoraConfig(target_modules=["q_proj", "v_proj"], lora_dropout=dropout)
-    assert len(search(tmp_path, model, named).gates.names) == 4  # what the line says to type works
-
-
-def test_targets_are_read_as_peft_reads_them():
-    mixtral, settings = EXPERTS["mixtral"](), LoraConfig(target_modules="all-linear")
-    assert stacked_targets(tiny_llama(), settings) == [] and "down_proj" in whole_layers(tiny_llama(), settings)
-    assert stacked_targets(mixtral, LoraConfig(target_modules=["q_proj", "w1", "w2", "w3"])) == [
-        "down_proj", "gate_up_proj",
-    ]  # fmt: skip
-    assert stacked_targets(mixtral, LoraConfig(target_modules=["w1"])) == ["w1"]  # which PEFT cannot take alone
-    assert stacked_targets(mixtral, LoraConfig(target_parameters=["experts.down_proj"])) == ["experts.down_proj"]
-    assert stacked_targets(torch.nn.Linear(2, 2), settings) == [] and settings.target_modules == "all-linear"
 
 
 # ---- rows
