@@ -38,6 +38,7 @@ class Glue(TaskKind):
     task_type = "SEQ_CLS"
     task_names = list(glue.GLUE_TASKS)
     auto_class = AutoModelForSequenceClassification
+    pads_either_side = True
 
     def load_rows(self, request: Request):
         data, model = request.data, request.model

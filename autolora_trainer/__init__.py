@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autolora_trainer.search.trainer import AutoLoraMixin, AutoLoraTrainer
     from autolora_trainer.shrink.compressing import compress
     from autolora_trainer.shrink.result import CompressedAdapter
+    from autolora_trainer.training.passes import fix_loss_scale
 
 # on some CPUs bitsandbytes, which PEFT imports where it is there, misses another package at every start
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -31,6 +32,7 @@ HOMES = {  # loaded when they are asked for: torch and transformers take seconds
     "build_adapter": "ranks.adapter",
     "compress": "shrink.compressing",
     "find_ranks": "find.rank_search",
+    "fix_loss_scale": "training.passes",
 }
 __all__ = [
     "AutoLoraMixin",
@@ -45,6 +47,7 @@ __all__ = [
     "build_adapter",
     "compress",
     "find_ranks",
+    "fix_loss_scale",
 ]
 
 

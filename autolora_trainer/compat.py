@@ -15,7 +15,8 @@ from huggingface_hub.utils import _http
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
-from transformers import Trainer
+from torch.nn import Parameter
+from transformers import PreTrainedModel, Trainer
 
 # Private methods of Trainer that this package overrides or calls: without one of them a resume would not be exact, a
 # bad step not skipped, or rows not in their order, and nothing would say so.
@@ -68,6 +69,16 @@ def silence_known_warnings() -> None:
     # TRL 1.16 computes logits for those who ask for outputs, which held-out losses by row need. Until TRL 2.
     warnings.filterwarnings("ignore", message="`return_outputs=True`", category=FutureWarning)
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT finds Conv1D by itself
+
+
+def drawn_parameters(model) -> set:
+    """The parameters of a model that its checkpoint lacks, and that `from_pretrained` has drawn at random. It says so
+    in a warning alone; since transformers 5 it marks what it has loaded. Empty for a model that came another way (from
+    a configuration, a copy, moved by accelerate): nothing is known of it then.
+    """
+    parameters = list(model.parameters()) if isinstance(model, PreTrainedModel) else []
+    loaded = [p for p in parameters if getattr(p, "_is_hf_initialized", False) or type(p) is not Parameter]
+    return set(parameters) - set(loaded) if 2 * len(loaded) > len(parameters) else set()
 
 
 @contextmanager

@@ -31,12 +31,12 @@ def load_matplotlib():
 
 
 @contextmanager
-def drawn(what: str) -> Iterator[None]:
-    """Inside, a picture that fails is a warning: none is worth a run."""
+def drawn(what: str, how: str = "drawn") -> Iterator[None]:
+    """Inside, a picture, or a card, that fails is a warning: none is worth a run."""
     try:
         yield
     except Exception as error:  # of a font, a disk, a library
-        logger.warning("%s was not drawn: %s", what, one_line(error))
+        logger.warning("%s was not %s: %s", what, how, one_line(error))
 
 
 def style():

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from transformers import Trainer, TrainingArguments
 
-from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, build_adapter
+from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, build_adapter, fix_loss_scale
 
 
 class SameSign(nn.Module):
@@ -71,7 +71,8 @@ def main(argv=None):
     adapted = build_adapter(SameSign(), search.learned_ranks, lora)
     search.start_retrain(adapted)  # begin where the search ended; without this line: with the pre-trained model
     arguments = TrainingArguments(options.output, max_steps=options.steps, save_strategy="no", **shared)
-    Trainer(adapted, arguments, train_dataset=data, data_collator=collate).train()
+    trainer = Trainer(adapted, arguments, train_dataset=data, data_collator=collate)
+    fix_loss_scale(trainer).train()  # whatever the model, accumulated batches are one batch
     adapted.save_pretrained(options.output)
 
     loaded = PeftModel.from_pretrained(SameSign(), options.output).eval()

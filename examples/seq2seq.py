@@ -18,7 +18,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
-from autolora_trainer import AutoLoraMixin, AutoLoraTrainingArguments, build_adapter
+from autolora_trainer import AutoLoraMixin, AutoLoraTrainingArguments, build_adapter, fix_loss_scale
 
 
 @dataclass
@@ -69,7 +69,7 @@ def main(argv=None):
         adapted,
         Seq2SeqTrainingArguments(options.output, max_steps=options.steps, **shared),
     )
-    retrain.train()
+    fix_loss_scale(retrain).train()  # with gradient accumulation transformers' gradient of T5 and BART is too large
     retrain.save_model()
     print(f"adapter and ranks.json in {options.output}")
 

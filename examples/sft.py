@@ -15,7 +15,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from autolora_trainer import AutoLoraMixin, AutoLoraTrainingArguments, build_adapter
+from autolora_trainer import AutoLoraMixin, AutoLoraTrainingArguments, build_adapter, fix_loss_scale
 
 
 @dataclass
@@ -62,7 +62,7 @@ def main(argv=None):
         train_dataset=data,
         processing_class=tokenizer,
     )
-    trainer.train()
+    fix_loss_scale(trainer).train()  # for models that take no count of a step's tokens; nothing for Llama and most
     trainer.save_model()
     print(f"adapter and ranks.json in {options.output}")
 

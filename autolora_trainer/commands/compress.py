@@ -5,7 +5,7 @@ import tempfile
 
 import torch
 
-from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
+from autolora_trainer.commands.data import load_tokenizer, read_rows, settle_padding, task_of
 from autolora_trainer.commands.export import check_new
 from autolora_trainer.commands.surroundings import one_bar, pushed, repository
 from autolora_trainer.errors import is_first_process
@@ -13,6 +13,7 @@ from autolora_trainer.hub_client import bounded_waits
 from autolora_trainer.machine import is_terminal
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.shrink.compressing import compress
+from autolora_trainer.shrink.given import load_given
 from autolora_trainer.shrink.result import CompressedAdapter
 from autolora_trainer.training.processes import launched
 
@@ -44,7 +45,8 @@ def _compressed(options, base: str) -> CompressedAdapter:
         return compress(options.adapter, rank=options.rank if options.energy is None else options.energy, **shared)
     rows, tokenizer = read_rows(options.eval_file), load_tokenizer(options.adapter, base)
     task, rows = task_of(rows, options.eval_file, tokenizer, options.max_length)
-    train_rows = None
+    model, train_rows = load_given(options.adapter, base, options.device_map), None
+    settle_padding(model, tokenizer, task, rows)
     if options.train_file is not None:
         _, train_rows = task_of(read_rows(options.train_file), options.train_file, tokenizer, options.max_length)
     with tempfile.TemporaryDirectory() as folder:
@@ -54,6 +56,6 @@ def _compressed(options, base: str) -> CompressedAdapter:
             disable_tqdm=not is_terminal(sys.stderr), logging_strategy="no", **task.own_arguments,
         )  # fmt: skip
         return compress(
-            options.adapter, rows, args=args, trainer_class=task.trainer_class, train_dataset=train_rows,
+            model, rows, args=args, trainer_class=task.trainer_class, train_dataset=train_rows,
             heal_steps=options.heal_steps, **task.prepared, **shared,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from autolora_trainer.errors import sentence
 from autolora_trainer.files import check_regular
 from autolora_trainer.find.arguments import TEXT_ROWS
 from autolora_trainer.tasks.files import READERS, check_columns, read_columns, shown_columns, shown_value
+from autolora_trainer.training.padding import align_tokens, settle_side
 
 logger = logging.getLogger("autolora_trainer")
 
@@ -129,6 +130,10 @@ def _classification(rows: Dataset, path: str, tokenizer, max_length: int) -> tup
             "from 0, one after the other."
         )
     made = rows.map(tokenized, batched=True, remove_columns=[n for n in rows.column_names if n != "label"])
+    if empty := [row for row, ids in enumerate(made["input_ids"][:], 1) if not ids]:
+        raise ValueError(
+            f"{path}, row {empty[0]}: its text is no token of this model. Write one, or leave the row out."
+        )
     prepared = {"data_collator": DataCollatorWithPadding(tokenizer)}
     labels = max(2, max(values) + 1)
     task = Task(Trainer, TrainingArguments, "AutoModelForSequenceClassification", "SEQ_CLS", labels, {}, prepared)
@@ -159,6 +164,21 @@ def _text_columns(rows: Dataset, path: str) -> list[str]:
             "two columns of text."
         )
     return texts
+
+
+def settle_padding(model, tokenizer, task: Task, rows: Dataset) -> None:
+    """Let a classifier read its rows as it would read them alone.
+
+    Raises:
+        ValueError: for a model that cannot.
+    """
+    collate = task.prepared.get("data_collator")
+    align_tokens(model, tokenizer)
+    if collate is not None and settle_side(model, tokenizer, collate, rows, ("right", "left")):
+        raise ValueError(
+            f"what {type(model).__name__} computes of a row depends on the rows beside it, wherever they are padded. "
+            "Give another model."
+        )
 
 
 def load_tokenizer(source: str, base_model: str):

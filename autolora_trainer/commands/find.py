@@ -8,9 +8,10 @@ import transformers
 from peft import LoraConfig
 from transformers import set_seed
 
-from autolora_trainer.commands.data import load_tokenizer, read_rows, task_of
+from autolora_trainer.commands.data import load_tokenizer, read_rows, settle_padding, task_of
 from autolora_trainer.commands.export import TEXTS, check_new, export, write_adapter
 from autolora_trainer.commands.surroundings import one_bar, pushed, repository
+from autolora_trainer.drawing import drawn
 from autolora_trainer.errors import is_first_process, sentence
 from autolora_trainer.files import refuse_links
 from autolora_trainer.find.rank_search import RankSearch
@@ -45,8 +46,14 @@ def run(options) -> str:
     else:
         check_new(options.output_dir)
     one_bar()
-    search = _search(options).run(options.resume_from_checkpoint)
-    return "\n".join(_written(search, options, repo_id)) if is_first_process() else ""
+    search = _search(options).run(options.resume_from_checkpoint, keep_checkpoints=True)
+    if not is_first_process():
+        return ""
+    lines = _written(search, options, repo_id)
+    search.end()  # from here on nothing is lost
+    if repo_id is not None:
+        lines.insert(-1, pushed(options, os.path.join(options.output_dir, ADAPTER), repo_id))
+    return "\n".join(lines)
 
 
 def _search(options) -> RankSearch:
@@ -64,7 +71,7 @@ def _search(options) -> RankSearch:
         model = kind.from_pretrained(options.model, device_map=options.device_map, trust_remote_code=False, **labels)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{options.model} does not load as {task.model_class}: {sentence(error)}") from error
-    model.config.pad_token_id = tokenizer.pad_token_id
+    settle_padding(model, tokenizer, task, rows)
     targets = options.lora_target_modules
     settings = {"r": options.lora_r, "lora_alpha": options.lora_alpha, "task_type": task.task_type}
     args = task.arguments(
@@ -97,9 +104,8 @@ def _written(search: RankSearch, options, repo_id: str | None) -> list[str]:
         what = "a trainable adapter with what the search has learned"
         end = [write_adapter(search.config, search.start, start, form, options.pad, what)]
         save_findings(ranks, start, search.parameters)
-        write_adapter_card(start, ranks, SENTENCE, size, "start", options.typed, repo_id)
+        with drawn("README.md", "written"):
+            write_adapter_card(start, ranks, SENTENCE, size, "start", options.typed, repo_id)
         write_record(start, before)
     save_findings(ranks, folder, search.parameters)
-    if repo_id is not None:
-        end.append(pushed(options, start, repo_id))
     return [*lines, *end, f"ranks.json, curve.json and pictures in {folder}"]

@@ -23,6 +23,7 @@ from autolora_trainer.find import resuming
 from autolora_trainer.find.arguments import search_arguments, task_type_of, trainer_of
 from autolora_trainer.heldout.split import check_rows, check_set
 from autolora_trainer.lora.cut import check_cuttable
+from autolora_trainer.lora.fresh import untrained_fresh, with_modules
 from autolora_trainer.lora.heads import WHOLE_HEADS
 from autolora_trainer.machine import naming_a_full_disk
 from autolora_trainer.ranks.adapter import save_adapter
@@ -101,12 +102,13 @@ class RankSearch:
     def curve(self) -> Curve | None:
         return None if self.ranks is None else self.ranks.curve
 
-    def run(self, resume_from_checkpoint: bool = False) -> "RankSearch":
+    def run(self, resume_from_checkpoint: bool = False, keep_checkpoints: bool = False) -> "RankSearch":
         """Search; the model is given back as it came, after an exception and Ctrl-C too.
 
         Args:
             resume_from_checkpoint: go on with the search in `output_dir` that was interrupted; it is then the same
                 search, bit for bit.
+            keep_checkpoints: leave the last one in `output_dir` until `end`, once what was found is written.
         """
         if resume_from_checkpoint and self.output_dir is None:
             raise ValueError(
@@ -123,7 +125,7 @@ class RankSearch:
                 if resume_from_checkpoint:
                     checkpoint = resuming.go_on(trainer, folder)
                 else:
-                    resuming.end(trainer, folder)  # an earlier search, whose checkpoints are not of this one
+                    resuming.end(folder)  # an earlier search, whose checkpoints are not of this one
                     resuming.begin(trainer, folder)
                 trainer.add_callback(CheckpointManifest(keep=1))
                 trainer.add_callback(termination)
@@ -133,12 +135,19 @@ class RankSearch:
                 termination.restore()
             termination.check(trainer.state)
             self._keep(trainer, given)
-            resuming.end(trainer, folder)
+        if not keep_checkpoints:
+            self.end()
         return self
+
+    def end(self) -> None:
+        """Remove the checkpoints of the search."""
+        if self.output_dir is not None:
+            resuming.end(os.path.join(self.output_dir, SEARCH_FOLDER))
 
     def _trainer(self, folder: str) -> tuple[Trainer, LoraConfig]:
         """The trainer of the search, and the LoRA settings that it was given."""
         base, given = self._base()
+        whole = with_modules(given, untrained_fresh(base, given)[0])  # as the search completes it
         settings = {**self.settings, "output_dir": folder}
         if settings["size"] == "same":
             settings["size"] = f"lora:{given.r}"
@@ -159,7 +168,7 @@ class RankSearch:
             return Forecast("find", passes, args.per_device_train_batch_size, trainer.model, speaks)
 
         trainer.add_callback(StepForecast(forecast, trainer.expected_passes(1)[0]))
-        return trainer, given
+        return trainer, whole
 
     def _keep(self, trainer, given: LoraConfig) -> None:
         """Take from a trainer what it has found."""

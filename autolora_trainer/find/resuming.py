@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 
+from autolora_trainer.errors import is_first_process
 from autolora_trainer.files import read_json, refuse_links, write_json
 from autolora_trainer.ranks.adapter import fingerprint
 from autolora_trainer.runs.fingerprints import of_rows
@@ -53,9 +54,9 @@ def go_on(trainer, folder: str) -> str | None:
     return checkpoint
 
 
-def end(trainer, folder: str) -> None:
+def end(folder: str) -> None:
     """Remove the checkpoints of a search that is through."""
-    if trainer.is_world_process_zero() and os.path.exists(os.path.join(folder, SEARCH_FILE)):
+    if is_first_process() and os.path.exists(os.path.join(folder, SEARCH_FILE)):
         for step in checkpoint_steps(folder):
             shutil.rmtree(os.path.join(folder, f"checkpoint-{step}"))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import IterableDataset
 
-from autolora_trainer.heldout.split import split_held_out, split_rows, take
+from autolora_trainer.heldout.split import split_rows, take
 from autolora_trainer.training.shares import IGNORED
 from autolora_trainer.untouched import undrawn
 
@@ -32,8 +32,8 @@ def grouped(links: Sequence[Sequence[Hashable]]) -> tuple[list[int], str]:
         links: for every row what it shares with the rows of its group; the first links equal inputs, those at the end
             may be left out, where they would link more than half of all rows.
     Example:
-        >>> grouped([("ab", "a", "b"), ("cb", "c", "b"), ("ab", "a", "b"), ("de", "d", "e"), ("f", "f", "f")])[0]
-        [0, 0, 0, 3, 4]
+        >>> grouped([("ab", "a", "b"), ("cb", "c", "b"), ("ab", "a", "b"), ("d", "d"), ("e", "e"), ("f", "f")])[0]
+        [0, 0, 0, 3, 4, 5]
     """
     most, groups, sizes = max(map(len, links), default=0), [], Counter()
     for kept in range(most, 0, -1):
@@ -168,25 +168,20 @@ def _are_numbers(value) -> bool:
 
 
 def parted(trainer, val_dataset=None, size_dataset=None):
-    """(D_tr, D_val, rows of D_val that order, rows that judge the size) of a search.
+    """(D_tr, D_val, the groups of D_val's rows) of a search.
 
     Args:
         trainer: its training rows are split, unless `val_dataset` is given, which then is D_val whole.
-        size_dataset: rows that judge the size; None: a half of D_val, where the size is found.
+        size_dataset: rows that judge the size, where they are given too.
     """
-    rows, groups, args = trainer.train_dataset, None, trainer.args
+    rows, args = trainer.train_dataset, trainer.args
     warn_of_own_loader(trainer)
-    if val_dataset is None:
-        groups = groups_of(trainer, rows)
-        train_rows, val_rows = split_rows(rows, args.val_fraction, args.seed, groups)
-        rows, val_dataset = take(rows, train_rows), take(rows, val_rows)
-        groups = groups and [groups[row] for row in val_rows]
-    else:
+    if val_dataset is not None:
         warn_of_shared(trainer, train_dataset=rows, val_dataset=val_dataset, size_dataset=size_dataset)
-        groups = groups_of(trainer, val_dataset) if size_dataset is None and args.finds_size else None
-    if size_dataset is not None or not args.finds_size:
-        return rows, val_dataset, val_dataset, size_dataset
-    return rows, val_dataset, *split_held_out(val_dataset, args.seed, groups)
+        return rows, val_dataset, groups_of(trainer, val_dataset) if size_dataset is None and args.finds_size else None
+    groups = groups_of(trainer, rows)
+    train_rows, val_rows = split_rows(rows, args.val_fraction, args.seed, groups)
+    return take(rows, train_rows), take(rows, val_rows), groups and [groups[row] for row in val_rows]
 
 
 def groups_of(trainer, rows) -> list[int] | None:
@@ -207,7 +202,10 @@ def _known(trainer, rows):
     """`input_links` of the columns that a Trainer's model takes, and of those that tell documents."""
     kept, names = rows, getattr(rows, "column_names", None)
     if isinstance(names, list) and hasattr(rows, "remove_columns"):
-        kept, _ = trainer._as_the_model_takes(rows)
+        try:
+            kept, _ = trainer._as_the_model_takes(rows)
+        except ValueError:  # rows that its Trainer has not prepared
+            return None
         documents = [name for name in DOCUMENTS if name in names and name not in kept.column_names]
         kept = rows.select_columns([*kept.column_names, *documents])
     return input_links(kept, getattr(trainer, "label_names", None) or ())

@@ -19,7 +19,7 @@ def check_set(rows, name: str) -> None:
             f"{name} must be one set of rows, got a dict of them ({', '.join(map(str, rows)) or 'empty'}). Give one."
         )
     if isinstance(rows, Sized) and not len(rows):
-        raise ValueError(f"{name} has no rows. Give some, or leave it out.")
+        raise ValueError(f"{name} has no rows. Give some.")
 
 
 def check_rows(rows, name: str) -> None:
@@ -73,7 +73,7 @@ def split_rows(dataset, val_fraction: float, seed: int, groups: Sequence | None)
         _exchange(val_groups, train_groups, wanted - taken)
     val_rows, train_rows = ([row for own in part for row in own] for part in (val_groups, train_groups))
     if not (val_rows and train_rows):
-        what = "training rows" if groups is None else "different inputs"
+        what = "training rows" if len(together) == len(dataset) else "different inputs"
         raise ValueError(
             f"val_fraction={val_fraction} of {len(dataset)} training rows leaves {len(train_rows)} for D_tr and "
             f"{len(val_rows)} for D_val, and both need examples. Give more {what} or another val_fraction."

@@ -7,6 +7,7 @@ import torch
 
 from autolora_trainer.heldout.passes import ordered_batches, target_loss
 from autolora_trainer.heldout.split import EndlessBatches
+from autolora_trainer.training.own_loss import takes, wants_count
 from autolora_trainer.training.passes import unrecorded
 from autolora_trainer.training.shares import Idle, count_targets
 
@@ -68,12 +69,24 @@ class HeldOutMixin:
     def _mean_loss(self, inputs):
         """(mean loss, outputs) by Trainer's own `compute_loss`, which leaves no records."""
         asked = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        with self.compute_loss_context_manager(), unrecorded(self):
-            found = self.compute_loss(self.model, dict(inputs), return_outputs=True)
+        more = {"return_outputs": True} if takes(self.compute_loss, "return_outputs") else {}
+        with self.compute_loss_context_manager(), unrecorded(self), self._alone():
+            if wants_count(self):
+                more["num_items_in_batch"] = self._get_num_items_in_batch([inputs], self.args.device)
+            found = self.compute_loss(self.model, dict(inputs), **more)
         for parameter, asks in asked:  # DPO and its like switch to a reference adapter and back, which turns it on
             if parameter.requires_grad != asks:
                 parameter.requires_grad_(asks)
-        return found
+        return found if isinstance(found, tuple) else (found, {})  # some give no outputs, asked or not
+
+    @contextmanager
+    def _alone(self):
+        """Inside, a count of items is that of this process, whose mean it makes."""
+        average, self.args.average_tokens_across_devices = self.args.average_tokens_across_devices, False
+        try:
+            yield
+        finally:
+            self.args.average_tokens_across_devices = average
 
     @contextmanager
     def _plain_loss(self):

@@ -130,6 +130,11 @@ def snippet_of(folder, auto_class, base_model, shown_base, repo_id, library) -> 
     lines.append(f"model = {auto_class}.from_pretrained(base{f', num_labels={labels}' if labels else ''})")
     lines.append(f"model = {load}(model, adapter)")
     lines.append(f"tokenizer = AutoTokenizer.from_pretrained({'adapter' if has_tokenizer else 'base'})")
+    if "SequenceClassification" in auto_class:
+        if not has_tokenizer:
+            lines.append("tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token")
+        lines.append("config = model.config.get_text_config()  # a text ends before the padding of its batch")
+        lines.append("config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 from autolora_trainer.lora.parts import factors_of
 
@@ -26,9 +27,17 @@ def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def trained_beside_lora(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """{name: parameter} of what is trained beside the factors of a LoRA adapter, whatever it is called."""
+    """{name: parameter} of what is trained beside the factors of a LoRA adapter, whatever it is called; a bias has its
+    name in the base model, whether its module is adapted or not."""
     factors = factors_of(model)
-    return {name: p for name, p in model.named_parameters() if p.requires_grad and p not in factors}
+    wrapped = {f"{name}.base_layer.": f"{name}." for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter not in factors:
+            while (inner := next((key for key in wrapped if name.startswith(key)), None)) is not None:
+                name = wrapped[inner] + name.removeprefix(inner)  # experts have a wrapper for every parameter
+            found[name] = parameter
+    return found
 
 
 @torch.no_grad()
@@ -36,14 +45,3 @@ def set_values(values: dict[torch.nn.Parameter, torch.Tensor]) -> None:
     """Give parameters these values, in place."""
     for parameter, value in values.items():
         parameter.copy_(value)
-
-
-def fresh_modules(model: torch.nn.Module, info: dict) -> list[str]:
-    """Modules outside `HEADS` whose weights a checkpoint lacks, and which transformers has drawn at random: a pooler
-    (DeBERTa; BERT's, of a checkpoint of its masked language model), heads of other names (BART, T5, XLNet). They have
-    to be trained and saved with the adapter: whoever loads it draws others. `info` is that of
-    `output_loading_info=True`."""
-    parameters = {name for name, _ in model.named_parameters()}
-    keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    names = {key.rpartition(".")[0] for key in keys if key in parameters} - {""}
-    return sorted(name for name in names if not any(part.endswith(HEADS) for part in name.split(".")))

@@ -67,10 +67,9 @@ def copy_cut(wide: PeftModel, small: PeftModel) -> None:
         source = sources[name]
         part.lora_A.copy_(source.lora_A[..., : part.rank, :])
         part.set_lora_B(source.lora_B[..., : part.rank] * source.scaling / part.scaling)
-    trained = trained_beside_lora(wide)
-    for name, parameter in small.named_parameters():
-        if name in trained:
-            parameter.copy_(trained[name])
+    trained, own = trained_beside_lora(wide), trained_beside_lora(small)
+    for name in trained.keys() & own.keys():
+        own[name].copy_(trained[name])
 
 
 @contextmanager

@@ -84,16 +84,26 @@ def eva_components(
             )
         return model(**batch)
 
-    components = get_eva_state_dict(
-        model,
-        DataLoader(Subset(dataset, order), batch_size=batch_size, collate_fn=batch_of),
-        config,
-        forward_fn=forward,
-        prepare_layer_inputs_fn=_tokens,
-        gather_distributed_inputs=False,  # every process sees the same batches
-        show_progress_bar=progress,
-    )
+    hooks = [model.get_submodule(name).register_forward_pre_hook(_contiguous) for name in start]
+    try:
+        components = get_eva_state_dict(
+            model,
+            DataLoader(Subset(dataset, order), batch_size=batch_size, collate_fn=batch_of),
+            config,
+            forward_fn=forward,
+            prepare_layer_inputs_fn=_tokens,
+            gather_distributed_inputs=False,  # every process sees the same batches
+            show_progress_bar=progress,
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
     return {name: components[name].float().cpu() for name in start}, seen
+
+
+def _contiguous(layer, args):
+    """PEFT (0.21) takes no other input: BERT's pooler is given the first token of every row, a view."""
+    return (args[0].contiguous(), *args[1:])
 
 
 def _tokens(layer_input, positions, layer_name) -> torch.Tensor:

@@ -27,6 +27,7 @@ from autolora_trainer.lora.targets import named_targets
 from autolora_trainer.methods.base import Built, Job, Method, Plan, peft_type_in
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
 from autolora_trainer.tasks.lengths import longest_row, positions
+from autolora_trainer.training.padding import padding_error, tolerance, two_lengths
 from autolora_trainer.training.processes import refuse_sharding
 from autolora_trainer.training.trainer import FinalTrainer, WholeTensorsTrainer
 from autolora_trainer.values import setting
@@ -223,6 +224,9 @@ def try_two_rows(job: Job, model: PeftModel) -> None:
     model.train()
     if not torch.isfinite(loss):
         raise ValueError(f"its loss on the first two rows is {loss.item()}")
+    pair = None if job.request.data.pad_to_max_length else two_lengths(train)
+    if pair is not None and (error := padding_error(model, job.rows.collator, *pair)) > tolerance(model):
+        raise ValueError(f"what it computes of a row depends on the rows beside it: padding changes it by {error:.0%}")
 
 
 class PeftTypes(Method):

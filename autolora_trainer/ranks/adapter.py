@@ -6,11 +6,12 @@ import tempfile
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import save_file
 
 from autolora_trainer.compat import patterns_of_parameters
 from autolora_trainer.files import read_bounded, replacing, write_atomically
+from autolora_trainer.lora.base_weight import base_weight, packed_tensors
+from autolora_trainer.lora.fresh import untrained_fresh, with_modules
 from autolora_trainer.lora.fused import split_parts
 from autolora_trainer.lora.parts import adaptable_names, base_model_of, base_modules, lora_parts
 from autolora_trainer.names import module_of, named
@@ -26,7 +27,8 @@ def build_adapter(
 
     Args:
         model: the pre-trained model, without an adapter.
-        lora_config: the other LoRA settings (task type, dropout, lora_alpha …).
+        lora_config: the other LoRA settings (task type, dropout, lora_alpha …). Modules that the model's checkpoint
+            lacks are trained and saved too.
         scaling: see `LearnedRanks.to_lora_config`.
     Raises:
         ValueError: if the model lacks one of the modules, or a built rank differs from the learned one.
@@ -35,7 +37,7 @@ def build_adapter(
     config = ranks.to_lora_config(lora_config, scaling=scaling)
     _check_settings(config)
     with patterns_of_parameters():
-        adapted = get_peft_model(model, config)
+        adapted = get_peft_model(model, with_modules(config, untrained_fresh(model, config)[0]))
     split_parts(adapted, ranks.ranks)
     verify_ranks(adapted, ranks)
     return adapted
@@ -89,39 +91,44 @@ def verify_ranks(model: torch.nn.Module, ranks: LearnedRanks) -> None:
             )
 
 
-QUANTIZED = "quantized-"  # how the fingerprint of a quantized model begins
+QUANTIZED = "quantized-"  # how the fingerprint of a quantized model begins,
+PACKED = "packed-"  # and of one that nothing dequantizes
+DIGITS = 16
 
 
-def fingerprint(model: torch.nn.Module, names) -> str:
+def fingerprint(model: torch.nn.Module, names) -> str | None:
     """A short hash of a base model: the names and shapes of `names` and the first 64 values of each weight, as
     bfloat16, so that loading in another precision does not change it. It tells checkpoints apart; it is no signature.
 
-    Quantizing does change the values. The hash of a quantized model is that of its dequantized weights, begins with
-    `quantized-`, and compares only with its like: see `is_other_model`.
+    Quantizing does change the values. The hash of a quantized model is that of its dequantized weights, or of its
+    packed tensors where nothing dequantizes them, begins with `quantized-` or `packed-`, and compares only with its
+    like: see `is_other_model`. None: the weights are not in memory.
     """
-    digest, quantized = hashlib.sha256(), False
+    digest, kinds = hashlib.sha256(), set()
     modules = dict(base_modules(model))
     for name in sorted({module_of(name) for name in names}):
         owner, _, leaf = name.rpartition(".")
         module = modules[name if name in modules else owner]
         layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        if name in modules:
-            weight = dequantize_module_weight(layer)
-            quantized |= weight is not getattr(layer, "weight", None)
-        else:  # a parameter
-            weight = getattr(layer, leaf)
-        head = weight.detach().flatten()[:64].to(torch.bfloat16).float().tolist()
-        digest.update(f"{name} {tuple(weight.shape)}{head!r}".encode())
-    return (QUANTIZED if quantized else "") + digest.hexdigest()[:16]
+        weight = base_weight(layer) if name in modules else getattr(layer, leaf)  # a module's, or a parameter
+        packed = name in modules and weight is not getattr(layer, "weight", None)
+        kinds.add(PACKED if weight is None else QUANTIZED if packed else "")
+        for part, tensor in packed_tensors(layer) if weight is None else [("", weight)]:
+            if tensor.is_meta:
+                return None
+            head = tensor.detach().flatten()[:64].to(torch.bfloat16).float().tolist()
+            digest.update(f"{name}{part} {tuple(tensor.shape)}{head!r}".encode())
+    return next((kind for kind in (PACKED, QUANTIZED) if kind in kinds), "") + digest.hexdigest()[:DIGITS]
 
 
 def is_other_model(ranks: LearnedRanks, model: torch.nn.Module) -> bool:
     """Whether `ranks` were learned on a checkpoint with other weights than `model`, as far as fingerprints tell; of
-    a quantized and an unquantized model they cannot."""
-    if (learned := ranks.base_model_fingerprint) is None:
+    models that are quantized differently they cannot."""
+    learned = ranks.base_model_fingerprint
+    present = None if learned is None else fingerprint(model, ranks.modules)
+    if learned is None or present is None:
         return False
-    present = fingerprint(model, ranks.modules)
-    return learned != present and learned.startswith(QUANTIZED) == present.startswith(QUANTIZED)
+    return learned != present and learned[:-DIGITS] == present[:-DIGITS]
 
 
 def public_model_name(model) -> str:

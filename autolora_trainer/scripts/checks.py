@@ -21,12 +21,13 @@ from autolora_trainer.lora.experts import stacked_weights
 from autolora_trainer.lora.parts import adaptable_names
 from autolora_trainer.lora.targets import target_lines
 from autolora_trainer.methods.lora import ALL_LINEAR, QUERY_VALUE
-from autolora_trainer.names import SEPARATOR, module_of
+from autolora_trainer.names import module_of
 from autolora_trainer.runs.record import recorded
-from autolora_trainer.scripts.job import NO_FILES
+from autolora_trainer.scripts.request import NO_FILES
 from autolora_trainer.tasks.lengths import longest_row, positions
+from autolora_trainer.training.padding import counts_from_padding, settle_side, two_lengths
 from autolora_trainer.training.passes import check_smoothing
-from autolora_trainer.training.processes import refuse_sharding, sharding
+from autolora_trainer.training.processes import sharding
 from autolora_trainer.values import check_choice
 
 
@@ -201,6 +202,29 @@ def check_positions(job) -> None:
             )
 
 
+def check_padding(job) -> None:
+    """A row has one score, whatever is beside it: rows are padded on the side where the model passes over padding."""
+    tokenizer, model = job.rows.tokenizer, job.source.loaded()
+    own, counted = tokenizer.padding_side, counts_from_padding(model)
+    if counted not in (None, tokenizer.pad_token_id):
+        raise ValueError(
+            f"The tokenizer pads with token {tokenizer.pad_token_id}, and {type(model).__name__} counts positions "
+            f"from its own padding token, {counted}. Give its own tokenizer with --tokenizer_name."
+        )
+    sides = ("right", "left") if job.request.task.pads_either_side else (own,)
+    rows = next(filter(two_lengths, job.rows.datasets.values()), None)
+    if rows is None or job.request.data.pad_to_max_length:
+        return
+    if errors := settle_side(model, tokenizer, job.rows.collator, rows, sides):
+        raise ValueError(
+            f"What {type(model).__name__} computes of a row depends on the rows beside it: padding on the "
+            f"{' or '.join(errors)} changes it by {min(errors.values()):.0%}. Add --pad_to_max_length, so that all "
+            "rows have one length, or give another model."
+        )
+    if tokenizer.padding_side != own:
+        job.say(f"rows are padded on the {tokenizer.padding_side}, and not on the {own} as this tokenizer does")
+
+
 def check_targets(job) -> None:
     """PEFT is content where one of several targets is there, and passes over the others."""
     base, targets = job.source.loaded(), job.request.settings.lora_target_modules or []
@@ -230,20 +254,13 @@ def check_best_metric(job) -> None:
 
 
 def check_ranks(job) -> None:
-    """`--ranks` name modules of this model; shards leave fused projections whole."""
+    """`--ranks` name modules of this model."""
     request = job.request
     if not request.training.do_train:
         return
-    names = request.method.adapted(job)  # a LoRA that fits nothing shows here
+    request.method.adapted(job)  # a LoRA that fits nothing shows here
     if job.ranks is not None:
         job.ranks.check_names(adaptable_names(job.source.loaded()))
-    if any(SEPARATOR in name for name in names):
-        # fully_shard replaces the weight that the mask hangs on, and the zeros would be trained (seen with torch 2.13)
-        refuse_sharding(
-            request.training,
-            "A mask over whole gradients keeps the parts of a fused projection apart",
-            "or adapt whole modules (--lora_target_modules)",
-        )
 
 
 def say_experts(job) -> None:
@@ -260,6 +277,7 @@ AFTER_LOADING = (
     check_labels,
     check_vocabulary,
     check_positions,
+    check_padding,
     check_targets,
     check_best_metric,
     check_ranks,

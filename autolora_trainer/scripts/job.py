@@ -29,7 +29,8 @@ from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.report.trackers import spare_the_run
 from autolora_trainer.runs.folder import RunFolder
 from autolora_trainer.runs.outputs import TRIAL_FILE
-from autolora_trainer.scripts.request import Request
+from autolora_trainer.scripts.checks import check_padding
+from autolora_trainer.scripts.request import NO_FILES, Request
 from autolora_trainer.scripts.source import Source
 from autolora_trainer.scripts.task_kind import Rows
 from autolora_trainer.training.cost import CostMeter
@@ -122,21 +123,6 @@ def set_up_logging(training) -> None:
     silence_known_warnings()
 
 
-# the final training's arguments for a trial: the same training, and no files of its own
-NO_FILES = {
-    "do_train": True,
-    "do_eval": False,
-    "do_predict": False,
-    "save_strategy": "no",
-    "eval_strategy": "no",
-    "logging_strategy": "no",
-    "load_best_model_at_end": False,
-    "resume_from_checkpoint": None,
-    "report_to": [],
-    "disable_tqdm": True,
-}
-
-
 def trial_request(request: Request, folder: str) -> Request:
     """What a trial in `folder` is asked for; its task has read no rows, so that a new process can have it."""
     training = dataclasses.replace(request.training, output_dir=folder, **NO_FILES)
@@ -174,6 +160,7 @@ def train_trial(request: Request, ranks: dict[str, int]) -> dict:
     job = Job(request, Source(request), rows, RunFolder(request.output_dir))
     train, held_out = job.split(settings.val_fraction)
     job.rows = dataclasses.replace(rows, datasets={**rows.datasets, "train": train})
+    check_padding(job)
     learned = LearnedRanks(
         {name: ModuleRank(rank, experts=job.source.experts.get(name)) for name, rank in ranks.items()},
         initial_rank=settings.initial_rank,

@@ -11,7 +11,8 @@ from transformers import Trainer, TrainerCallback
 
 from autolora_trainer.errors import UsageError, sentence
 from autolora_trainer.methods.base import Plan
-from autolora_trainer.scripts.job import NO_FILES, Job
+from autolora_trainer.scripts.job import Job
+from autolora_trainer.scripts.request import NO_FILES
 from autolora_trainer.training.processes import sharding
 
 LONG_SEARCH = 20  # steps, from which on a final training that cannot begin is found out too late
@@ -19,8 +20,8 @@ CHANGES = {name: value for name, value in NO_FILES.items() if not name.startswit
 
 
 def rehearse(job: Job, plan: Plan) -> None:
-    """Build every Trainer of the run, let it take one step and evaluate some rows, and throw it away: optimizer,
-    schedule, backend, data loaders and collator are those of the run.
+    """Build every Trainer of the run, let it take one step, evaluate some rows and save the model, and throw it away:
+    optimizer, schedule, backend, data loaders, collator and file of weights are those of the run.
 
     It takes a step or two, and the model once more from disk. So it is done where something hangs on it: where the run
     is to replace another, or has a long search before its final training. Sharded models are left alone.
@@ -31,7 +32,8 @@ def rehearse(job: Job, plan: Plan) -> None:
     request = job.request
     if job.folder.resume.origin is not None or sharding(request.training):
         return
-    if not job.folder.later_files() and request.method.steps_before(job) < LONG_SEARCH:
+    long = request.method.steps_before(job) >= LONG_SEARCH
+    if not (job.folder.later_files() or long or request.training.debug):  # which looks into every layer, and may fail
         return
     for phase, make in request.method.rehearsals(job, plan).items():
         try:
@@ -41,6 +43,7 @@ def rehearse(job: Job, plan: Plan) -> None:
                     trainer.train()
                 trainer.check_finite()
                 _evaluate_some(trainer)
+                trainer.save_model()
                 del trainer
         except UsageError:
             raise

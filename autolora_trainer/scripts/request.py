@@ -13,6 +13,20 @@ from autolora_trainer.values import check_choice
 logger = logging.getLogger("autolora_trainer")
 PLACES = ("output_dir", "logging_dir", "resume_from_checkpoint", "deepspeed")  # of a training: they stay as typed
 
+# the final training's arguments for a trial: the same training, and no files of its own
+NO_FILES = {
+    "do_train": True,
+    "do_eval": False,
+    "do_predict": False,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "logging_strategy": "no",
+    "load_best_model_at_end": False,
+    "resume_from_checkpoint": None,
+    "report_to": [],
+    "disable_tqdm": True,
+}
+
 
 @dataclass(frozen=True)
 class Request:

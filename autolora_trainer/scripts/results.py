@@ -61,19 +61,20 @@ def _write_files(job: Job, built: Built, results: dict, scores: dict) -> None:
             save_selection_history(history, history.removesuffix(".csv") + ".png")
     request.task.save(folder.path)
     sizes = {name: results[name] for name in ("adapter_params", "head_params")}
-    write_model_card(
-        folder.path,
-        built.ranks,
-        base_model=request.hub_id,
-        metrics=scores,
-        card=request.method.card(folder.path),
-        cost=cost,
-        command=cost["command"],
-        **sizes,
-        seed=results["seed"],
-        repo_id=_loadable_id(request),
-        **request.task.card_details(request),
-    )
+    with drawn("README.md", "written"):
+        write_model_card(
+            folder.path,
+            built.ranks,
+            base_model=request.hub_id,
+            metrics=scores,
+            card=request.method.card(folder.path),
+            cost=cost,
+            command=cost["command"],
+            **sizes,
+            seed=results["seed"],
+            repo_id=_loadable_id(request),
+            **request.task.card_details(request),
+        )
     folder.publish(results)
     form = request.method.form
     request.say(format_cost(cost))

@@ -13,14 +13,16 @@ from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import hub_client
 from autolora_trainer.errors import one_line, sentence
+from autolora_trainer.lora.fresh import fresh_modules
 from autolora_trainer.lora.fused import add_lora
-from autolora_trainer.lora.heads import WHOLE_HEADS, fresh_modules
+from autolora_trainer.lora.heads import WHOLE_HEADS
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.lora.targets import linear_names, stacked_targets, whole_layers
 from autolora_trainer.methods.lora import ALL_LINEAR
 from autolora_trainer.names import named
 from autolora_trainer.ranks.adapter import public_model_name
 from autolora_trainer.scripts.model_folder import check_built_size, check_model_folder
+from autolora_trainer.training.padding import align_tokens
 from autolora_trainer.training.passes import RandomState
 
 
@@ -71,7 +73,9 @@ class Source:
         config = load_pretrained(AutoConfig, folder, model)
         check_built_size(self.task.auto_class, config, folder, model.trust_remote_code)
         settings = {"dtype": "float32", "attn_implementation": model.attn_implementation}
-        return load_pretrained(self.task.auto_class, folder, model, **settings)
+        whole = load_pretrained(self.task.auto_class, folder, model, **settings)
+        align_tokens(whole, self.task.tokenizer)
+        return whole
 
     def _load(self) -> torch.nn.Module:
         """With a new head where the task has one; in fp32 but for what `--dtype`, `--load_in_8bit` and
@@ -92,8 +96,7 @@ class Source:
         model.fresh_modules = self.fresh_modules = fresh_modules(model, info)
         if asked.base_model_id:
             model.name_or_path = model.config._name_or_path = asked.base_model_id
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.task.tokenizer.pad_token_id
+        align_tokens(model, self.task.tokenizer)
         return model
 
     # ---- adapters on it

@@ -36,6 +36,7 @@ class TaskKind(ABC):
     task_aliases: dict[str, str] = {}  # {other name: task name}
     own_task: str | None = None  # the task name of a user's own files where none is typed; None: it must be typed
     auto_class = None  # e.g. `AutoModelForSequenceClassification`
+    pads_either_side = False  # whether rows may be padded on the left as well as on the right
     tokenizer = None  # these two are the model's, changed for the task, after `load`
     config = None
     rows: Rows | None = None  # after `load`

@@ -166,6 +166,11 @@ class SearchArguments:
         optional = ("inner_lr", "finite_difference_radius")
         check_effect(self, [name for name in optional if getattr(self, name) is not None])
         self._check_threshold()
+        if self.max_lora_rank is not None and self.rank_rule == "threshold":
+            raise ValueError(
+                "max_lora_rank caps the ranks of contributions, and rank_rule threshold gives a module up to "
+                f"initial_rank, {self.initial_rank}. Lower that, and drop max_lora_rank."
+            )
         if self.min_rank not in (0, 1, None):
             raise ValueError(f"min_rank must be 0 or 1, got {self.min_rank}.")
         check_numbers(

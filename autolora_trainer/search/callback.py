@@ -4,9 +4,10 @@ import csv
 import logging
 import math
 import os
+from contextlib import contextmanager
 
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from autolora_trainer.files import no_link, replacing
 from autolora_trainer.ranks.adapter import fingerprint, public_model_name
@@ -49,6 +50,7 @@ class RankSelectionCallback(TrainerCallback):
         self.search = None  # set by the trainer, which owns the selection variables
         self._last_look: dict[str, int] = {}  # ranks of the best quarter at the look before
         self.settled = False
+        self._origin: tuple[str, str | None] | None = None  # name and fingerprint of the base model
 
     def checkpoint(self) -> dict:
         return {"last_look": self._last_look, "settled": self.settled}
@@ -59,13 +61,16 @@ class RankSelectionCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:  # not a resume; perhaps a second training, which may settle anew
             self._last_look, self.settled, self.learned_ranks, self.found = {}, False, None, None
+            if not any(part.lora_B.any() for part in self.search.gates.parts.values()):
+                check_length(args, state.max_steps)
+            self.search.try_measuring()
+        names = self.search.gates.names  # now, and not after hours
+        self._origin = (public_model_name(self.search.model), fingerprint(self.search.model, names))
         self._interval = max(args.hypergradient_interval, math.ceil(state.max_steps / HISTORY_RECORDS))
         if state.is_world_process_zero:
             self._open_history(args, state.global_step)
         if state.global_step == 0:
             self._record(state)
-            if not any(part.lora_B.any() for part in self.search.gates.parts.values()):
-                check_length(args, state.max_steps)
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self._interval == 0:
@@ -87,11 +92,14 @@ class RankSelectionCallback(TrainerCallback):
         if state.global_step % self._interval:
             self._record(state)
         self.search.check_finite()
-        model, threshold, self.found = self.search.model, args.threshold, self.search.find()
+        with self._kept_if_it_fails(args, state, control):
+            self.found = self.search.find()
+        threshold = args.threshold
         if threshold is None and args.constraint != "none":
             threshold = gates.threshold()[0].item()
         if state.is_world_process_zero:
             say_left_out(self.search.unmeasured(self.found))
+            self.search.base.say_moved()
         curve = self.found.curve
         if curve is not None and not curve.decided and state.is_world_process_zero:
             logger.warning(
@@ -105,14 +113,34 @@ class RankSelectionCallback(TrainerCallback):
                 name: ModuleRank(rank, alphas[name], found.contributions.get(name, ()), gates.parts[name].experts)
                 for name, rank in found.ranks.items()
             },
-            base_model=self.base_model or public_model_name(model),
-            base_model_fingerprint=fingerprint(model, gates.names),
+            base_model=self.base_model or self._origin[0],
+            base_model_fingerprint=self._origin[1],
             initial_rank=gates.initial_rank,
             constraint=args.constraint,
             rank_rule=args.rank_rule,
             threshold=threshold if args.rank_rule == "threshold" else None,
             curve=found.curve,
         )
+
+    @contextmanager
+    def _kept_if_it_fails(self, args, state, control):
+        """Inside, an exception leaves a checkpoint of the whole search, if there are to be any and one of the last
+        step is not there: resumed, the search measures again."""
+        try:
+            yield
+        except Exception:
+            place = self._checkpoint_of(args, state)
+            if args.save_strategy == SaveStrategy.NO or args.world_size > 1:
+                raise
+            if not os.path.isdir(place):
+                self.search._save_checkpoint(self.search.model, trial=None)
+                self.search.callback_handler.on_save(args, state, control)
+            logger.warning(f"the search is done, and measuring it has failed; {place} goes on from here")
+            raise
+
+    @staticmethod
+    def _checkpoint_of(args, state) -> str:
+        return os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
     def _end_without_ranks(self, args, state) -> None:
         """Raise `RuntimeError`, unless something has stopped the search and it may be resumed."""
@@ -127,7 +155,7 @@ class RankSelectionCallback(TrainerCallback):
         )
         if cut_short(self.search):  # by a signal, and whoever set the callback says so
             return
-        if not os.path.isdir(os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")):
+        if not os.path.isdir(self._checkpoint_of(args, state)):
             raise RuntimeError(f"{stopped}. Let it run longer, or lower hypergradient_interval.")
         if state.is_world_process_zero:
             logger.warning(f"{stopped}; its checkpoint goes on: train(resume_from_checkpoint=True).")

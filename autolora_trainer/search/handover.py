@@ -1,18 +1,19 @@
 """What a retrain may start from: the chosen components of a search, and its trained heads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
-from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autolora_trainer.lora.base_weight import base_weight
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import flat, init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
-from autolora_trainer.names import PREFIX, SEPARATOR, file_names, module_of
+from autolora_trainer.names import PREFIX, SEPARATOR, WRAPPED, file_names, module_of
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.search.selection import SelectionGates
 
@@ -82,8 +83,8 @@ def adapter_tensors(
             own, most = rows[name]
             b = torch.zeros(most, b.shape[1], dtype=b.dtype).index_copy(0, own.cpu(), b)
         pieces.setdefault(module_of(name), []).append((a, b))
-    found = {}
-    for name, path in file_names(pieces, [name for name in parameters if name in pieces]).items():
+    parameters, found = [name for name in parameters if name in pieces], {}
+    for name, path in file_names(pieces, parameters).items():
         a, b = flat(*(torch.cat(part, dim) for part, dim in zip(zip(*pieces[name]), (0, 1))))
         found |= {f"{PREFIX}{path}.lora_A.weight": a, f"{PREFIX}{path}.lora_B.weight": b}
     file = AdapterFile(config.to_dict(), {name: ("F32", tuple(t.shape)) for name, t in found.items()})
@@ -91,15 +92,38 @@ def adapter_tensors(
         found[f"{PREFIX}{path}.lora_B.weight"] = found[f"{PREFIX}{path}.lora_B.weight"] / file.scales[name]
     for name, tensor in tensors.items():
         if name.startswith("head."):
-            found[name.removeprefix("head.").replace(".modules_to_save.default", "")] = tensor
+            name = name.removeprefix("head.").replace(".modules_to_save.default", "").removeprefix(PREFIX)
+            module, _, last = name.rpartition(".")
+            name = f"{module}.{WRAPPED}.{last}" if module in pieces else name
+            found[PREFIX + file_names([name], parameters)[name]] = tensor
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
+def _check_variants(layers: dict[str, LoraLayer]) -> None:
+    """Raise `ValueError` for a variant of LoRA that cannot begin as the search ended."""
+    for name, layer in layers.items():
+        variant = getattr(layer, "lora_variant", {}).get("default")
+        if variant is not None and not isinstance(variant, DoraLinearVariant):
+            raise ValueError(
+                f"A retrain starts from a search as plain LoRA or DoRA, got {type(variant).__name__} at {name!r}. "
+                "Leave start_retrain out, and it starts from the pre-trained model."
+            )
+        if variant is not None and base_weight(layer.get_base_layer()) is None:
+            raise ValueError(
+                f"DoRA begins with the norms of the weight, and nothing dequantizes that of {name!r} "
+                f"({type(layer.get_base_layer()).__name__}). Leave use_dora out, or start_retrain."
+            )
+
+
 @torch.no_grad()
-def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
+def start_from(
+    tensors: dict[str, torch.Tensor], model: PeftModel, check_base: Callable[[PeftModel], None] | None = None
+) -> None:
     """Start an adapter from `handover_tensors`: its update is then that of the search's kept components. DoRA's
     magnitudes become the norms of the weight with that update, so that it begins as the same model.
 
+    Args:
+        check_base: raises where the base model is not that of the search; before anything is written.
     Raises:
         ValueError: if they are not what the adapter needs, or it is of another variant than DoRA, or on another base.
     """
@@ -109,13 +133,7 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
             "Leave start_retrain out, or init_lora_weights."
         )
     layers = lora_layers(model)
-    for name, layer in layers.items():
-        variant = getattr(layer, "lora_variant", {}).get("default")
-        if variant is not None and not isinstance(variant, DoraLinearVariant):
-            raise ValueError(
-                f"A retrain starts from a search as plain LoRA or DoRA, got {type(variant).__name__} at {name!r}. "
-                "Leave start_retrain out, and it starts from the pre-trained model."
-            )
+    _check_variants(layers)
     targets = {}
     for name, part in lora_parts(model).items():
         targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
@@ -133,13 +151,21 @@ def start_from(tensors: dict[str, torch.Tensor], model: PeftModel) -> None:
             raise ValueError(
                 f"The search kept {given} for {name!r}, the retrain needs {tuple(target.shape)}. Search again."
             )
+    for name in tensors:
+        if name.startswith("head.") and name not in targets:
+            raise ValueError(
+                f"The search trained {name[5:]!r}, and this adapter does not. Give build_adapter the LoraConfig of "
+                "the search, with its modules_to_save and bias."
+            )
+    if check_base is not None:
+        check_base(model)
     for name, (_, write) in targets.items():
         write(tensors[name])
     for layer in layers.values():
         if "default" in layer.lora_magnitude_vector:
             dora, update = layer.lora_magnitude_vector["default"], layer.lora_B["default"].weight.float()
             update = update @ layer.lora_A["default"].weight.float()  # (m, n)
-            weight = dequantize_module_weight(layer.get_base_layer()).to(update)
+            weight = base_weight(layer.get_base_layer()).to(update)
             dora.weight.copy_(dora.get_weight_norm(weight, update, layer.scaling["default"]))
 
 

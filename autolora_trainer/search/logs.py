@@ -1,5 +1,8 @@
 """What selection steps leave in the logs."""
 
+import copy
+from functools import partial
+
 import torch
 
 
@@ -16,6 +19,29 @@ def with_phase(logs: dict) -> dict:
             key = "search_train_loss" if key in ("loss", "train_loss") else f"search_{key.removeprefix('train_')}"
         named[key] = value
     return named
+
+
+def show_in_notebook(trainer) -> None:
+    """Let a notebook's table of losses find them: transformers' looks for `loss` in the logs (5.23)."""
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback).__name__ == "NotebookProgressCallback":
+            callback.on_log = partial(_on_log, callback.on_log)
+            callback.on_evaluate = partial(_on_evaluate, callback.on_evaluate)
+
+
+def _plain(logs: dict) -> dict:
+    return {"loss" if key == "search_train_loss" else key: value for key, value in logs.items()}
+
+
+def _on_log(shown, args, state, control, logs=None, **kwargs):
+    ended = "search_runtime" in (logs or {})  # the mean over all of it is no row of the table
+    return shown(args, state, control, logs=logs if ended else _plain(logs or {}), **kwargs)
+
+
+def _on_evaluate(shown, args, state, control, **kwargs):
+    state = copy.copy(state)
+    state.log_history = [_plain(logs) for logs in state.log_history]
+    return shown(args, state, control, **kwargs)
 
 
 class SelectionMeans:

@@ -13,7 +13,9 @@ from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.gates import gated
 from autolora_trainer.lora.heads import set_values
 from autolora_trainer.ranks.budget import parse_budget
+from autolora_trainer.search.checks import check_batch
 from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, undecided
+from autolora_trainer.training.passes import RandomState
 from autolora_trainer.training.progress import phase, ticking
 from autolora_trainer.training.shares import Idle, count_targets
 
@@ -118,6 +120,20 @@ class MeasurementMixin(HeldOutMixin):
             with self.gates.folded(), self._plain_loss():
                 batches = self._held_out_batches(self.order_dataset, 1)[:1]
                 self.reach.try_measuring(self.model, batches, self._held_out_loss, self._add_up)
+
+    def try_measuring(self) -> None:
+        """One batch of held-out rows through what the end of a search measures, and no trace of it: what cannot work
+        fails before the first step."""
+        if self.args.rank_rule == "threshold":
+            return
+        args, now, passes = self.args, RandomState(self.args.device), self.measured_passes
+        rows, collate = self._as_the_model_takes(self.order_dataset)
+        check_batch(self, collate([rows[0]]))
+        batches = self._drawn_batches(self.order_dataset, args.per_device_train_batch_size * args.world_size)
+        with self.gates.folded(), self._plain_loss(), self._measured(batches) as losses:
+            losses([])
+        self.measured_passes = passes
+        now.restore()
 
     def look(self) -> Look:
         """On few rows and one point of the path."""

@@ -82,8 +82,8 @@ class Reach:
             raise UsageError(f"No held-out gradient reaches any of {len(self.unreached)} modules. {CURE}")
         if is_first and self.unreached:
             logger.warning(
-                f"no held-out gradient reaches {named(self.unreached)} so far: not used, or not by these rows. What "
-                "gets none by the end is left out (rank 0)."
+                f"no held-out gradient reaches {named(self.unreached)} so far: not used, without gradient, or "
+                "not run by these rows. What gets none by the end is left out (rank 0)."
             )
 
     @contextmanager

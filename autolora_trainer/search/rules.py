@@ -82,6 +82,23 @@ def by_threshold(
     return Found({name: chosen.get(name, []) for name in gates.names})
 
 
+def check_reachable(arguments, parts: dict[str, LoraPart]) -> None:
+    """Raise `ValueError` for a size that no scores of these components can fill: before a search, not after it."""
+    size, least = arguments.size, arguments.least_rank
+    if size in (None, "auto"):
+        return
+    costs, zeros = [part.cost for part in parts.values()], {n: torch.zeros(p.rank) for n, p in parts.items()}
+    if arguments.rank_rule == "threshold":
+        fill_budget(torch.stack([*zeros.values()]), costs, size, least, capacities(parts))
+        if least == 0 and parse_budget(size, costs) < max(costs):
+            raise ValueError(
+                f"size {size} has no room for a component of the largest module, {max(costs):,} adapter parameters, "
+                "which may be the best. Raise size."
+            )
+    else:
+        filled(ordered(zeros, parts, least, arguments.max_lora_rank), dict(zip(parts, costs)), size, least)
+
+
 def filled(
     order: list[tuple[str, int]], costs: dict[str, int], size: str | int, min_rank: int = 0
 ) -> list[tuple[str, int]]:

@@ -8,22 +8,21 @@ Both steps use one gradient of the training loss, computed once, at the W and α
 variables and their optimizer live beside the model, not in it.
 """
 
-import logging
 from contextlib import nullcontext
 
 import torch
 from peft import PeftModel
 from transformers import Trainer
 
-from autolora_trainer.errors import is_first_process
 from autolora_trainer.heldout.groups import parted
-from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.heldout.split import split_held_out
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import lora_parts
-from autolora_trainer.lora.targets import target_lines
+from autolora_trainer.names import module_of
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.trackers import spare_the_run
 from autolora_trainer.search import hypergradient
+from autolora_trainer.search.base import SearchBase, adapted
 from autolora_trainer.search.callback import RankSelectionCallback, SearchTracking
 from autolora_trainer.search.checks import (
     check_batch,
@@ -33,21 +32,21 @@ from autolora_trainer.search.checks import (
     check_prepared,
 )
 from autolora_trainer.search.handover import handover_tensors, start_from
-from autolora_trainer.search.logs import SelectionMeans, selection_entropy, with_phase
+from autolora_trainer.search.logs import SelectionMeans, selection_entropy, show_in_notebook, with_phase
 from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.search.passes import HypergradientPassesMixin
 from autolora_trainer.search.reach import Reach
+from autolora_trainer.search.rules import check_reachable
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
 from autolora_trainer.search.suitability import check_order
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.finite_rows import FiniteRowsMixin
+from autolora_trainer.training.padding import align_tokens, tokenizer_of, warn_of_padding
 from autolora_trainer.training.passes import RandomState, fix_loss_scale
 from autolora_trainer.training.progress import show_phase
 from autolora_trainer.training.shares import SharesMixin
 from autolora_trainer.training.trainer import ResumeMixin
-
-logger = logging.getLogger("autolora_trainer")
 
 
 class AutoLoraMixin(
@@ -102,10 +101,7 @@ class AutoLoraMixin(
     ):
         held_out = {"val_dataset": val_dataset, "size_dataset": size_dataset}
         check_construction(model, args, train_dataset, held_out, peft_config, trainer_arguments)
-        if peft_config is not None:
-            for line in target_lines(model, peft_config) if is_first_process() else ():
-                logger.warning(line)
-            model = add_lora(model, peft_config, rank=args.initial_rank)
+        model = adapted(model, peft_config, args.initial_rank)
         callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
         if not any(isinstance(callback, RankSelectionCallback) for callback in callbacks):
             callbacks.append(RankSelectionCallback())
@@ -114,10 +110,8 @@ class AutoLoraMixin(
             val_dataset = self.eval_dataset  # which the Trainer has prepared likewise
         elif val_dataset is not None:
             check_prepared(self, train_dataset, val_dataset)
-        # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
-        self.train_dataset, self.val_dataset, *parts = parted(self, val_dataset, size_dataset)
-        self.order_dataset, self.size_dataset = parts
         fix_loss_scale(self)
+        align_tokens(self.model, tokenizer_of(self.processing_class, self.data_collator))
         self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling)
         if self.gates.initial_rank != args.initial_rank:
             self.gates.remove()
@@ -127,12 +121,20 @@ class AutoLoraMixin(
                 f"initial_rank={self.gates.initial_rank}."
             )
         check_optimizer(self)
+        check_reachable(args, self.gates.parts)
+        # after the Trainer has prepared its rows, as TRL's do: tokenized, packed
+        self.train_dataset, self.val_dataset, groups = parted(self, val_dataset, size_dataset)
         adamw, learning_rate = torch.optim.AdamW, args.selection_learning_rate  # §5.1
         self.selection_optimizer = adamw([self.gates.logits], lr=learning_rate, weight_decay=0.0)
+        self.order_dataset, self.size_dataset = self.val_dataset, size_dataset
+        if size_dataset is None and args.finds_size:
+            self.order_dataset, self.size_dataset = split_held_out(self.val_dataset, args.seed, groups)
+        warn_of_padding(self, self.train_dataset)
         self.selection_passes = 0  # forward-backward passes that selection steps took, on this process
         self._val_batches = self._endless_batches(self.order_dataset)
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
         self.means, self.reach = SelectionMeans(self.gates.selection.device), Reach(self.gates)
+        self.base = SearchBase(self.model, {module_of(name): layer for name, layer in self.gates.layers.items()})
         heads = trained_beside_lora(self.model).values()
         self.fresh_heads = {parameter: parameter.detach().clone() for parameter in heads}
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
@@ -142,11 +144,23 @@ class AutoLoraMixin(
         self.callback_handler.callbacks = [self.rank_selection, SearchTracking(self), *others]
         spare_the_run(self)
         show_phase(self, "search", self.means.latest)
+        show_in_notebook(self)
 
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
         check_environment(self)
         return super().train(*args, **kwargs)
+
+    def hyperparameter_search(self, *args, **kwargs):
+        """Not of a search.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "hyperparameter_search makes a model for every trial, and the selection variables belong to the one that "
+            "was given. Call it on the Trainer of the retrain, with a model_init that calls build_adapter."
+        )
 
     def training_is_over(self) -> bool:
         return super().training_is_over() or self.rank_selection.settled
@@ -209,7 +223,8 @@ class AutoLoraMixin(
             model: an adapter on the same base model, of the learned ranks. Of others up to `initial_rank` a module
                 begins with its leading components: by singular value, for the rule `threshold` by α.
         Raises:
-            ValueError: if `model` has a module, rank or head that the search did not have.
+            ValueError: if `model` has a module, rank or head that the search did not have, or lacks a head that it
+                trained, or if its base model is another one.
         """
         built = {name: part.rank for name, part in lora_parts(model).items()}
         directions, found = self.args.rank_rule != "threshold", self.rank_selection.found
@@ -218,7 +233,8 @@ class AutoLoraMixin(
             order = self.gates.selection.argsort(dim=1, descending=True, stable=True).tolist()
             rows = [list(range(len(own))) if directions else own for own in order]
             chosen = {name: sorted(own[: built.get(name, 0)]) for name, own in zip(self.gates.names, rows)}
-        start_from(handover_tensors(self.gates, chosen, directions, self.model), model)
+        start_from(handover_tensors(self.gates, chosen, directions, self.model), model, self.base.check)
+        self.base.hand_over_buffers(model)
 
     def log(self, logs, *args, **kwargs):
         """Log with the phase in the keys: `search_train_loss`, `search_val_loss`, `search_total_rank`, …"""

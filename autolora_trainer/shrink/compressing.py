@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import Trainer, TrainingArguments
 
 from autolora_trainer.heldout.contributions import contributions
-from autolora_trainer.heldout.groups import groups_of
+from autolora_trainer.heldout.groups import groups_of, warn_of_shared
 from autolora_trainer.heldout.prefixes import SIZES, chosen_of, find_size, mean_loss, measured_prefixes
 from autolora_trainer.heldout.split import check_rows, split_held_out
 from autolora_trainer.heldout.trainer import HeldOutMixin
@@ -26,6 +26,7 @@ from autolora_trainer.shrink.given import load_given
 from autolora_trainer.shrink.result import CompressedAdapter, as_file
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.forecast import Forecast
+from autolora_trainer.training.padding import align_tokens, tokenizer_of, warn_of_padding
 from autolora_trainer.training.passes import fix_loss_scale
 from autolora_trainer.training.progress import phase, ticking
 from autolora_trainer.untouched import untouched
@@ -79,6 +80,7 @@ def compress(
     check_cuttable(model, adapter_name)
     with untouched(model), tempfile.TemporaryDirectory() as folder:
         model.set_adapter(adapter_name)
+        align_tokens(model, tokenizer_of(processing_class, data_collator))
         args = TrainingArguments(folder, report_to="none", disable_tqdm=True) if args is None else args
         prepared = {"data_collator": data_collator, "processing_class": processing_class}
         if rank is not None:
@@ -86,6 +88,8 @@ def compress(
             chosen = leading(singular_values(cuttable_parts(model, adapter_name)), rank)
         else:
             trainer = _measuring(trainer_class)(model=model, args=args, train_dataset=eval_dataset, **prepared)
+            if train_dataset is not None:
+                warn_of_shared(trainer, train_dataset=train_dataset, eval_dataset=trainer.train_dataset)
             chosen, found, curve, largest = _chosen(trainer, adapter_name, size, tolerance, max_lora_rank)
         small = _compressed(model, adapter_name, chosen, found, curve, largest)
         if heal_steps:
@@ -131,6 +135,7 @@ def _chosen(trainer, adapter_name: str, size, tolerance: float, max_lora_rank: i
     model, parts = trainer.model, cuttable_parts(trainer.model, adapter_name)
     trainer.accelerator.prepare_model(model, evaluation_mode=True)  # its autocast
     rows = trainer.train_dataset
+    warn_of_padding(trainer, rows)
     order_rows, size_rows = split_held_out(rows, trainer.args.seed, groups_of(trainer, rows))
     own = {"adapter_name": adapter_name}
     with trainer._plain_loss():

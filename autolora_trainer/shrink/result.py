@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 
 from autolora_trainer.compat import patterns_of_parameters
-from autolora_trainer.drawing import figure_svg
+from autolora_trainer.drawing import drawn, figure_svg
 from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.hub.push import check_repo_id, push_to_hub
 from autolora_trainer.lora.fused import split_parts
@@ -81,7 +81,8 @@ class CompressedAdapter:
         sentence = f"A LoRA adapter for {{base}}, compressed from one of {self._given_size()}: {judged}."
         lines = [self._size(), self._table(markdown=True)]
         sizes = "\n\n".join(filter(None, lines))
-        write_adapter_card(folder, self.ranks, sentence, sizes, "compressed", self.command, repo_id)
+        with drawn("README.md", "written"):
+            write_adapter_card(folder, self.ranks, sentence, sizes, "compressed", self.command, repo_id)
         write_record(folder, before)
 
     def push_to_hub(self, repo_id: str, token: str | None = None, private: bool | None = None) -> str:

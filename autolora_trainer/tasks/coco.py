@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NUMBERS = re.compile(r"[-.\dE]+( [-.\dE]+)*")  # as Java writes them
-INSTALL = 'pip install "autolora_trainer[nlg]"'
+INSTALL = 'pip install ".[nlg]"'
 JAVA_TIMEOUT = 300.0  # seconds without an answer; METEOR's start takes 8 s of CPU, 100 s on a busy machine
 
 

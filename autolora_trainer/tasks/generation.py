@@ -3,6 +3,7 @@
 prompts -> sorted by length -> batches, padded on the left -> generate -> cut at the end -> texts, in order again
 """
 
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -158,12 +159,14 @@ def generate_texts(
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
     lengths = [len(prompt) for prompt in prompts]
-    # a batch has one budget; and no padding where PEFT ignores position ids: with virtual tokens
-    batches = list(batches_by_length(lengths, lengths if virtual else budgets, batch_size, rank, world))
     device = next(model.parameters()).device
     line_breaks = torch.tensor(line_break_tokens(tokenizer) if one_line else [], dtype=torch.long, device=device)
     settings = _settings(tokenizer, num_beams, length_penalty)
     texts: dict[int, str | None] = {}
+    with _ready_to_decode(model):
+        # a batch has one budget; and no padding where it counts: with virtual tokens PEFT ignores position ids
+        alike = lengths if virtual or _reads_padding(model, tokenizer, prompts, settings) else budgets
+    batches = list(batches_by_length(lengths, alike, batch_size, rank, world))
     bar = tqdm(total=sum(map(len, batches)), desc="Decoding", unit="text", disable=not progress or rank > 0)
     with _ready_to_decode(model), bar:
         for batch in batches:
@@ -207,6 +210,22 @@ def _settings(tokenizer, num_beams: int, length_penalty: float) -> dict:
         "pad_token_id": tokenizer.pad_token_id,
         "use_cache": True,
     }
+
+
+def _reads_padding(model, tokenizer, prompts, settings: dict) -> bool:
+    """Whether padding on the left changes what a model says next: code that comes with one may count positions from
+    the first column, whatever the mask says."""
+    by_length = {len(prompt): prompt for prompt in prompts}
+    if len(by_length) < 2:
+        return False
+    pair, said = [by_length[length] for length in sorted(by_length)[:2]], []
+    for own in (pair[:1], pair):
+        rows, mask = _pad_left(own, tokenizer.pad_token_id, next(model.parameters()).device)
+        config = GenerationConfig(
+            max_new_tokens=1, output_logits=True, return_dict_in_generate=True, **{**settings, "num_beams": 1}
+        )
+        said.append(model.generate(input_ids=rows, attention_mask=mask, generation_config=config).logits[0][0].float())
+    return bool((said[0] - said[1]).abs().max() > math.sqrt(torch.finfo(model.dtype).eps) * said[0].abs().max())
 
 
 def _pad_left(prompts, pad_token_id: int, device) -> tuple[torch.LongTensor, torch.LongTensor]:

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
@@ -272,6 +273,13 @@ def tokenize(
     # Rows from files live in memory, and so does what is made of them; the hub's rows have a cache that map can use.
     memory, columns = not dataset.cache_files, dataset.column_names
     encoded = dataset.map(encode, batched=True, remove_columns=columns, keep_in_memory=memory, desc="Tokenizing")
+    lengths = [pc.list_value_length(batch["input_ids"]) for batch in encoded.with_format("arrow").iter(10_000)]
+    for row, length in enumerate(length for own in lengths for length in own.to_pylist()):
+        if not length:
+            texts = shown_value(dataset[row][task.text_columns[0]])
+            raise DataError(
+                f"Row {row + 1} has no token: {texts} is none to this tokenizer. Write a text, or leave it out."
+            )
     if label2id is not None and not task.is_regression:
         order = [label2id[name] for name in task.label_names]  # the task's id -> the model's id
         labels = [label if label == UNLABELLED else order[label] for label in labels]

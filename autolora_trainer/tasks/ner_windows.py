@@ -203,8 +203,7 @@ def require_seqeval() -> None:
         import seqeval  # noqa: F401
     except ImportError:
         raise DataError(
-            "The scores of named entities need seqeval, which is not installed. Type: pip install "
-            "'autolora_trainer[ner]'"
+            'The scores of named entities need seqeval, which is not installed. Type: pip install ".[ner]"'
         ) from None
 
 

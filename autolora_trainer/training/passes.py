@@ -13,6 +13,7 @@ from transformers import Trainer
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from autolora_trainer.lora.parts import base_model_of
+from autolora_trainer.training.own_loss import Scale, scale_of
 
 # Heads that average over the micro-batch and do not look at `num_items_in_batch`, or not for every kind of label.
 _MEAN_LOSS_HEADS = (
@@ -30,9 +31,14 @@ def fix_loss_scale(trainer: Trainer) -> Trainer:
     accumulation steps loss and gradient are 4 times too large (seen with transformers 5.23), and clipping and the
     virtual step of Eq. 4 with them; nor do models like T5, which average by themselves. `…LMHeadModel` (GPT-2, GPT,
     CTRL, BERT) has no `loss_type`, and although its loss is then the causal one, it comes out (T-1)/T too small.
+
+    A `compute_loss` of the user's own is scaled as it is written: see `own_loss`. Call this before `train()`, on a
+    plain Trainer too; `AutoLoraTrainer` does so itself.
     """
-    base = base_model_of(trainer.model)
-    if type(base).__name__.endswith(_MEAN_LOSS_HEADS) or not _reads_item_count(base):
+    base, own = base_model_of(trainer.model), scale_of(trainer)
+    if own is Scale.COUNT:
+        return trainer  # the count is passed to it as Trainer passes it
+    if own is Scale.MEAN or type(base).__name__.endswith(_MEAN_LOSS_HEADS) or not _reads_item_count(base):
         trainer.model_accepts_loss_kwargs = False
     elif _is_causal_without_saying(base):
         base.loss_type = "ForCausalLM"

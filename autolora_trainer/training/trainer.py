@@ -85,36 +85,48 @@ class FinalTrainer(FiniteStepMixin, FiniteRowsMixin, ResumeMixin, SharesMixin, T
     the loss of evaluation."""
 
     _evaluated = None  # the rows of the loader that Trainer keeps
+    _token_losses: list[torch.Tensor] = []  # (sum, number) of the targets of every batch that is evaluated
 
     def evaluation_loop(self, *args, **kwargs):
         """Without label smoothing: `eval_loss` then compares between runs, and with LoRA's published ones. And without
         a trace: a loader draws a number for its workers, and what dropout draws next would be another."""
         smoother, self.label_smoother = self.label_smoother, None
-        state = RandomState(self.args.device)
+        state, self._token_losses = RandomState(self.args.device), []
         try:
             output = super().evaluation_loop(*args, **kwargs)
         finally:
             self.label_smoother = smoother
             state.restore()
+        if self._token_losses:  # Trainer's mean over batches depends on which rows are in one
+            total, count = torch.stack(self._token_losses).sum(0).tolist()
+            output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / count if count else math.nan
         check_scores(output.metrics)
         return output
 
     def prediction_step(self, model, inputs, *args, **kwargs):
         """With the loss of one process that has the rows of all."""
         loss, *predicted = super().prediction_step(model, inputs, *args, **kwargs)
-        if loss is not None and self.args.world_size > 1:
-            loss = self._loss_of_all(model, inputs, loss)
+        if loss is not None:
+            count = count_targets(self.model, inputs)
+            if self.args.world_size > 1:
+                loss, *sums = self._loss_of_all(model, inputs, loss)
+            else:
+                sums = [loss.double() * count if count else torch.zeros_like(loss, dtype=torch.double), count]
+            if torch.is_tensor(labels := inputs.get("labels")) and labels.dim() > 1 and not labels.is_floating_point():
+                self._token_losses.append(torch.stack([torch.as_tensor(own, device=loss.device) for own in sums]))
         return loss, *predicted
 
     @torch.no_grad()
-    def _loss_of_all(self, model, inputs, loss: torch.Tensor) -> torch.Tensor:
+    def _loss_of_all(self, model, inputs, loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The mean over the targets of an evaluation's batch on all processes, without the rows that accelerate has
-        filled up the last one with: they count in Trainer's (5.23)."""
+        filled up the last one with (they count in Trainer's, 5.23); the sum over them, and their number."""
         state, inputs = self.accelerator.gradient_state, self._prepare_inputs(inputs)
         ends_short = state.end_of_dataloader and state.remainder > 0
         counted = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
         if counted and "labels" in inputs and self.args.average_tokens_across_devices and not ends_short:
-            return loss  # a part of that mean already
+            parts = torch.stack([loss.double(), torch.full_like(loss, count_targets(self.model, inputs)).double()])
+            torch.distributed.all_reduce(parts)
+            return loss, parts[0] / self.args.world_size * parts[1], parts[1]  # it is a part of that mean already
         real = True
         if ends_short:
             rows = find_batch_size(inputs)
@@ -122,10 +134,10 @@ class FinalTrainer(FiniteStepMixin, FiniteRowsMixin, ResumeMixin, SharesMixin, T
             inputs = {name: _first(value, rows, real or rows) for name, value in inputs.items()}
             loss = self.compute_loss(model, dict(inputs)).detach()
         count = count_targets(self.model, inputs) if real else 0
-        part = loss.float() * count if count else torch.zeros_like(loss, dtype=torch.float)
+        part = loss.double() * count if count else torch.zeros_like(loss, dtype=torch.double)
         sums = torch.stack([part, torch.full_like(part, count)])
         torch.distributed.all_reduce(sums)
-        return (sums[0] / sums[1]).to(loss)
+        return (sums[0] / sums[1]).to(loss), *sums
 
     def get_eval_dataloader(self, eval_dataset=None):
         """All rows, and these: with `dataloader_drop_last` Trainer drops the last ones here too, and with

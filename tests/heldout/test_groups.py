@@ -8,12 +8,13 @@ import torch
 from datasets import Dataset
 from torch.utils.data import TensorDataset
 
-from autolora_trainer import AutoLoraTrainer
+from autolora_trainer import AutoLoraTrainer, compress
 from autolora_trainer.heldout.groups import grouped, input_links
 from autolora_trainer.heldout.split import split_rows, split_train
-from tests.helpers.models import tiny_roberta
+from tests.helpers.methods import collate
+from tests.helpers.models import lora, tiny_roberta
 from tests.helpers.rows import rows
-from tests.helpers.trainings import LORA, arguments
+from tests.helpers.trainings import LORA, arguments, short_training
 
 
 def classes(count=32, copies=1):
@@ -147,6 +148,13 @@ def test_rows_given_apart_are_compared(tmp_path, caplog):
     AutoLoraTrainer(tiny_roberta(), arguments(tmp_path), train_dataset=data.select(range(20)), peft_config=LORA,
                     val_dataset=data.select(range(16, 32)))  # fmt: skip
     assert "4 of 16 rows of val_dataset have inputs that train_dataset has too: what they say is memory" in caplog.text
+
+
+def test_rows_that_judge_and_rows_that_heal_are_compared(tmp_path, caplog):
+    data, args = classes(), short_training(tmp_path)
+    settings = {"args": args, "data_collator": collate, "size": "lora:1"}
+    compress(lora(tiny_roberta()), data, train_dataset=data.select(range(4)), heal_steps=1, **settings)
+    assert "4 of 32 rows of eval_dataset have inputs that train_dataset has too" in caplog.text
 
 
 def test_what_cannot_be_known_is_said(tmp_path, caplog, monkeypatch):

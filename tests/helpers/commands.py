@@ -91,6 +91,6 @@ def groups_of_help(text: str) -> dict[str, list[str]]:
     for line in text.splitlines():
         if re.fullmatch(r"\S.*:", line):
             title = line[:-1]
-        elif (match := re.match(r"  (?:-h, )?--(\w+)", line)) is not None:
+        elif title and (match := re.match(r"  (?:-h, )?--(\w+)", line)) is not None:  # usage may begin a line so
             groups.setdefault(title, []).append(match[1])
     return groups

@@ -13,14 +13,11 @@ from autolora_trainer.ranks.learned import ModuleRank
 from tests.helpers.trainings import arguments
 
 NAMES = [
-    ("lora_A", "lora_B", "head"),
     ("x.lora_A", "x.lora_B", "lora_head"),
-    ("lora_A.default", "lora_B.x", "explora_head"),
-    ("a", "b", "x.lora_B"),
+    ("lora_A.default", "lora_model.b", "explora_head"),
+    ("a", "x.a", "x.lora_B"),
     ("base_model.model.a", "modules_to_save.default.b", "modules_to_save.head"),
-    ("original_module", "a.base_layer", "weight"),
-    ("é", "層.q", "B.z"),
-    ("a", "x.a", "head"),
+    ("é", "a.base_layer", "weight"),
 ]
 OTHERS = [
     ("a b", "is no name for ranks.json"),

@@ -13,6 +13,7 @@ from autolora_trainer.scripts import pipeline
 from autolora_trainer.training.trainer import FinalTrainer
 from tests.helpers.commands import command
 from tests.helpers.faults import interrupt
+from tests.helpers.rows import sentences, write_rows
 
 
 def contents(folder):
@@ -49,6 +50,16 @@ def test_a_setting_that_fails_in_the_first_step_is_refused_before_anything_is_to
     assert run_guarded(lambda: run_glue.main(argv), "run_glue.py") == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("run_glue.py: error: ") and contents(output) == before
+
+
+def test_what_looks_into_every_layer_is_tried_in_a_new_folder_too(place, tmp_path):
+    uneven = [{**row, "sentence": row["sentence"] + " and bad" * (i % 2)} for i, row in enumerate(sentences(40))]
+    rows = write_rows(
+        tmp_path / "rows.jsonl", uneven
+    )  # padded: a mask of truths, which it takes the absolute value of
+    with pytest.raises(UsageError, match="the retrain cannot take its first step: NotImplementedError: .*abs_cpu"):
+        run_glue.main(command(place, tmp_path / "new", debug="underflow_overflow", train_file=rows))
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_evaluation_that_cannot_work_is_found_too(place, output):

@@ -115,15 +115,17 @@ def test_budget_and_rank_zero_reach_the_adapter(place, tmp_path):
 
 @pytest.fixture(scope="module")
 def sized(place):
-    """A run of a size that leaves ranks unequal."""
-    return run_glue.main(command(place, place / "sized", size="lora:2"))
+    """A run of seven components in four modules, whose ranks are unequal."""
+    results = run_glue.main(command(place, place / "sized", size=7 * 32))
+    assert len(set(LearnedRanks.load(place / "sized" / "ranks.json").ranks.values())) > 1
+    return results
 
 
 @pytest.mark.parametrize(
     "setting", [{"retrain_init": "scratch"}, {"scaling": "paper"}, {"use_rslora": True}, {"lora_alpha": 3}]
 )
 def test_retrain_settings_have_an_effect(place, sized, tmp_path, setting):
-    results = run_glue.main(command(place, tmp_path / "o", size="lora:2", **setting))
+    results = run_glue.main(command(place, tmp_path / "o", size=7 * 32, **setting))
     assert results["eval_loss"] != sized["eval_loss"]
 
 

@@ -186,6 +186,13 @@ def test_held_out_rows_that_cannot_be_drawn(tmp_path, build, reason):
             search(tmp_path, train_dataset=build(), val_dataset=rows(4))
 
 
+def test_a_stream_of_training_rows_beside_a_d_val_is_searched(tmp_path):
+    stream = Dataset.from_list(rows(16)).to_iterable_dataset()
+    trainer = search(tmp_path, train_dataset=stream, val_dataset=Dataset.from_list(rows(8)), args={"max_steps": 3})
+    trainer.train()
+    assert trainer.learned_ranks is not None
+
+
 def test_one_set_as_evaluation_and_d_val_may_be_no_dict(tmp_path):
     sets = {"a": rows(4)}
     with pytest.raises(ValueError, match="val_dataset must be one set"):

@@ -84,7 +84,7 @@ def test_scores_agree_with_counting(seed):
 def test_without_seqeval_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "seqeval", None)
     assert data_error(ner_windows.require_seqeval) == (
-        "The scores of named entities need seqeval, which is not installed. Type: pip install 'autolora_trainer[ner]'"
+        'The scores of named entities need seqeval, which is not installed. Type: pip install ".[ner]"'
     )
 
 

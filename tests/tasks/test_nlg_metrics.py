@@ -256,7 +256,7 @@ def test_without_pycocoevalcap_one_line_says_what_to_type(monkeypatch, caplog):
         monkeypatch.setitem(sys.modules, name, None)
     assert set(score("e2e", PREDICTIONS, REFERENCES)) == {"bleu", "nist"}
     (record,) = caplog.records
-    assert record.getMessage().endswith('pycocoevalcap is not installed. pip install "autolora_trainer[nlg]"')
+    assert record.getMessage().endswith('pycocoevalcap is not installed. pip install ".[nlg]"')
 
 
 @pytest.mark.parametrize("task", ["e2e", "webnlg"])
@@ -288,7 +288,7 @@ def test_module_loads_without_the_extra_and_says_what_to_install(monkeypatch):
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
     for metric in (fresh.bleu, fresh.nist):
-        with pytest.raises(ImportError, match=r'sacrebleu is not installed.* pip install "autolora_trainer\[nlg\]"'):
+        with pytest.raises(ImportError, match=r'sacrebleu is not installed.* pip install "\.\[nlg\]"'):
             metric(PREDICTIONS, REFERENCES)
 
 
