@@ -34,8 +34,9 @@ def trained_beside_lora(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]
     found = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter not in factors:
-            inner = next((key for key in wrapped if name.startswith(key)), None)
-            found[name if inner is None else wrapped[inner] + name.removeprefix(inner)] = parameter
+            while (inner := next((key for key in wrapped if name.startswith(key)), None)) is not None:
+                name = wrapped[inner] + name.removeprefix(inner)  # experts have a wrapper for every parameter
+            found[name] = parameter
     return found
 
 

@@ -96,7 +96,7 @@ class SearchBase:
         )
 
     def _is_merged(self, name: str) -> bool:
-        layer = self.layers.get(name.rpartition(".")[0])
+        layer = self.layers.get(name) or self.layers.get(name.rpartition(".")[0])
         return layer is not None and layer.merged
 
     @torch.no_grad()

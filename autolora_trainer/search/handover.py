@@ -13,7 +13,7 @@ from autolora_trainer.lora.base_weight import base_weight
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import flat, init_that_changes_base, lora_layers, lora_parts
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
-from autolora_trainer.names import PREFIX, SEPARATOR, file_names, module_of
+from autolora_trainer.names import PREFIX, SEPARATOR, WRAPPED, file_names, module_of
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.search.selection import SelectionGates
 
@@ -83,8 +83,8 @@ def adapter_tensors(
             own, most = rows[name]
             b = torch.zeros(most, b.shape[1], dtype=b.dtype).index_copy(0, own.cpu(), b)
         pieces.setdefault(module_of(name), []).append((a, b))
-    found = {}
-    for name, path in file_names(pieces, [name for name in parameters if name in pieces]).items():
+    parameters, found = [name for name in parameters if name in pieces], {}
+    for name, path in file_names(pieces, parameters).items():
         a, b = flat(*(torch.cat(part, dim) for part, dim in zip(zip(*pieces[name]), (0, 1))))
         found |= {f"{PREFIX}{path}.lora_A.weight": a, f"{PREFIX}{path}.lora_B.weight": b}
     file = AdapterFile(config.to_dict(), {name: ("F32", tuple(t.shape)) for name, t in found.items()})
@@ -92,9 +92,10 @@ def adapter_tensors(
         found[f"{PREFIX}{path}.lora_B.weight"] = found[f"{PREFIX}{path}.lora_B.weight"] / file.scales[name]
     for name, tensor in tensors.items():
         if name.startswith("head."):
-            name = name.removeprefix("head.").replace(".modules_to_save.default", "")
+            name = name.removeprefix("head.").replace(".modules_to_save.default", "").removeprefix(PREFIX)
             module, _, last = name.rpartition(".")
-            found[f"{module}.base_layer.{last}" if module.removeprefix(PREFIX) in pieces else name] = tensor
+            name = f"{module}.{WRAPPED}.{last}" if module in pieces else name
+            found[PREFIX + file_names([name], parameters)[name]] = tensor
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
