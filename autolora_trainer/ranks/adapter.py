@@ -110,9 +110,9 @@ def fingerprint(model: torch.nn.Module, names) -> str | None:
         owner, _, leaf = name.rpartition(".")
         module = modules[name if name in modules else owner]
         layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        weight = base_weight(layer) if name in modules else getattr(layer, leaf)  # a module's, or a parameter
-        packed = name in modules and weight is not getattr(layer, "weight", None)
-        kinds.add(PACKED if weight is None else QUANTIZED if packed else "")
+        weight = base_weight(layer) if name in modules else getattr(layer, leaf)
+        plain = getattr(layer, "weight" if name in modules else leaf, None)
+        kinds.add(PACKED if weight is None else QUANTIZED if weight is not plain else "")
         for part, tensor in packed_tensors(layer) if weight is None else [("", weight)]:
             if tensor.is_meta:
                 return None
