@@ -59,7 +59,7 @@ def handover_tensors(
         tensors[f"A.{name}"] = a.contiguous()
         tensors[f"B.{name}"] = (b * gates.scale * gates.parts[name].scaling).contiguous()
     for name, parameter in trained_beside_lora(model).items():
-        tensors[f"head.{name}"] = parameter.detach().cpu().contiguous()
+        tensors[f"head.{name}"] = parameter.detach().cpu().contiguous().clone()  # the model is given back as it was
     return tensors
 
 

@@ -11,6 +11,8 @@ from autolora_trainer.commands.export import export_adapter
 from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.lora.parts import lora_parts
 from tests.helpers.experts import MIXTURES, adapted_experts, ids, logits, mixture
+from tests.helpers.models import tiny_roberta
+from tests.helpers.rows import rows
 from tests.helpers.trainings import StopAt, arguments, short_training, trained_state
 
 ALL = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", lora_alpha=8)
@@ -127,6 +129,23 @@ def test_one_call_gives_a_plain_config_and_an_adapter_to_go_on_from(tmp_path, ki
     assert not torch.allclose(logits(start.eval()), logits(mixture(kind)), atol=1e-3)
 
 
+def test_a_trained_bias_beside_an_adapted_weight_is_handed_over(tmp_path):
+    """Of a linear layer whose weight is adapted as a parameter, as those beside experts are."""
+    given = LoraConfig(
+        task_type="SEQ_CLS", target_modules=["value"], target_parameters=["query.weight"], bias="all"
+    )  # fmt: skip
+    model, args = tiny_roberta(), short_training(tmp_path, learning_rate=2e-2)
+    search = RankSearch(model, rows(24), given, args=args, search_steps=6, size="lora:2", initial_rank=3).run()
+    search.save_adapter(tmp_path / "start")
+    start = PeftModel.from_pretrained(model, tmp_path / "start")
+    assert any(name.endswith("query.weight") for name in ranks_of(start))
+    held = {
+        name: value for name, value in search.start.items() if name.endswith(("query.base_layer.bias", "query.bias"))
+    }
+    now = start.state_dict()
+    assert len(held) == 2 and all(value.any() and torch.equal(now[name], value) for name, value in held.items())
+
+
 def test_an_adapter_of_experts_is_compressed(tmp_path):
     """Also to fewer parameters of a module, whose wrappers in the file are then others."""
     model = adapted_experts("mixtral")
@@ -142,8 +161,15 @@ def test_an_adapter_of_experts_is_compressed(tmp_path):
     small.save_pretrained(tmp_path)
     assert torch.allclose(logits(PeftModel.from_pretrained(mixture(), tmp_path).eval()), given, atol=1e-2)
     assert set(LearnedRanks.load(tmp_path / "ranks.json").parameters) > set(small.config.target_parameters)
-    rows = [{"input_ids": row, "labels": row} for row in ids(24, 8).tolist()]
-    found = compress(adapted_experts("mixtral"), rows, size="lora:1")
+    routed = get_peft_model(mixture(), LoraConfig(target_modules="all-linear", r=2)).eval()  # PEFT's, routers too
+    for parameter in routed.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter) * parameter.requires_grad
+    given = logits(routed)
+    compress(routed, rank=8).save_pretrained(tmp_path / "routed")
+    again = PeftModel.from_pretrained(mixture(), tmp_path / "routed").eval()
+    assert torch.allclose(logits(again), given, atol=1e-5)
+    held_out = [{"input_ids": row, "labels": row} for row in ids(24, 8).tolist()]
+    found = compress(adapted_experts("mixtral"), held_out, size="lora:1")
     assert any("experts" in name and rank for name, rank in found.ranks.ranks.items())
 
 
