@@ -186,9 +186,10 @@ class RankSearch:
         """(model without an adapter, the LoRA settings of the search)."""
         if not isinstance(self.model, PeftModel):
             task = task_type_of(self.model)
-            heads = list(WHOLE_HEADS.get(task, ())) or None
+            names = [name for name, _ in self.model.named_modules()]
+            heads = [head for head in WHOLE_HEADS.get(task, ()) if any(name.endswith(head) for name in names)]
             return self.model, self.peft_config or LoraConfig(
-                task_type=task, target_modules="all-linear", exclude_modules=heads
+                task_type=task, target_modules="all-linear", exclude_modules=heads or None
             )
         name = self.model.active_adapter
         check_cuttable(self.model, name)
