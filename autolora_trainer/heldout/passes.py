@@ -77,7 +77,12 @@ def target_loss(model: torch.nn.Module, inputs: Mapping, forward: Callable | Non
     if not torch.is_grad_enabled():
         logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
         rows = _rows(model, logits, inputs.get("labels")) if torch.is_tensor(logits) else None
-        near = {"rtol": 1e-3, "atol": 1e-6, "equal_nan": True}  # or a row that gives NaN would hide in its batch
+        rounding = 2 * torch.finfo(loss.dtype).eps  # of a model in bfloat16: near in one batch is near in all
+        near = {
+            "rtol": max(1e-3, rounding),
+            "atol": 1e-6,
+            "equal_nan": True,
+        }  # or NaN of a row would hide in its batch
         if rows is not None and torch.isclose(rows[0].sum() / rows[1].sum(), loss.float(), **near):
             return rows
     return loss * count, count

@@ -199,7 +199,8 @@ class MeasurementMixin(HeldOutMixin):
         args, heads = self.args, list(self.fresh_heads)
         rows = self.train_dataset if hasattr(self.train_dataset, "__len__") else self.order_dataset
         batches, micro_batches = self._endless_batches(rows), args.gradient_accumulation_steps
-        optimizer = torch.optim.AdamW(heads, lr=args.learning_rate, weight_decay=0.0)
+        half = any(parameter.dtype != torch.float32 for parameter in heads)  # whose 1e-8 is 0, but not fused
+        optimizer = torch.optim.AdamW(heads, lr=args.learning_rate, weight_decay=0.0, fused=half or None)
         self.measured_passes += steps * micro_batches / 3
         with undisturbed(self.model), gated(self.gates.parts) as factors, torch.enable_grad():
             factors.fill(0)
