@@ -25,6 +25,7 @@ from autolora_trainer.heldout.split import check_rows, check_set
 from autolora_trainer.lora.cut import check_cuttable
 from autolora_trainer.lora.fresh import untrained_fresh, with_modules
 from autolora_trainer.lora.heads import WHOLE_HEADS
+from autolora_trainer.lora.targets import ALL_LINEAR
 from autolora_trainer.machine import naming_a_full_disk
 from autolora_trainer.ranks.adapter import save_adapter
 from autolora_trainer.ranks.curve import Curve
@@ -189,7 +190,7 @@ class RankSearch:
             names = [name for name, _ in self.model.named_modules()]
             heads = [head for head in WHOLE_HEADS.get(task, ()) if any(name.endswith(head) for name in names)]
             return self.model, self.peft_config or LoraConfig(
-                task_type=task, target_modules="all-linear", exclude_modules=heads or None
+                task_type=task, target_modules=ALL_LINEAR, exclude_modules=heads or None
             )
         name = self.model.active_adapter
         check_cuttable(self.model, name)

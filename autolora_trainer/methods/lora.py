@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from autolora_trainer.hub.card import Card
 from autolora_trainer.lora.fused import add_lora
+from autolora_trainer.lora.targets import ALL_LINEAR
 from autolora_trainer.methods.base import Built, Job, Method, Plan, SavedForm
 from autolora_trainer.values import setting
 
 RANK = 4  # the paper's baseline (§5.1)
-ALL_LINEAR, QUERY_VALUE = "all-linear", "query-value"  # of --lora_target_modules; others are names of modules
+QUERY_VALUE = "query-value"  # of --lora_target_modules, beside all-linear; others are names of modules
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # the second: of weights in several files
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from autolora_trainer.heldout.split import check_rows, check_set
-from autolora_trainer.lora.parts import lora_parts
+from autolora_trainer.lora.parts import factors_of
 from autolora_trainer.search.arguments import AutoLoraTrainingArguments
 from autolora_trainer.search.suitability import check_model
 
@@ -46,8 +46,7 @@ def check_optimizer(trainer) -> None:
     if trainer.optimizer is None:
         return
     held = {parameter for group in trainer.optimizer.param_groups for parameter in group["params"]}
-    factors = [p for part in lora_parts(trainer.model).values() for p in (part.layer.lora_A, part.layer.lora_B)]
-    missing = [p for own in factors for p in own["default"].parameters() if p.requires_grad and p not in held]
+    missing = [p for p in factors_of(trainer.model) if p.requires_grad and p not in held]
     if missing:
         raise ValueError(
             f"The optimizer in optimizers=... lacks {len(missing)} LoRA weights, so they would not be trained. Make "
