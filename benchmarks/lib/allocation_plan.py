@@ -59,12 +59,18 @@ def trials(rows: list[dict]) -> Iterator[dict]:
         yield {"kind": "information", **DEVELOP, "task": task}
     for task in CAPACITY + AMPLE:
         yield from _developing(task, rows)
-    for seed in SEEDS:
-        yield from (t for task in (*CAPACITY, *AMPLE, *LONG) for t in _of_seed(task, seed, rows))
+    yield from _compared(SEEDS[:FEW], rows)
     for index, seed in enumerate(SEEDS):
         for task in (own for own in CAPACITY if index < FEWER.get(own, 1)):
             for method in PATTERNS + RIVALS:
                 yield from _lesser(task, seed, method, rows)
+    yield from _compared(SEEDS[FEW:], rows)
+
+
+def _compared(seeds: tuple[int, ...], rows: list[dict]) -> Iterator[dict]:
+    """The main comparison on all tasks, a seed at a time."""
+    for seed in seeds:
+        yield from (t for task in (*CAPACITY, *AMPLE, *LONG) for t in _of_seed(task, seed, rows))
 
 
 def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
