@@ -93,7 +93,7 @@ UNUSED = {
 def test_a_model_that_checkpoints_reentrantly_is_refused_before_a_weight_moves(tmp_path, method, wrapped):
     torch.manual_seed(0)
     model, config = tiny_llama(), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
-    model.activation_checkpointing_enable({"use_reentrant": True})
+    model.gradient_checkpointing_enable({"use_reentrant": True})
     model.enable_input_require_grads()
     own = {} if wrapped else {"peft_config": config}
     model = get_peft_model(model, config) if wrapped else model

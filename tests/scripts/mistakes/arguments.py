@@ -1,5 +1,6 @@
 """Arguments that are unknown, or do not go together."""
 
+from autolora_trainer.compat import CHECKPOINTING
 from tests.scripts.mistakes.cases import EVERY_EPOCH, GOOD, Bad, File, Ranks, lines, pairs, train, validation
 
 # fmt: off
@@ -110,7 +111,7 @@ ARGUMENTS = [
     Bad("TF32 without a GPU", "glue", {"tf32": True},
         "--tf32 requires Ampere or a newer GPU arch, cuda>=11 and torch>=1.7"),
     Bad("checkpoints that hide the gradient", "glue",
-        {"activation_checkpointing": True, "activation_checkpointing_kwargs": '{"use_reentrant": true}'},
+        {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": '{"use_reentrant": true}'},
         "The search needs use_reentrant=False in … checkpoints hide α from the gradient."),
     *(
         Bad(f"a schedule whose numbers {what}: {name} of {method}", "glue",
