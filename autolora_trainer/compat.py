@@ -116,6 +116,32 @@ def gradients_through_4_bit(model) -> Iterator[None]:
             weight.data, weight.quant_state = data, state
 
 
+@contextmanager
+def checkpoints_without_reentrance(model) -> Iterator[int]:
+    """Inside, no activation checkpoint that transformers runs is reentrant, also where peft's
+    `prepare_model_for_kbit_training` has asked for them; yields how many modules were switched.
+
+    transformers (5.23) gives every module the function that checkpoints it, and has no public way to read or change
+    one. Without `use_reentrant` torch (2.13) is reentrant. Until peft asks for the other kind.
+    """
+    name = "_gradient_checkpointing_func"
+    held = {module: vars(module).get(name) for module in model.modules()}
+    reentrant = {
+        module: function
+        for module, function in held.items()
+        if isinstance(function, functools.partial)
+        and getattr(module, "gradient_checkpointing", False)
+        and function.keywords.get("use_reentrant") is not False
+    }
+    for module, function in reentrant.items():
+        setattr(module, name, functools.partial(function, use_reentrant=False))
+    try:
+        yield len(reentrant)
+    finally:
+        for module, function in reentrant.items():
+            setattr(module, name, function)
+
+
 def meant_parameters(model, config: LoraConfig, target_modules) -> set[str]:
     """The `target_parameters` that PEFT makes of target modules: models whose experts were linear layers before
     transformers 5 have them as parameters now, and PEFT (0.21) turns the old names into the new ones. PEFT does it

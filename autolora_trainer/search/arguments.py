@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
-from autolora_trainer.compat import CHECKPOINTING
 from autolora_trainer.errors import is_first_process
 from autolora_trainer.training.finite import NonFiniteArguments
 from autolora_trainer.values import check_choice, check_numbers, setting
@@ -248,11 +247,6 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
             raise ValueError(
                 "load_best_model_at_end is not for the search (weights and selection variables belong together). "
                 "Set it for the retrain instead."
-            )
-        if (getattr(self, f"{CHECKPOINTING}_kwargs") or {}).get("use_reentrant"):
-            raise ValueError(
-                f"The search needs use_reentrant=False in {CHECKPOINTING}_kwargs, got True: reentrant "
-                "checkpoints hide α from the gradient."
             )
         if (rows := self.per_device_train_batch_size * self.gradient_accumulation_steps) > MOST_ROWS:
             raise ValueError(

@@ -35,7 +35,7 @@ from autolora_trainer.search.handover import handover_tensors, start_from
 from autolora_trainer.search.logs import SelectionMeans, selection_entropy, show_in_notebook, with_phase
 from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.search.passes import HypergradientPassesMixin
-from autolora_trainer.search.reach import Reach
+from autolora_trainer.search.reach import Reach, without_reentrance
 from autolora_trainer.search.rules import check_reachable
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
@@ -149,7 +149,8 @@ class AutoLoraMixin(
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
         check_environment(self)
-        return super().train(*args, **kwargs)
+        with without_reentrance(self.model, self.args):
+            return super().train(*args, **kwargs)
 
     def hyperparameter_search(self, *args, **kwargs):
         """Not of a search.

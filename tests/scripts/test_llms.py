@@ -248,14 +248,6 @@ def test_activation_checkpointing_changes_nothing(tmp_path, hypergradient):
     assert found[0][2] == found[1][2]
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing.*:FutureWarning")
-def test_reentrant_checkpoints_are_refused_by_the_search(tmp_path):
-    for name in dict.fromkeys((CHECKPOINTING, "gradient_checkpointing")):
-        reentrant = {name: True, f"{name}_kwargs": {"use_reentrant": True}}
-        with pytest.raises(ValueError, match="The search needs use_reentrant=False"):
-            searcher(tmp_path, tiny("llama"), **reentrant)
-
-
 def test_reentrant_checkpoints_train_the_same_adapter(tmp_path):
     ranks = LearnedRanks({name: ModuleRank(2) for name in lora_layers(adapt_all(tiny("llama")))})
     trained = []

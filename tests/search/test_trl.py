@@ -48,8 +48,6 @@ def test_settings_of_both_are_checked_and_keep_their_defaults(tmp_path):
     assert getattr(config, CHECKPOINTING) and config.learning_rate == plain.learning_rate
     with pytest.raises(ValueError, match="initial_rank must be at least 2"):
         sft.AutoLoraSFTConfig(str(tmp_path), bf16=False, initial_rank=1)
-    with pytest.raises(ValueError, match="use_reentrant=False"):
-        sft.AutoLoraSFTConfig(str(tmp_path), bf16=False, **{f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}})
 
 
 def test_search_on_completions_alone(tmp_path):
