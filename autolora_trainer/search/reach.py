@@ -1,10 +1,10 @@
 """Which modules a held-out gradient comes to: one that never came is no zero.
 
-Reentrant checkpoints would hide it; those that transformers runs are switched to the other kind. What else hides one is
-seen in the first selection step, before a weight has moved. A module that learns from D_tr, and runs on held-out rows
-where no gradient is kept (a reentrant checkpoint in its own code, in evaluation mode a part without gradient), would
-end with a rank of nothing: its search is refused. One that is not reached for another reason (its output is not used,
-no row has come to it yet) is named, and left out where no gradient has come by the end.
+Reentrant checkpoints would hide it; those that transformers runs are switched to the other kind. What else hides one
+is seen in the first selection step, before a weight has moved. A module that learns from D_tr, and runs on held-out
+rows where no gradient is kept (a reentrant checkpoint in its own code, in evaluation mode a part without gradient),
+would end with a rank of nothing: its search is refused. One that is not reached for another reason (its output is not
+used, no row has come to it yet) is named, and left out where no gradient has come by the end.
 """
 
 import logging
