@@ -39,7 +39,7 @@ from autolora_trainer.search.reach import Reach, without_reentrance
 from autolora_trainer.search.rules import check_reachable
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
-from autolora_trainer.search.suitability import check_order
+from autolora_trainer.search.suitability import check_order, check_trainer
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.finite_rows import FiniteRowsMixin
 from autolora_trainer.training.padding import align_tokens, tokenizer_of, warn_of_padding
@@ -86,6 +86,7 @@ class AutoLoraMixin(
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         check_order(cls, AutoLoraMixin)
+        check_trainer(cls)
 
     def __init__(
         self,
