@@ -22,7 +22,7 @@ def test_older_libraries_are_named_with_what_to_type(monkeypatch):
         check_floors()
     assert str(caught.value) == (
         "autolora_trainer has not been run with transformers 5.17.1, peft 0.20.0. Type: "
-        'pip install --upgrade "transformers>=5.18" "peft>=0.21"'
+        'pip install --upgrade "transformers>=5.18" "peft>=0.21.2"'
     )
 
 
