@@ -23,7 +23,7 @@ from autolora_trainer.scripts.arguments import MethodArguments, ModelArguments, 
 from autolora_trainer.search.arguments import SearchArguments
 from tests.helpers.commands import ROOT
 
-PAGES = sorted(glob.glob(os.path.join(ROOT, "docs", "*.md")))
+PAGES = sorted(glob.glob(os.path.join(ROOT, "docs", "**", "*.md"), recursive=True))
 SCRIPTS = {"run_glue.py": run_glue, "run_ner.py": run_ner, "run_nlg.py": run_nlg}
 OTHERS = ("vllm", "tensorboard", "git", "make", "pip", "cd", "export")  # programs that are not ours
 
@@ -65,8 +65,8 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_index_names_every_page():
-    assert set(re.findall(r"\]\((\w+\.md)\)", read("docs/README.md"))) == {
-        os.path.basename(page) for page in PAGES if not page.endswith("README.md")
+    assert set(re.findall(r"\]\(([\w/]+\.md)\)", read("docs/README.md"))) == {
+        os.path.relpath(page, os.path.join(ROOT, "docs")) for page in PAGES if not page.endswith("README.md")
     }
 
 
@@ -137,6 +137,7 @@ def known_arguments():
         os.path.join(ROOT, "autolora_trainer", "commands", "arguments.py"),
         os.path.join(ROOT, "benchmarks", "lib", "sharing.py"),
         *glob.glob(os.path.join(ROOT, "benchmarks", "*.py")),
+        *glob.glob(os.path.join(ROOT, "examples", "*.py")),
     ]:
         known |= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', read(path)))
     return known | set(re.findall(r'(--[\w-]+)"', read("Makefile")))
