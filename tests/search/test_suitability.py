@@ -142,7 +142,7 @@ MODELS = [
     (
         SENTENCES,
         LORA,
-        "a SentenceTransformer is run by its own losses. Search the transformers model in it with AutoL",
+        "a SentenceTransformer is run by its own losses. Search the transformers model in it, with a Tr",
     ),
     (SETFIT, LORA, "a SetFitModel is run by its own losses"),
     (types.SimpleNamespace, LORA, "needs a torch.nn.Module, got SimpleNamespace"),
@@ -154,6 +154,9 @@ MODELS = [
 def test_models_that_are_none_of_transformers(tmp_path, build, settings, reason):
     with pytest.raises(ValueError, match=reason):
         search(tmp_path, build(), settings)
+    if build in (SENTENCES, SETFIT, types.SimpleNamespace):
+        with pytest.raises(ValueError, match=reason):
+            find_ranks(build(), rows(16))
 
 
 # ---- rows
