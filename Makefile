@@ -1,10 +1,10 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both make $(VENV) and install what they need first.
+# On a fresh machine: `make demo`, `make test` and `make docs`. All make $(VENV) and install what they need first.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
-CODE = autolora_trainer tests benchmarks examples run_glue.py run_ner.py run_nlg.py setup.py
+CODE = autolora_trainer tests benchmarks examples docs/hooks run_glue.py run_ner.py run_nlg.py setup.py
 
-.PHONY: install demo test style quality
+.PHONY: install demo test docs style quality
 
 install: $(VENV)/.installed
 
@@ -18,6 +18,9 @@ demo: install
 
 test: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
+
+docs: install
+	HF_HUB_OFFLINE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 style: install
 	$(BIN)/isort $(CODE)
