@@ -33,6 +33,7 @@ from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import curve_figure
 from autolora_trainer.search.arguments import default_length
 from autolora_trainer.search.handover import adapter_tensors, handover_tensors
+from autolora_trainer.search.suitability import check_trainer
 from autolora_trainer.search.trainer import AutoLoraMixin
 from autolora_trainer.training.callbacks import TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest
@@ -77,6 +78,7 @@ class RankSearch:
     ):
         if peft_config is not None and type(peft_config) is not LoraConfig:
             raise ValueError(f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}.")
+        check_trainer(type(args), *filter(None, [trainer_class]))
         check_set(train_dataset, "train_dataset")
         check_rows(eval_dataset, "eval_dataset")
         if not hasattr(train_dataset, "__len__"):

@@ -12,6 +12,7 @@ from autolora_trainer.names import named
 from autolora_trainer.training.passes import check_smoothing
 
 OWN_FORWARD = ("sentence_transformers", "setfit")  # packages whose models take other inputs than transformers' models
+ONLINE = "GRPO RLOO OnlineDPO PPO Distillation SDPO SDFT A2PO IWOPD AsyncGRPO AsyncDistillation".split()  # TRL's
 
 
 def check_model(model, peft_config: LoraConfig | None, smoothing: float = 0.0) -> None:
@@ -124,6 +125,17 @@ def check_adapter(model: PeftModel, adapter_name: str = "default") -> None:
 
 def _factors(layer: LoraLayer, adapter_name: str) -> list[torch.nn.Parameter]:
     return [*layer.lora_A[adapter_name].parameters(), *layer.lora_B[adapter_name].parameters()]
+
+
+def check_trainer(*kinds: type) -> None:
+    """Raise `ValueError` for a trainer, or the arguments of one, that makes its rows while it trains."""
+    names = {parent.__name__.removesuffix("Config") for kind in kinds for parent in kind.__mro__}
+    names = {name.removesuffix("Trainer") for name in names}
+    if online := next((name for name in ONLINE if name in names), None):
+        raise ValueError(
+            f"{online}Trainer makes its rows while it trains, so held-out rows have no loss to search by. Call "
+            f"find_ranks with rows of prompts and completions, and give {online}Trainer the result as peft_config."
+        )
 
 
 def check_order(cls: type, mixin: type) -> None:

@@ -139,6 +139,7 @@ def known_arguments():
         os.path.join(ROOT, "autolora_trainer", "commands", "arguments.py"),
         os.path.join(ROOT, "benchmarks", "lib", "sharing.py"),
         *glob.glob(os.path.join(ROOT, "benchmarks", "*.py")),
+        *glob.glob(os.path.join(ROOT, "examples", "*.py")),
     ]:
         known |= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', read(path)))
     return known | set(re.findall(r'(--[\w-]+)"', read("Makefile")))

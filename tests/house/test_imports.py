@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "autolora_trainer"
 # A room imports what stands on a lower floor; rooms on one floor do not import each other. See docs/contributing.md.
 FLOORS = [
-    set("clean drawing errors files machine values version usage names untouched compat hub_client sample".split()),
+    set("clean compat drawing errors files floors hub_client machine".split())
+    | set("names sample untouched usage values version".split()),
     {"lora"},
     {"ranks"},
     {"training", "report", "tasks"},

@@ -1,9 +1,12 @@
 """Can every label of every picture be read: inside the canvas, and not upon another?"""
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
+import autolora_trainer
 from autolora_trainer.drawing import style
 from autolora_trainer.ranks.curve import Curve, CurvePoint
 from autolora_trainer.report.curve import curve_figure
@@ -57,3 +60,9 @@ def test_a_label_beyond_the_canvas_or_upon_another_is_seen():
 
 def test_ranks_load_no_drawing_library_before_they_are_drawn():
     assert of_ranks({"h.0.up": 8}).plot().axes and "matplotlib.pyplot" not in sys.modules
+
+
+def test_colours_come_from_the_one_palette():
+    package = Path(autolora_trainer.__file__).parent
+    named = {path.name for path in package.rglob("*.py") if re.search(r"\"#[0-9a-f]{6}\"", path.read_text("utf-8"))}
+    assert named == {"drawing.py"}

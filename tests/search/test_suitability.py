@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+import trl
 from datasets import Dataset, DatasetDict
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import IterableDataset
@@ -316,8 +317,21 @@ def test_the_search_comes_first_among_the_base_classes(tmp_path):
     assert search(tmp_path, kind=Right).gates and type("T", (AutoLoraTrainer, Seq2SeqTrainer), {})
 
 
+@pytest.mark.parametrize("name", ["GRPO", "RLOO", "Distillation"])
+def test_trainers_that_make_their_rows_are_refused(tmp_path, name):
+    own = type("Mine", (getattr(trl, f"{name}Trainer"),), {})
+    told = f"^{name}Trainer makes its rows while it trains.* give {name}Trainer the result as peft_config.$"
+    with pytest.raises(ValueError, match=told):
+        type("T", (AutoLoraMixin, own), {})
+    settings = getattr(trl, f"{name}Config")(str(tmp_path), bf16=False, report_to="none")
+    for asked in ({"args": settings}, {"trainer_class": own}):
+        with pytest.raises(ValueError, match=told):
+            find_ranks(tiny_roberta(), rows(16), LORA, **asked)
+    assert type("T", (AutoLoraMixin, trl.SFTTrainer), {}) and type("T", (AutoLoraMixin, trl.DPOTrainer), {})
+
+
 def test_batches_that_are_no_dicts_are_named_before_a_step(tmp_path):
-    """As GRPOTrainer's and RLOOTrainer's: rows, of which they generate their batches."""
+    """Of trainers whose names nobody knows, that generate their batches of rows."""
 
     class Generating(AutoLoraMixin, Trainer):
         pass
