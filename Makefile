@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both make $(VENV) and install what they need first.
+# On a fresh machine: `make demo`, `make test` and `make docs`. All make $(VENV) and install what they need first.
 # `make oldest` runs a part of the tests with the oldest libraries that setup.cfg takes, in an environment of its own.
 VENV ?= .venv
 OLDEST ?= .venv-oldest
@@ -6,9 +6,9 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 PYTEST = -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SMOKE = tests/find tests/heldout tests/house/test_floors.py tests/lora tests/search tests/shrink tests/training
-CODE = autolora_trainer tests benchmarks examples run_glue.py run_ner.py run_nlg.py setup.py
+CODE = autolora_trainer tests benchmarks examples docs/hooks run_glue.py run_ner.py run_nlg.py setup.py
 
-.PHONY: install demo test oldest style quality
+.PHONY: install demo test docs oldest style quality
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,9 @@ $(OLDEST)/.installed: setup.cfg constraints-oldest.txt
 
 oldest: $(OLDEST)/.installed
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python $(PYTEST) $(SMOKE)
+
+docs: install
+	HF_HUB_OFFLINE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 style: install
 	$(BIN)/isort $(CODE)

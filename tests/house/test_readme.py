@@ -57,7 +57,8 @@ def test_every_file_it_names_exists():
 def test_programs_take_public_names_from_the_package_itself():
     public = set(autolora_trainer.__all__)
     paths = [os.path.join(ROOT, "README.md")]
-    paths += glob.glob(os.path.join(ROOT, "docs", "*.md")) + glob.glob(os.path.join(ROOT, "examples", "*.py"))
+    paths += glob.glob(os.path.join(ROOT, "docs", "**", "*.md"), recursive=True)
+    paths += glob.glob(os.path.join(ROOT, "examples", "*.py"))
     found = []
     for path in paths:
         with open(path, encoding="utf-8") as file:
