@@ -33,7 +33,7 @@ from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import curve_figure
 from autolora_trainer.search.arguments import default_length
 from autolora_trainer.search.handover import adapter_tensors, handover_tensors
-from autolora_trainer.search.suitability import check_trainer
+from autolora_trainer.search.suitability import check_module, check_trainer
 from autolora_trainer.search.trainer import AutoLoraMixin
 from autolora_trainer.training.callbacks import TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest
@@ -87,6 +87,7 @@ class RankSearch:
                 "be. Give a dataset with a length, e.g. Dataset.from_list(list(rows))."
             )
         self.model = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
+        check_module(self.model)
         self.train_dataset, self.eval_dataset, self.peft_config = train_dataset, eval_dataset, peft_config
         self.trainer_class, self.output_dir = trainer_class or trainer_of(args, train_dataset), output_dir
         self.args = args
