@@ -72,13 +72,18 @@ def tables(groups: dict[str, list[str]]) -> str:
     return "\n\n".join(parts)
 
 
+def whole(helpful: Helpful) -> str:
+    """What it is for, its examples, and its tables."""
+    examples = "\n".join(helpful.examples)
+    return f"{cell(helpful.description)}\n\n```bash\n{examples}\n```\n\n{tables(rows_of(helpful))}"
+
+
 def asked_for(match: re.Match) -> str:
-    """The tables that a comment asks for."""
+    """What a comment asks for."""
     program, other = match.groups()
-    if program == "autolora":
-        return tables(rows_of(parser_of(program, other)))
-    groups = rows_of(parser_of(program))
-    known = [] if other is None else sum(rows_of(parser_of(other)).values(), [])
+    if program == "autolora" or other is None:
+        return whole(parser_of(program, other))
+    groups, known = rows_of(parser_of(program)), sum(rows_of(parser_of(other)).values(), [])
     return tables({title: [row for row in rows if row not in known] for title, rows in groups.items()})
 
 

@@ -4,9 +4,11 @@ import ast
 import contextlib
 import dataclasses
 import glob
+import json
 import os
 import re
 import shlex
+from collections import defaultdict
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
@@ -18,8 +20,12 @@ import run_glue
 import run_ner
 import run_nlg
 from autolora_trainer.commands.arguments import parser
+from autolora_trainer.ranks.curve import Curve, CurvePoint
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
+from autolora_trainer.runs.outputs import LOCAL_FILES, RESULT_FILES
 from autolora_trainer.sample import encoder_path
 from autolora_trainer.scripts.arguments import MethodArguments, ModelArguments, ScriptTrainingArguments
+from autolora_trainer.training.cost import total_cost
 from tests.helpers.commands import ROOT
 
 PAGES = sorted(glob.glob(os.path.join(ROOT, "docs", "**", "*.md"), recursive=True))
@@ -74,6 +80,21 @@ def test_the_index_names_every_page():
 def test_every_configuration_of_accelerate_is_described():
     named = set(re.findall(r"\(\.\./\.\./examples/accelerate/(\w+\.yaml)\)", read("docs/guides/multi_gpu.md")))
     assert named == set(os.listdir(os.path.join(ROOT, "examples", "accelerate")))
+
+
+def test_the_page_of_files_names_every_file_and_field():
+    named = set(re.findall(r"`([\w./-]+)`", read("docs/reference/files.md")))
+    files = {name for name in (*RESULT_FILES, *LOCAL_FILES) if not name.startswith("predict_results_")}
+    assert files - named == set()
+    curve = Curve((CurvePoint(0, 0, 1.0), CurvePoint(1, 8, 0.5)), 1, True, 0.06)
+    document = json.loads(LearnedRanks({"q": ModuleRank(1, (1.0,), (0.5,), experts=2)}, curve=curve).to_json())
+    inner = [*document["modules"].values(), document["curve"], *document["curve"]["points"]]
+    fields = {
+        *document,
+        *(name for part in inner for name in part),
+        *total_cost({"search": defaultdict(int)}, "")["total"],
+    }
+    assert fields - named == set()
 
 
 # ---- commands

@@ -16,7 +16,7 @@ from autolora_trainer.usage import name_of
 from tests.helpers.commands import ROOT
 
 pytest.importorskip("mkdocs")
-HOOKS = ("arguments", "formulas", "links", "navigation", "quickstart")
+HOOKS = ("arguments", "formulas", "links", "navigation", "quickstart", "sections")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,11 @@ def test_nothing_is_loaded_from_elsewhere(site):
 
 
 def test_every_public_name_has_its_entry(site):
-    entries = set(re.findall(r'id="autolora_trainer\.(\w+)"', page(site, "reference/python.html")))
+    shown = page(site, "reference/python.html")
+    entries = set(re.findall(r'id="autolora_trainer\.(\w+)"', shown))
     assert entries == set(autolora_trainer.__all__) - {"__version__"}
+    text = re.sub(r"<pre.*?</pre>", "", shown, flags=re.DOTALL)
+    assert text.count("Raises:</span>") > 5 and not re.search(r"<p>[^<]*\b(?:Args|Returns|Raises|Example):", text)
 
 
 def test_every_argument_has_its_row(site, monkeypatch):
