@@ -91,7 +91,7 @@ def save_page(
     commands |= {"how it was made": command} if command else {}
     parts += [f"<p>{_text(what)}</p><pre>{_text(line)}</pre>" for what, line in commands.items()]
     path = os.path.join(folder, PAGE_FILE)
-    write_atomically(path, _page(ranks.title, "\n".join(parts)))
+    write_atomically(path, clean(_page(ranks.title, "\n".join(parts))))  # names in the grid, too
     return path
 
 
