@@ -38,7 +38,8 @@ from autolora_trainer.search.trainer import AutoLoraMixin
 from autolora_trainer.training.callbacks import TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest
 from autolora_trainer.training.forecast import Forecast, StepForecast
-from autolora_trainer.untouched import untouched
+from autolora_trainer.training.processes import sharding
+from autolora_trainer.untouched import sharing_memory, untouched
 
 SEARCH_FOLDER = "search"  # in the folder that is given
 
@@ -151,6 +152,8 @@ class RankSearch:
     def _trainer(self, folder: str) -> tuple[Trainer, LoraConfig]:
         """The trainer of the search, and the LoRA settings that it was given."""
         base, given = self._base()
+        if sharding(self.args) == "FSDP":
+            base = sharing_memory(base)
         whole = with_modules(given, untrained_fresh(base, given)[0])  # as the search completes it
         settings = {**self.settings, "output_dir": folder}
         if settings["size"] == "same":

@@ -320,7 +320,9 @@ def test_the_search_comes_first_among_the_base_classes(tmp_path):
     assert search(tmp_path, kind=Right).gates and type("T", (AutoLoraTrainer, Seq2SeqTrainer), {})
 
 
-ONLINE = [name for name in ("GRPO", "RLOO", "Distillation") if hasattr(trl, f"{name}Trainer")]  # TRL 1.8 has not the last
+ONLINE = [
+    name for name in ("GRPO", "RLOO", "Distillation") if hasattr(trl, f"{name}Trainer")
+]  # TRL 1.8 has not the last
 
 
 @pytest.mark.parametrize("name", ONLINE)
