@@ -145,6 +145,17 @@ def checkpoints_without_reentrance(model) -> Iterator[int]:
             setattr(module, name, function)
 
 
+def layers_to_shard(model) -> list[str]:
+    """Names of the classes of layers that FSDP2 may shard one by one. accelerate (1.15) takes all that a model names,
+    and fails where it has none of a class, and where a module around its input embeddings is among them (BERT,
+    RoBERTa), which it shards once more. Until it does not."""
+    embeddings, modules = model.get_input_embeddings(), {}
+    for module in model.modules():
+        modules.setdefault(type(module).__name__, []).append(module)
+    around = {name for name, own in modules.items() if any(embeddings in set(module.modules()) for module in own)}
+    return [name for name in getattr(model, "_no_split_modules", None) or () if name in modules and name not in around]
+
+
 def meant_parameters(model, config: LoraConfig, target_modules) -> set[str]:
     """The `target_parameters` that PEFT makes of target modules: models whose experts were linear layers before
     transformers 5 have them as parameters now, and PEFT (0.21) turns the old names into the new ones. PEFT does it

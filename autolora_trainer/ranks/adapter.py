@@ -14,6 +14,7 @@ from autolora_trainer.lora.base_weight import packed_tensors, told_by
 from autolora_trainer.lora.fresh import untrained_fresh, with_modules
 from autolora_trainer.lora.fused import split_parts
 from autolora_trainer.lora.parts import adaptable_names, base_model_of, base_modules, lora_parts
+from autolora_trainer.lora.sharded import whole
 from autolora_trainer.names import module_of, named
 from autolora_trainer.ranks.adapter_config import CONFIG_FILE
 from autolora_trainer.ranks.adapter_file import WEIGHTS_FILE
@@ -116,7 +117,7 @@ def fingerprint(model: torch.nn.Module, names) -> str | None:
         for part, tensor in packed_tensors(layer) if weight is None else [("", weight)]:
             if tensor.is_meta:
                 return None
-            head = tensor.detach().flatten()[:64].to(torch.bfloat16).float().tolist()
+            head = whole(tensor).detach().flatten()[:64].to(torch.bfloat16).float().tolist()
             digest.update(f"{name}{part} {tuple(tensor.shape)}{head!r}".encode())
     return next((kind for kind in (PACKED, QUANTIZED) if kind in kinds), "") + digest.hexdigest()[:DIGITS]
 

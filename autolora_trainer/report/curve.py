@@ -57,6 +57,7 @@ def curve_figure(curve: Curve, size: int, width: float = 6.4):
         axes.minorticks_off()
     if rest and curve.decided:
         axes.axhspan(*curve.band, color=BAND, alpha=0.55, linewidth=0)
+    if rest and curve.decided and curve.band[1] < none.loss:  # else all of it is within
         said = f"within {100 * curve.tolerance:.3g} % of the {'loss' if curve.of_whole else 'gain'}"
         axes.annotate(said, (0, curve.band[1]), (4, 3), xycoords=("axes fraction", "data"), ha="left",
                       textcoords="offset points", fontsize=8.5, color=FAINT, bbox=over)  # fmt: skip
@@ -75,10 +76,14 @@ def curve_figure(curve: Curve, size: int, width: float = 6.4):
 
 def _apart(sizes: list[int], inches: float) -> list[int]:
     """The sizes whose labels, 8 points high, have room on a logarithmic axis of so many inches; of close ones the
-    last."""
+    largest."""
     room = max(text_width(f"{size:,}", 8) for size in sizes) + 0.12
     least = 2 ** (room / inches * max(1.0, math.log2(sizes[-1] / sizes[0])))
-    return [size for size, larger in zip(sizes, [*sizes[1:], math.inf]) if larger > least * size]
+    kept = sizes[-1:]
+    for size in reversed(sizes):
+        if least * size < kept[0]:
+            kept.insert(0, size)
+    return kept
 
 
 def format_curve(curve: Curve, size: int) -> str:

@@ -123,10 +123,11 @@ def _text(text) -> str:
 
 def _found(ranks: LearnedRanks, parameters: int) -> str:
     """Figures, curve and grid of an adapter."""
+    megabytes = parameters * 4 / 1e6
     curve, used = ranks.curve, sum(rank > 0 for rank in ranks.ranks.values())
     figures = {
         "adapter parameters": f"{parameters:,}",
-        "in float32": f"{parameters * 4 / 1e6:.2f} MB",
+        "in float32": f"{megabytes:{'.2f' if megabytes >= 0.1 else '.2g'}} MB",
         "modules with a rank": f"{used} of {len(ranks.modules)}",
         "largest rank": max(ranks.ranks.values(), default=0),
     }

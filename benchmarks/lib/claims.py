@@ -7,6 +7,7 @@ import itertools
 import statistics
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.lib import compress_report
 from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, LLM, LONG, SMALL
@@ -175,6 +176,7 @@ def forest(rows: list[dict]) -> Figure:
     axis.set_yticks([y for y, _, _ in labels], [text for _, text, _ in labels])
     for tick, (_, _, heading) in zip(axis.get_yticklabels(), labels):
         tick.set_fontweight("bold" if heading else "normal")
+    axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.tick_params(axis="y", length=0)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.set_xlabel("by how much the held-out loss is smaller, % of uniform's gain over no adapter", x=0.38)

@@ -3,7 +3,7 @@
 import statistics
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from autolora_trainer.ranks.grid import rank_grid
 from benchmarks.lib.allocation_plan import DEFAULT_K, search_of
@@ -57,6 +57,7 @@ def _losses(axis, rows, ink, blue, orange) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
     ticks = sorted({r["parameters"] for r in own if r["method"] == "uniform"})
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.yaxis.set_major_locator(MaxNLocator(5))
     axis.margins(0.12, 0.2)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_xlabel("adapter parameters", color=ink)

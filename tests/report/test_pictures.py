@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,10 @@ def curve(sizes, chosen, top=1.0, decided=True):
         lambda: curve_figure(curve([81152, 92672, 105000, 120000, 163840, 327680], 3), 105000),
         lambda: curve_figure(curve(ROOMY, 0, top=2.499, decided=False), 0),
         lambda: curve_figure(curve([], 0, decided=False), 0),
+        lambda: curve_figure(replace(curve(ROOMY, 1), tolerance=2.0, of_whole=True), 96, width=4.6),
+        lambda: curve_figure(
+            curve([7840, 17440, 34400, 44160, 44960, 45280, 48960, 71040, 136640], 5), 44960, width=4.6
+        ),
         lambda: roberta().plot(),
         lambda: roberta(60).plot(),
         lambda: of_ranks({"lm_head": 0}).plot(),
