@@ -19,6 +19,7 @@ from transformers import (
     set_seed,
 )
 
+from autolora_trainer.drawing import style
 from autolora_trainer.find import resuming
 from autolora_trainer.find.arguments import search_arguments, task_type_of, trainer_of
 from autolora_trainer.heldout.split import check_rows, check_set
@@ -38,7 +39,8 @@ from autolora_trainer.search.trainer import AutoLoraMixin
 from autolora_trainer.training.callbacks import TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest
 from autolora_trainer.training.forecast import Forecast, StepForecast
-from autolora_trainer.untouched import untouched
+from autolora_trainer.training.processes import sharding
+from autolora_trainer.untouched import sharing_memory, untouched
 
 SEARCH_FOLDER = "search"  # in the folder that is given
 
@@ -151,6 +153,8 @@ class RankSearch:
     def _trainer(self, folder: str) -> tuple[Trainer, LoraConfig]:
         """The trainer of the search, and the LoRA settings that it was given."""
         base, given = self._base()
+        if sharding(self.args) == "FSDP":
+            base = sharing_memory(base)
         whole = with_modules(given, untrained_fresh(base, given)[0])  # as the search completes it
         settings = {**self.settings, "output_dir": folder}
         if settings["size"] == "same":
@@ -206,7 +210,8 @@ class RankSearch:
         """The curve as a matplotlib figure."""
         if self.curve is None:
             raise ValueError("There is no curve: call run() first, with size auto.")
-        return curve_figure(self.curve, self.parameters)
+        with style():
+            return curve_figure(self.curve, self.parameters)
 
     def save_adapter(self, folder: str | os.PathLike) -> None:
         """Write a trainable PEFT adapter of the learned ranks that holds what the search has learned, for tools that

@@ -122,7 +122,7 @@ def test_gradient_survives_activation_checkpointing():
     gates = attach_gates(model)
     randomize(gates)
     plain = selection_gradient(model, gates)
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    model.gradient_checkpointing_enable({"use_reentrant": False})
     torch.testing.assert_close(selection_gradient(model, gates), plain)
 
 
