@@ -44,7 +44,8 @@ def test_the_reward_of_the_example_is_nearness_in_length():
 
 # ---- from a model to texts of a merged one
 
-TEMPLATE = "{% for m in messages %}{{ m['role'][0] + ':' + m['content'] }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+TURNS = "{% for m in messages %}{{ m['role'][0] + ':' + m['content'] }}\n{% endfor %}"
+TEMPLATE = TURNS + "{% if add_generation_prompt %}a:{% endif %}"
 
 
 def test_a_model_end_to_end(tmp_path, monkeypatch, capsys):
@@ -68,4 +69,4 @@ def test_a_model_end_to_end(tmp_path, monkeypatch, capsys):
     assert sizes["no adapter"] == 0 < sizes["compressed"] <= sizes["learned ranks"] <= sizes["rank 8 everywhere"]
     assert losses["learned ranks"] < losses["no adapter"]
     assert "the merged model writes 4 of 4 texts as its adapter does" in printed
-    assert not {"question", "<<"} & set(smollm2.chat(rows[0])["completion"][0]["content"])
+    assert smollm2.chat(rows[8])["completion"][0]["content"] == "#### 3"
