@@ -8,13 +8,12 @@ import os
 import posixpath
 import re
 
-from mkdocs.structure.files import File
+from mkdocs.structure.files import File, InclusionLevel
 from quickstart import PAGE, PROGRAM
 
 OUTSIDE = "repository/"  # in the site: what lies beside docs/ in the repository
-PAGES = ("README.md", "RESULTS.md", "CHANGELOG.md", "benchmarks/README.md")
-PICTURES = (".png", ".svg")
-LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")
+AS_THEY_ARE = (".md", ".png", ".svg")  # the rest is text, to be looked at
+LINK = re.compile(r"(\]\(|\bsrc(?:set)?=\")(?!https?:|#)([^)\"\s#]+)(#[^)\"\s]*)?(?=[)\"])")
 
 
 def in_repository(uri: str) -> str:
@@ -36,7 +35,7 @@ def in_site(path: str) -> str:
     """
     if is_inside(path):
         return PAGE if path == f"docs/{PROGRAM}" else path.removeprefix("docs/")
-    return OUTSIDE + path + ("" if path in PAGES or path.endswith(PICTURES) else ".txt")
+    return OUTSIDE + path + ("" if path.endswith(AS_THEY_ARE) else ".txt")
 
 
 def target_of(uri: str, link: str) -> str:
@@ -45,20 +44,18 @@ def target_of(uri: str, link: str) -> str:
 
 
 def on_files(files, config):
-    """Bring in the pages from outside, and whatever any page links to outside."""
+    """Bring in whatever pages link to outside docs/, and what those link to."""
     root = os.path.dirname(config.config_file_path)
-
-    def add(path: str) -> None:
-        source = os.path.join(root, path)
-        if os.path.isfile(source) and files.get_file_from_path(in_site(path)) is None:
-            files.append(File.generated(config, in_site(path), abs_src_path=source))
-
-    for path in PAGES:
-        add(path)
-    for page in list(files.documentation_pages()):
-        for link, _ in LINK.findall(page.content_string):
-            if not is_inside(target := target_of(page.src_uri, link)):
-                add(target)
+    pages = list(files.documentation_pages())
+    for page in pages:  # which grows on the way
+        for _, link, _ in LINK.findall(page.content_string):
+            path = target_of(page.src_uri, link)
+            source = os.path.join(root, path)
+            if is_inside(path) or not os.path.isfile(source) or files.get_file_from_path(in_site(path)) is not None:
+                continue
+            made = File.generated(config, in_site(path), abs_src_path=source, inclusion=InclusionLevel.NOT_IN_NAV)
+            files.append(made)
+            pages += [made] if made.is_documentation_page() else []
     return files
 
 
@@ -67,9 +64,9 @@ def on_page_markdown(markdown, page, config, files):
     root, here = os.path.dirname(config.config_file_path), page.file.src_uri
 
     def led(match) -> str:
-        target = target_of(here, match[1])
+        target = target_of(here, match[2])
         if os.path.isdir(os.path.join(root, target)):
-            return "]()"
-        return f"]({posixpath.relpath(in_site(target), posixpath.dirname(here) or '.')}{match[2] or ''})"
+            return match[1]
+        return f"{match[1]}{posixpath.relpath(in_site(target), posixpath.dirname(here) or '.')}{match[3] or ''}"
 
     return re.sub(r"\[([^][]*)\]\(\)", r"\1", LINK.sub(led, markdown))

@@ -71,10 +71,15 @@ def test_formulas_are_drawn_without_a_script(site):
     assert "arithmatex" not in shown and "\\_" not in shown
 
 
-def test_what_lies_outside_docs_is_there(site):
+def test_every_link_leads_to_a_file(site):
     shown = page(site, "contributing.html")
     paths = {path for path in re.findall(r'href="(repository/[^"#]+)"', shown)}
     assert len(paths) > 20 and all((site / path).is_file() for path in paths)
+    missing = {}
+    for path in set(site.rglob("*.html")) - {site / "404.html"}:
+        targets = re.findall(r'(?:href|src|srcset)="([^":#?]+)[#"]', path.read_text("utf-8"))
+        missing |= {f"{path.name}: {target}": 0 for target in targets if not (path.parent / target).exists()}
+    assert set(missing) == set()
     source = "autolora_trainer/lora/parts.py"
     assert (site / f"repository/{source}.txt").read_text("utf-8") == Path(ROOT, source).read_text("utf-8")
 
