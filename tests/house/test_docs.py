@@ -129,7 +129,7 @@ def test_commands_parse(page, place):
 
 def known_arguments():
     groups = (ModelArguments, run_nlg.NlgArguments, run_ner.NerDataArguments, MethodArguments, ScriptTrainingArguments)
-    known = {f"--{field.name}" for group in groups for field in dataclasses.fields(group)} | {"--config", "--help"}
+    known = {f"--{field.name}" for group in groups for field in dataclasses.fields(group)} | {"--config", "--help", "--help_all"}
     known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
     known |= {option for action in get_args_parser()._actions for option in action.option_strings}
     known |= {"--enable-lora", "--lora-modules", "--max-lora-rank", "--logdir"}  # vLLM's, TensorBoard's
