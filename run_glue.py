@@ -10,7 +10,6 @@ described in README.md.
 """
 
 import sys
-import time
 
 from autolora_trainer.errors import guard_imports, run_guarded
 
@@ -22,7 +21,6 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from autolora_trainer.files import replacing
 from autolora_trainer.sample import encoder_path, load_sample
-from autolora_trainer.scripts import demo
 from autolora_trainer.scripts.command_line import parse_arguments
 from autolora_trainer.scripts.job import Job
 from autolora_trainer.scripts.pipeline import execute
@@ -124,11 +122,7 @@ SAMPLE_DEFAULTS = {
 
 
 def main(argv: list[str] | None = None) -> dict:
-    started = time.perf_counter()
-    arguments = parse_arguments(argv, {"sample": SAMPLE_DEFAULTS}, about=__doc__)
-    results = execute(Glue(), *arguments)
-    demo.compare_with_uniform(Glue(), results, *arguments, started)
-    return results
+    return execute(Glue(), *parse_arguments(argv, {"sample": SAMPLE_DEFAULTS}, about=__doc__))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
+from autolora_trainer.floors import check_floors
 from autolora_trainer.version import __version__
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from autolora_trainer.shrink.compressing import compress
     from autolora_trainer.shrink.result import CompressedAdapter
     from autolora_trainer.training.passes import fix_loss_scale
+
+check_floors()
 
 # on some CPUs bitsandbytes, which PEFT imports where it is there, misses another package at every start
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

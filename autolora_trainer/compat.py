@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch.nn import Parameter
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 # Private methods of Trainer that this package overrides or calls: without one of them a resume would not be exact, a
 # bad step not skipped, or rows not in their order, and nothing would say so.
@@ -46,8 +46,18 @@ def client_factory() -> Callable:
     return _http._GLOBAL_CLIENT_FACTORY
 
 
-# of the connections that it makes; an answer's body is read through one
-ByteStream = _http.httpx2.SyncByteStream
+# of the connections that it makes; an answer's body is read through one. huggingface_hub 1 makes them by httpx
+ByteStream = (_http.httpx2 if hasattr(_http, "httpx2") else _http.httpx).SyncByteStream
+
+# what TrainingArguments calls it: transformers 5.23 has renamed it, and keeps the old name for command lines
+_NEW_NAME = "activation_checkpointing" in {field.name for field in dataclasses.fields(TrainingArguments)}
+CHECKPOINTING = "activation_checkpointing" if _NEW_NAME else "gradient_checkpointing"
+
+
+def loss_scaled_for_accumulation(trainer: Trainer) -> bool | None:
+    """What a Trainer says of its loss where it is not its model's; None of Trainer's own, and before 5.19, where none
+    says so."""
+    return getattr(trainer, "loss_is_scaled_for_ga", None)
 
 
 def save_without_asking(model) -> None:
@@ -95,15 +105,44 @@ def gradients_through_4_bit(model) -> Iterator[None]:
         if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
             from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
 
-            packed.append((weight, weight.data, weight.quant_state))
+            state = weight.quant_state  # which the inverse changes
+            packed.append((weight, weight.data, state, dict(vars(state))))
             weight.data, weight.quant_state = _convert_weight_packed_for_cpu_inverse(weight.data, weight.quant_state)
     try:
         yield
     finally:
         for layer, value in supported.items():
             layer.support_avx512bf16_for_cpu = value
-        for weight, data, state in packed:
+        for weight, data, state, values in packed:
             weight.data, weight.quant_state = data, state
+            vars(state).clear()
+            vars(state).update(values)
+
+
+@contextmanager
+def checkpoints_without_reentrance(model) -> Iterator[int]:
+    """Inside, no activation checkpoint that transformers runs is reentrant, also where peft's
+    `prepare_model_for_kbit_training` has asked for them; yields how many modules were switched.
+
+    transformers (5.23) gives every module the function that checkpoints it, and has no public way to read or change
+    one. Without `use_reentrant` torch (2.13) is reentrant. Until peft asks for the other kind.
+    """
+    name = "_gradient_checkpointing_func"
+    held = {module: vars(module).get(name) for module in model.modules()}
+    reentrant = {
+        module: function
+        for module, function in held.items()
+        if isinstance(function, functools.partial)
+        and getattr(module, "gradient_checkpointing", False)
+        and function.keywords.get("use_reentrant") is not False
+    }
+    for module, function in reentrant.items():
+        setattr(module, name, functools.partial(function, use_reentrant=False))
+    try:
+        yield len(reentrant)
+    finally:
+        for module, function in reentrant.items():
+            setattr(module, name, function)
 
 
 def layers_to_shard(model) -> list[str]:

@@ -11,7 +11,18 @@ from autolora_trainer.errors import one_line
 from autolora_trainer.files import replacing
 
 logger = logging.getLogger("autolora_trainer")
-INK, FAINT, RULE = "#1f2933", "#5f6b7a", "#c3cad3"
+# The one palette: what a colour is for, on light ground and on dark. Told apart without colour vision by luminance.
+PALETTE = {
+    "ink": ("#1f2933", "#e4e9ee"),
+    "faint": ("#5f6b7a", "#9ca8b5"),
+    "rule": ("#c3cad3", "#434d58"),
+    "muted": ("#a3acb7", "#6b7683"),
+    "accent": ("#0072b2", "#58a6ff"),
+    "band": ("#a8d5ba", "#3f7d5f"),
+    "empty": ("#eceff1", "#242b33"),
+    "paper": ("#ffffff", "#14191f"),
+}
+INK, FAINT, RULE, MUTED, ACCENT, BAND, EMPTY, PAPER = (light for light, _ in PALETTE.values())
 
 
 def load_matplotlib():
@@ -43,7 +54,8 @@ def style():
     """Settings for every picture: text stays text in the SVG, and two runs give the same bytes."""
     matplotlib = load_matplotlib()
     svg = {"svg.fonttype": "none", "svg.hashsalt": "autolora_trainer"}
-    return matplotlib.rc_context({**svg, "font.family": "DejaVu Sans", "text.usetex": False})
+    colours = {"axes.edgecolor": MUTED, "xtick.color": FAINT, "ytick.color": FAINT, "text.color": INK}
+    return matplotlib.rc_context({**svg, **colours, "font.family": "DejaVu Sans", "text.usetex": False})
 
 
 def canvas(width: float, height: float):
@@ -52,7 +64,7 @@ def canvas(width: float, height: float):
     load_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Figure(figsize=(width, height), facecolor=PAPER)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
 
@@ -86,11 +98,14 @@ def save_in_both_forms(figure, folder: str | os.PathLike, names: tuple[str, str]
     return png, svg
 
 
-def figure_svg(figure) -> str:
-    """A picture as an `<svg>` element."""
+def figure_svg(figure, themed: bool = False) -> str:
+    """A picture as an `<svg>` element; `themed`: its colours are the page's, `var(--ink)` …, light or dark."""
     with style(), io.StringIO() as text:
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-        return text.getvalue()[text.getvalue().index("<svg") :]
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        svg = text.getvalue()[text.getvalue().index("<svg") :]
+    for name, (colour, _) in PALETTE.items() if themed else ():
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg
 
 
 def pixels(figure):
@@ -101,6 +116,17 @@ def pixels(figure):
     drawn = FigureCanvasAgg(figure)
     drawn.draw()
     return numpy.array(drawn.buffer_rgba())[..., :3]
+
+
+def heat(shade: float) -> float:
+    """How much of ACCENT a cell has, 0 to 1, of its shade from 0 to 1: one hue, whose luminance falls all the way, so
+    that it also reads in grey, and its palest is not the ground."""
+    return 0.12 + 0.88 * max(0.0, min(1.0, shade))
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """(red, green, blue), 0 to 255, of `#rrggbb`."""
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def luminance(colour: Sequence[float]) -> float:

@@ -18,12 +18,12 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SHORT = "--max_train_samples 96 --max_eval_samples 64 --max_steps 2 --search_max_steps 3 --hypergradient_interval 1"
+SHORT = "--lines 64 --steps 2 --search_steps 5"
 COMMANDS = [
     "--version",
     f"demo {SHORT}",
-    "show outputs/sample-autolora",
-    "export outputs/sample-autolora --format axolotl",
+    "show outputs/demo",
+    "export outputs/demo --format axolotl",
     *(f"{verb} --help" for verb in ("demo", "find", "compress", "show", "diff", "export", "run")),
     *(f"run {script} --help_all" for script in ("glue", "ner", "nlg")),
 ]

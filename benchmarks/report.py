@@ -24,23 +24,25 @@ from benchmarks import pictures, planted  # noqa: E402
 from benchmarks.lib import (  # noqa: E402
     allocation_plan,
     allocation_report,
+    claims,
     committed,
     comparison,
     compress_report,
     cost_tables,
+    hero,
     patterns,
+    short,
     trials,
 )
-from benchmarks.lib.committed import command_of, join, not_measured, plan_block, provenance, rows_of  # noqa: E402
-from benchmarks.lib.paper_tables import TABLES, at_scale, paper_table, table5  # noqa: E402
-from benchmarks.lib.significance import markdown  # noqa: E402
+from benchmarks.lib.committed import command_of, join, not_measured, provenance, rows_of  # noqa: E402
+from benchmarks.lib.paper_tables import TABLES, paper_table, table5  # noqa: E402
 
 COMPRESS = (
     "python benchmarks/compress.py --data $DATA --models gpt2=GPT2 minilm=MODEL smollm2=SMOLLM2 --bf16 --tasks e2e "
     "jnlpba smollm2"
 )
 RELIABILITY = "python benchmarks/reliability.py"
-PAGES = ("RESULTS.md", "README.md")
+PAGES = ("benchmarks/results/paper.md", "RESULTS.md", "README.md")
 PICTURES = "benchmarks/results/pictures"
 PLACES = {
     **{"$DATA/cost.jsonl": "benchmarks/results/cost.jsonl", "$DATA/train": "$DATA/{}/train"},
@@ -61,7 +63,7 @@ def ranks_block() -> str:
         return not_measured(command_of("plans/core", "core"))
     shown = patterns.figure3(found).items()
     return join(
-        *(f"![Ranks of {', '.join(tasks)}]({PICTURES}/{name}.svg)" for name, tasks in shown), patterns.describe(found)
+        *(f"![Ranks of {', '.join(tasks)}](pictures/{name}.svg)" for name, tasks in shown), patterns.describe(found)
     )
 
 
@@ -69,28 +71,6 @@ def own_block(name: str, table, command: str, output: str = "") -> str:
     """The rows of a benchmark that has no plan."""
     rows, command = rows_of(name), f"{command} --output benchmarks/results/{output or name}"
     return join(table(rows), provenance(rows, command)) if rows else not_measured(command)
-
-
-def planted_table(rows: list[dict]) -> str:
-    """By problem: how many modules and totals come out exactly, of the default rule and of the paper's count."""
-    lines = {(line["problem"], line["rule"]): line for line in planted.summarize(rows)}
-    body = []
-    for name in sorted({line["problem"] for line in lines.values()}, key=list(planted.PROBLEMS).index):
-        cells = [name]
-        for rule in ("contributions", "threshold"):
-            line = lines[name, rule]
-            cells += [f"{line['exact']:.1%}", f"{line['totals']} of {line['searches']}"]
-        levels = lines[name, "contributions"]["levels"].items()
-        body.append([*cells, ", ".join(f"{level}: {mean:.2f}" for level, mean in levels)])
-    header = [
-        "problem",
-        "modules exact",
-        "totals exact",
-        "the paper's modules",
-        "totals",
-        "mean rank found at true rank",
-    ]
-    return markdown(header, body)
 
 
 ALLOCATION = (
@@ -104,18 +84,41 @@ def allocation_block(table) -> str:
     return table(rows_of("allocation")) or not_measured(ALLOCATION)
 
 
-def curves() -> str:
-    """Its picture, once there are rows."""
-    return f"![Held-out loss against adapter parameters]({PICTURES}/allocation.svg)" if rows_of("allocation") else ""
+def picture_of(name: str, what: str) -> str:
+    """A picture of the comparison, once there are rows."""
+    return f"![{what}]({PICTURES}/{name}.svg)" if rows_of("allocation") else ""
 
 
-def allocated() -> str:
-    """All of its tables, its picture, where the rows come from, and how many are missing of those that are due."""
-    if not (rows := rows_of("allocation")):
-        return not_measured(ALLOCATION)
+def hero_block() -> str:
+    """The README's picture, for light and for dark pages."""
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{PICTURES}/hero_dark.svg">'
+    what = "Held-out loss against adapter parameters, and the ranks that were found"
+    shown = f'<picture>{source}<img alt="{what}" src="{PICTURES}/hero_light.svg"></picture>'
+    return shown if searched_for_hero() else ""
+
+
+def searched_for_hero() -> bool:
+    rows = rows_of("allocation")
+    return bool(allocation_plan.search_of(hero.TASK, hero.SEED, rows))
+
+
+def allocation_source() -> str:
+    """Where the rows of the comparison come from."""
+    rows = rows_of("allocation")
+    return provenance(rows, ALLOCATION) if rows else not_measured(ALLOCATION)
+
+
+def left_of_allocation() -> str:
+    """How many trials of the comparison are missing of those that are due."""
+    rows = rows_of("allocation")
     left = sum(trial["task"] in allocation_plan.ON_CPU for trial in allocation_plan.left(rows))
-    missing = not_measured(ALLOCATION, f"not measured yet, {left} trials and those that follow") if left else ""
-    return join(curves(), allocation_report.report(rows), provenance(rows, ALLOCATION), missing)
+    what = f"Not measured yet, {left} trials of the comparison and those that follow"
+    return f"{not_measured(ALLOCATION, what)}" if left else ""
+
+
+def open_block() -> str:
+    """One list of what is not measured."""
+    return join(left_of_allocation(), short.open_runs(written(_content(PAGES[0]) or "")))
 
 
 def cost_block() -> str:
@@ -142,29 +145,38 @@ def cost_block() -> str:
 
 
 def reliability_tables(rows: list[dict]) -> str:
-    from benchmarks import reliability  # here: it takes the Hub away from what comes after it
-
+    """Promises and how often they held, and what did not."""
     latest = {row["check"]: row for row in rows}
     public = lambda fault: re.sub(r"(?:/[^/\s'\"]+)*?/tmp[^/\s'\"]+", "FOLDER", " ".join(fault.split()))
     faults = [f"- {name}: {public(fault)}" for name, row in latest.items() for fault in row["faults"]]
-    failed = join("What did not hold:", "\n".join(faults)) if faults else ""
-    return join(reliability.report(rows), failed)
+    return join(short.reliability_short(rows), join("What did not hold:", "\n".join(faults)) if faults else "")
 
 
+ALLOCATED = {
+    "same size": allocation_report.same_size,
+    "found size": allocation_report.found_size,
+    "others": allocation_report.others,
+    "front": claims.front,
+    "passes": short.passes,
+}
+PAPER = ("full", "adapter", "uniform", "adalora", "eva", "autolora paper")
 BLOCKS = {  # by the names in the pages
-    "same size": partial(allocation_block, allocation_report.same_size),
-    "found size": partial(allocation_block, allocation_report.found_size),
-    "curves": curves,
-    "allocation": allocated,
+    "summary": lambda: claims.summary(rows_of("allocation"), rows_of("compress")),
+    "forest": partial(picture_of, "forest", "Differences to uniform LoRA, with their intervals"),
+    "curves": partial(picture_of, "allocation", "Held-out loss against adapter parameters"),
+    "hero": hero_block,
+    "allocation source": allocation_source,
+    **{name: partial(allocation_block, table) for name, table in ALLOCATED.items()},
     **{f"table {number}": partial(paper_table, number) for number in TABLES},
     "table 5": table5,
-    "figure 2": partial(at_scale, "paper/table1_roberta_large", "figure2"),
     "figure 3": ranks_block,
-    "extras": partial(plan_block, "extras"),
-    "planted ranks": partial(own_block, "planted/planted", planted_table, planted.COMMAND, "planted"),
-    "compress": partial(own_block, "compress", compress_report.report, COMPRESS, "compress.jsonl"),
+    "planted short": partial(own_block, "planted/planted", short.planted_short, planted.COMMAND, "planted"),
+    "compress short": partial(own_block, "compress", claims.compressed_table, COMPRESS, "compress.jsonl"),
+    "paper short": lambda: short.paper_short(trials.reported(rows_of("core", "adapters")), PAPER),
+    "steps": lambda: short.steps(rows_of("cost")),
     "cost": cost_block,
     "reliability": partial(own_block, "reliability", reliability_tables, RELIABILITY, "reliability.jsonl"),
+    "not measured": open_block,
 }
 
 
@@ -189,6 +201,9 @@ def draw(folder: str) -> list[str]:
     figures = {name: partial(pictures.heatmaps, tasks) for name, tasks in patterns.figure3(searched_ranks()).items()}
     if rows := rows_of("allocation"):
         figures["allocation"] = partial(allocation_report.picture, rows)
+        figures["forest"] = partial(claims.forest, rows)
+    if searched_for_hero():
+        figures |= {f"hero_{'dark' if dark else 'light'}": partial(hero.picture, rows, dark) for dark in (0, 1)}
     with style():
         saved = [pictures.save(figure(), os.path.join(folder, name)) for name, figure in figures.items()]
     return [path for paths in saved for path in paths]

@@ -41,7 +41,7 @@ def no_network(monkeypatch):
 LONGEST = """
     scripts/test_distributed scripts/test_bad_input scripts/test_settings scripts/test_resume training/test_finite
     scripts/test_termination methods/test_grid hub/test_hub_server search/test_trainer search/test_state
-    training/test_loss scripts/test_demo benchmarks/test_paper_plans methods/test_matrix scripts/test_offline
+    training/test_loss commands/test_demo benchmarks/test_paper_plans methods/test_matrix scripts/test_offline
 """.split()
 
 

@@ -10,8 +10,8 @@ from autolora_trainer.values import no_argument
 from autolora_trainer.version import __version__
 
 VERBS = {  # what each is for, and two examples
-    "demo": ("the built-in sample from rows to an adapter, beside uniform LoRA: 3 minutes on 2 CPU cores, no network",
-             ("demo", "demo --max_steps 20 --search_max_steps 20 --output_dir outputs/short")),
+    "demo": ("ranks found, trained beside uniform LoRA, and compressed: 3 minutes on 2 CPU cores, no network",
+             ("demo", "demo --steps 20 --search_steps 20 --output_dir outputs/short")),
     "find": ("which modules, which ranks and how large, before a training",
              ("find Qwen/Qwen3-0.6B chats.jsonl --format trl --output_dir found",
               "find Qwen/Qwen3-0.6B chats.jsonl --max_lora_rank 16 --output_dir found")),
@@ -81,14 +81,13 @@ def _more(command):
 
 
 def _demo(command) -> None:
-    group = command.add_argument_group("any argument of autolora run glue, such as")
-    group.add_argument("--output_dir", metavar="DIR", help="default: outputs/sample-autolora")
-    group.add_argument("--overwrite", action="store_true", help="replace a finished run there")
-    group.add_argument("--resume_from_checkpoint", action="store_true", help="go on with what was interrupted")
-    group.add_argument("--search_max_steps", type=int, help="steps of the search; default: 200")
-    group.add_argument("--max_steps", type=int, help="steps of each training; default: two epochs")
+    group = command.add_argument_group("how much, and where")
+    group.add_argument("--lines", type=int, default=1600, help="that are trained on; a built-in grammar writes them")
+    group.add_argument("--steps", type=int, default=100, help="of each training, 16 lines each")
+    group.add_argument("--search_steps", type=int, help="default: until the search has settled, 112 at most")
     group.add_argument("--seed", type=int, default=42)
-    group.add_argument("--help_all", action="store_true", help="all of them")
+    group.add_argument("--output_dir", metavar="DIR", default="outputs/demo", help="default: outputs/demo")
+    group.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
 
 
 def _find(command) -> None:

@@ -18,9 +18,6 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command, or raise `UsageError`: one line, for what was given."""
     if argv is None:
         argv, sys.argv[1:] = sys.argv[1:], hide_secrets(sys.argv[1:])
-    if argv[:1] == ["demo"] and not {"-h", "--help"} & set(argv):
-        demo(argv[1:])
-        return
     options = parser().parse_args(argv)
     options.typed = ["autolora", *argv]  # for the card
     if options.command == "run":
@@ -35,18 +32,15 @@ def main(argv: list[str] | None = None) -> None:
             say(show(options.source))
         elif options.command == "export":
             say(_export(options))
+        elif options.command == "demo":
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")  # its client reads this once, when it is imported
+            importlib.import_module("autolora_trainer.commands.demo").run(options)
         elif options.command in ("find", "compress"):
             said = importlib.import_module(f"autolora_trainer.commands.{options.command}").run(options)
             if is_first_process():
                 say(said)
         else:
             say(diff(LearnedRanks.from_pretrained(options.first), LearnedRanks.from_pretrained(options.second)))
-
-
-def demo(arguments: list[str]) -> None:
-    """The built-in sample with `run_glue`, whose arguments these are, and no waiting for the Hub."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # its client reads this once, when it is imported
-    importlib.import_module("run_glue").main(["--method", "autolora", "--task_name", "sample", *arguments])
 
 
 def _export(options) -> str:
@@ -73,8 +67,9 @@ def _export(options) -> str:
 
 def entry_point() -> None:
     """`autolora`, as pip installs it."""
-    resumes = sys.argv[1:2] in (["demo"], ["find"], ["run"])
-    sys.exit(run_guarded(main, "autolora", *(() if resumes else ("interrupted; nothing was written.",))))
+    ended = {"find": (), "run": (), "demo": ("interrupted; type the same command with --overwrite to begin again.",)}
+    said = ended.get("".join(sys.argv[1:2]), ("interrupted; nothing was written.",))
+    sys.exit(run_guarded(main, "autolora", *said))
 
 
 if __name__ == "__main__":

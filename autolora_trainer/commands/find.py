@@ -16,6 +16,7 @@ from autolora_trainer.errors import is_first_process, sentence
 from autolora_trainer.files import refuse_links
 from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.hub.adapter_card import write_adapter_card
+from autolora_trainer.hub.public import public_command
 from autolora_trainer.hub_client import bounded_waits
 from autolora_trainer.machine import is_terminal
 from autolora_trainer.ranks.grid import format_rank_table
@@ -23,6 +24,7 @@ from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.curve import format_curve
 from autolora_trainer.report.findings import save_findings
+from autolora_trainer.report.page import PAGE_FILE, save_page
 from autolora_trainer.runs.record import seen, write_record
 from autolora_trainer.training.processes import launched
 
@@ -107,5 +109,7 @@ def _written(search: RankSearch, options, repo_id: str | None) -> list[str]:
         with drawn("README.md", "written"):
             write_adapter_card(start, ranks, SENTENCE, size, "start", options.typed, repo_id)
         write_record(start, before)
+    with drawn(PAGE_FILE, "written"):
+        save_page(folder, ranks, search.parameters, command=public_command(options.typed))
     save_findings(ranks, folder, search.parameters)
-    return [*lines, *end, f"ranks.json, curve.json and pictures in {folder}"]
+    return [*lines, *end, f"ranks.json, curve.json, pictures and {PAGE_FILE} in {folder}"]

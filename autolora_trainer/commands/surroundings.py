@@ -21,15 +21,16 @@ class BesideTheBar(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def one_bar() -> None:
-    """Show the package's log, and neither warnings about nothing of the user's nor bars but that of the call."""
+def one_bar(handler: logging.Handler | None = None) -> None:
+    """Show the package's log, by default on stderr, and neither warnings about nothing of the user's nor bars but that
+    of the call."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     silence_known_warnings()
     logger = logging.getLogger("autolora_trainer")
-    if is_first_process() and not any(isinstance(handler, BesideTheBar) for handler in logger.handlers):
-        logger.addHandler(BesideTheBar())
+    if is_first_process() and (handler or not any(isinstance(own, BesideTheBar) for own in logger.handlers)):
+        logger.addHandler(handler or BesideTheBar())
         logger.setLevel(logging.INFO)
         logger.propagate = False
 

@@ -19,6 +19,7 @@ from transformers import (
     set_seed,
 )
 
+from autolora_trainer.drawing import style
 from autolora_trainer.find import resuming
 from autolora_trainer.find.arguments import search_arguments, task_type_of, trainer_of
 from autolora_trainer.heldout.split import check_rows, check_set
@@ -33,6 +34,7 @@ from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import curve_figure
 from autolora_trainer.search.arguments import default_length
 from autolora_trainer.search.handover import adapter_tensors, handover_tensors
+from autolora_trainer.search.suitability import check_module, check_trainer
 from autolora_trainer.search.trainer import AutoLoraMixin
 from autolora_trainer.training.callbacks import TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest
@@ -78,6 +80,7 @@ class RankSearch:
     ):
         if peft_config is not None and type(peft_config) is not LoraConfig:
             raise ValueError(f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}.")
+        check_trainer(type(args), *filter(None, [trainer_class]))
         check_set(train_dataset, "train_dataset")
         check_rows(eval_dataset, "eval_dataset")
         if not hasattr(train_dataset, "__len__"):
@@ -86,6 +89,7 @@ class RankSearch:
                 "be. Give a dataset with a length, e.g. Dataset.from_list(list(rows))."
             )
         self.model = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
+        check_module(self.model)
         self.train_dataset, self.eval_dataset, self.peft_config = train_dataset, eval_dataset, peft_config
         self.trainer_class, self.output_dir = trainer_class or trainer_of(args, train_dataset), output_dir
         self.args = args
@@ -206,7 +210,8 @@ class RankSearch:
         """The curve as a matplotlib figure."""
         if self.curve is None:
             raise ValueError("There is no curve: call run() first, with size auto.")
-        return curve_figure(self.curve, self.parameters)
+        with style():
+            return curve_figure(self.curve, self.parameters)
 
     def save_adapter(self, folder: str | os.PathLike) -> None:
         """Write a trainable PEFT adapter of the learned ranks that holds what the search has learned, for tools that

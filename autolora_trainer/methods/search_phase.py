@@ -4,7 +4,7 @@ import os
 
 from safetensors.torch import save_file
 
-from autolora_trainer.compat import save_without_asking
+from autolora_trainer.compat import CHECKPOINTING, save_without_asking
 from autolora_trainer.files import replacing, write_json
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.methods.base import Job
@@ -25,10 +25,10 @@ SHARED_ARGUMENTS = """
     per_device_train_batch_size train_sampling_strategy gradient_accumulation_steps lr_scheduler_type
     lr_scheduler_kwargs warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim bf16 fp16 tf32
     use_cpu seed data_seed label_smoothing_factor non_finite full_determinism logging_steps report_to run_name
-    disable_tqdm log_level save_strategy save_steps activation_checkpointing activation_checkpointing_kwargs
+    disable_tqdm log_level save_strategy save_steps
     torch_compile torch_compile_backend torch_compile_mode dataloader_num_workers dataloader_pin_memory
     ddp_find_unused_parameters ddp_backend ddp_timeout fsdp fsdp_config
-""".split()
+""".split() + [CHECKPOINTING, f"{CHECKPOINTING}_kwargs"]
 
 
 def search_arguments(request) -> AutoLoraTrainingArguments:

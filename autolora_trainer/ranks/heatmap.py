@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from autolora_trainer.drawing import FAINT, INK, canvas, luminance, text_width
+from autolora_trainer.drawing import ACCENT, EMPTY, FAINT, INK, PAPER, canvas, heat, luminance, rgb, text_width
 from autolora_trainer.ranks.grid import bands, rank_grid, rank_summary
 
 HEATMAP_COLUMNS = 24  # blocks side by side; a model with more gets further bands, so that 800 pixels stay legible
@@ -56,18 +56,14 @@ def heatmap_figure(ranks: Mapping[str, int], shades: Mapping[str, float], title:
 
 def _cells(axes, write, width, height, text_size):
     """draw(x, y, rank, shade from 0 to 1), for the cells of a grid."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
     from matplotlib.patches import Rectangle
 
-    # YlGnBu (ColorBrewer, safe for colour-blind readers): luminance falls all the way, so it also reads in grey. Its
-    # palest end is cut off; rank 0 gets a neutral grey instead, as such a module is left out of the adapter.
-    colours = ListedColormap(colormaps["YlGnBu"]([0.14 + 0.83 * i / 255 for i in range(256)]))
-
+    # rank 0 gets a neutral grey, as such a module is left out of the adapter
     def draw(x, y, rank, shade):
-        fill = (0.925, 0.935, 0.945, 1.0) if rank == 0 else colours(shade)
-        axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, edgecolor="white", linewidth=1.6))
-        ink = FAINT if rank == 0 else ("white" if luminance(fill) < 0.21 else INK)
+        part = heat(shade)
+        fill = EMPTY if rank == 0 else [(part * c + (1 - part) * p) / 255 for c, p in zip(rgb(ACCENT), rgb(PAPER))]
+        axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, edgecolor=PAPER, linewidth=1.6))
+        ink = FAINT if rank == 0 else (PAPER if luminance(fill) < 0.21 else INK)
         write(x + width / 2, y + height / 2, str(rank), min(text_size, 74 * width / max(2, len(str(rank)))), ink)
 
     return draw

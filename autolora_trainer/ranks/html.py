@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from html import escape
 
+from autolora_trainer.drawing import ACCENT, heat, rgb
 from autolora_trainer.ranks.grid import bands, rank_grid, rank_summary
 
 COLUMNS = 32  # blocks side by side; more continue below
@@ -39,7 +40,8 @@ def _row(label: str, cells: list[str]) -> str:
 def _cell(rank: int | None, name: str | None, shades: Mapping[str, float], tips: Mapping[str, str]) -> str:
     if rank is None:
         return "<td></td>"
-    shade = 0.12 + 0.78 * max(0.0, min(1.0, shades.get(name, 0.0))) if rank else 0.0
-    ink = "#fff" if shade > 0.55 else "inherit"
-    style = f"text-align:center;padding:2px 6px;color:{ink};background:rgba(31,94,160,{shade:.2f})"
+    part = heat(shades.get(name, 0.0)) if rank else 0.0
+    ink = "#fff" if part > 0.82 else "inherit"
+    ground = f"rgba({','.join(map(str, rgb(ACCENT)))},{part:.2f})"  # over any ground, light or dark
+    style = f"text-align:center;padding:2px 6px;color:{ink};background:{ground}"
     return f"<td title='{escape(tips.get(name, name), quote=True)}' style='{style}'>{rank}</td>"

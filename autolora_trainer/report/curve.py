@@ -3,7 +3,18 @@
 import math
 import os
 
-from autolora_trainer.drawing import FAINT, INK, RULE, load_matplotlib, save_in_both_forms, style
+from autolora_trainer.drawing import (
+    ACCENT,
+    BAND,
+    FAINT,
+    INK,
+    MUTED,
+    PAPER,
+    load_matplotlib,
+    save_in_both_forms,
+    style,
+    text_width,
+)
 from autolora_trainer.ranks.curve import BITS_PER_PARAMETER, Curve
 from autolora_trainer.report.tables import format_table
 
@@ -23,27 +34,33 @@ def save_rank_curve(curve: Curve, folder: str | os.PathLike, size: int) -> tuple
         return save_in_both_forms(curve_figure(curve, size), folder, CURVE_FILES, dpi=160)
 
 
-def curve_figure(curve: Curve, size: int):
-    """The picture of `save_rank_curve` as a matplotlib figure."""
+def curve_figure(curve: Curve, size: int, width: float = 6.4):
+    """The picture of `save_rank_curve` as a matplotlib figure, so many inches wide."""
     load_matplotlib()
     from matplotlib.figure import Figure
 
     none, *rest = curve.points
-    figure = Figure(figsize=(6.4, 3.9), facecolor="white", layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(width, 0.61 * width), facecolor=PAPER, layout="constrained")
+    axes = figure.add_subplot(facecolor=PAPER)
     axes.axhline(none.loss, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    over = {"facecolor": PAPER, "linewidth": 0, "pad": 1}  # of a label: a line behind it does not cross it
     below = none.loss >= max((point.loss for point in rest), default=none.loss)  # its line is at the top
     axes.annotate("no adapter", (1, none.loss), (-4, -11 if below else 4), xycoords=("axes fraction", "data"),
-                  textcoords="offset points", ha="right", fontsize=8.5, color=FAINT)  # fmt: skip
+                  textcoords="offset points", ha="right", fontsize=8.5, color=FAINT, bbox=over)  # fmt: skip
     if rest:
-        axes.axhspan(*curve.band, color="#a8d5ba", alpha=0.55, linewidth=0)
         sizes = [point.parameters for point in rest]
         errors = [point.error if math.isfinite(point.error) and point.error < 1e6 else 0 for point in rest]
-        axes.errorbar(sizes, [p.loss for p in rest], errors, color="#1f78b4", ecolor=RULE, marker="o", markersize=4)
+        axes.errorbar(sizes, [p.loss for p in rest], errors, color=ACCENT, ecolor=MUTED, marker="o", markersize=4)
         axes.set_xscale("log", base=2)
-        octaves = [size for size, larger in zip(sizes, [*sizes[1:], None]) if larger is None or larger > 1.4 * size]
-        axes.set_xticks(octaves, [f"{size:,}" for size in octaves])
+        ticks = _apart(sizes, width - 1)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
+    if rest and curve.decided:
+        axes.axhspan(*curve.band, color=BAND, alpha=0.55, linewidth=0)
+    if rest and curve.decided and curve.band[1] < none.loss:  # else all of it is within
+        said = f"within {100 * curve.tolerance:.3g} % of the {'loss' if curve.of_whole else 'gain'}"
+        axes.annotate(said, (0, curve.band[1]), (4, 3), xycoords=("axes fraction", "data"), ha="left",
+                      textcoords="offset points", fontsize=8.5, color=FAINT, bbox=over)  # fmt: skip
     if curve.decided:
         axes.axvline(size, color=INK, linewidth=1)
         axes.annotate(f"{size:,}", (size, 1), (0, 3), xycoords=("data", "axes fraction"), ha="center",
@@ -52,9 +69,21 @@ def curve_figure(curve: Curve, size: int):
     axes.set_title(title, loc="left", pad=18, fontsize=11, color=INK, fontweight="bold")
     axes.set_xlabel("adapter parameters (best components first)", fontsize=9, color=FAINT)
     axes.set_ylabel("loss a target, nats", fontsize=9, color=FAINT)
-    axes.tick_params(labelsize=8, colors=FAINT)
+    axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _apart(sizes: list[int], inches: float) -> list[int]:
+    """The sizes whose labels, 8 points high, have room on a logarithmic axis of so many inches; of close ones the
+    largest."""
+    room = max(text_width(f"{size:,}", 8) for size in sizes) + 0.12
+    least = 2 ** (room / inches * max(1.0, math.log2(sizes[-1] / sizes[0])))
+    kept = sizes[-1:]
+    for size in reversed(sizes):
+        if least * size < kept[0]:
+            kept.insert(0, size)
+    return kept
 
 
 def format_curve(curve: Curve, size: int) -> str:
@@ -70,13 +99,18 @@ def format_curve(curve: Curve, size: int) -> str:
               96 <         1.0100         99 %
                192         1.0000        100 %
     """
+    table = format_table(*curve_table(curve, size), left=0)
+    return "\n".join(filter(None, [table, format_capacity(curve, size)]))
+
+
+def curve_table(curve: Curve, size: int) -> tuple[list[str], list[list[str]]]:
+    """(heads, cells) of `format_curve`."""
     rows = []
     for point in curve.points:
         share = (curve.points[0].loss - point.loss) / curve.gain if curve.gain else 0.0
         mark = " <" if curve.decided and point.parameters == size else ""
         rows.append([f"{point.parameters:,}{mark}", f"{point.loss:.4f}", f"{share:.0%}".replace("%", " %")])
-    table = format_table(["parameters", "held-out loss", "of the gain"], rows, left=0)
-    return "\n".join(filter(None, [table, format_capacity(curve, size)]))
+    return ["parameters", "held-out loss", "of the gain"], rows
 
 
 def format_capacity(curve: Curve, size: int) -> str | None:

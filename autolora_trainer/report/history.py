@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from autolora_trainer.drawing import FAINT, INK, RULE, canvas, pixels, save_figure, style
+from autolora_trainer.drawing import ACCENT, FAINT, INK, MUTED, RULE, canvas, pixels, save_figure, style
 from autolora_trainer.ranks.grid import row_labels, split_name
 
 HISTORY_FILE = "selection_history.csv"
@@ -95,7 +95,7 @@ def _draw_history(history):
             frames.append([(x0, y), (x0 - 0.025, y)])
             if place % across == 0:
                 write(x0 - 0.06, y, text, 7, FAINT, ha="right")
-    styles = (RULE, 0.8, "solid"), (INK, 0.7, [(0, (4, 4))]), ("#a3acb7", 1.1, "solid"), ("#1f78b4", 1.1, "solid")
+    styles = (RULE, 0.8, "solid"), (INK, 0.7, [(0, (4, 4))]), (MUTED, 1.1, "solid"), (ACCENT, 1.1, "solid")
     for lines, (colour, thick, dashes) in zip((frames, starts, shrank, grew), styles):
         axes.add_collection(LineCollection(lines, colors=colour, linewidths=thick, linestyles=dashes), autolim=False)
 

@@ -46,6 +46,12 @@ def scores_by_split(metrics: Mapping) -> list[tuple[str, str, float]]:
     return scores
 
 
+def score_table(metrics: Mapping) -> tuple[list[str], list[list[str]]]:
+    """(heads, cells) of `scores_by_split`."""
+    rows = [[metric, split, format_score(value)] for metric, split, value in scores_by_split(metrics)]
+    return ["metric", "rows", "score"], rows
+
+
 def score_line(evaluation: Mapping[str, float]) -> str:
     """The scores in a line, without those of single kinds of entities."""
     of_a_kind = ("precision_", "recall_", "f1_")
@@ -96,6 +102,11 @@ def format_comparison(rows: Sequence[dict], markdown: bool = False) -> str:
         ------  --------  ------------------  ----
         lora      0.7400              73,728  42 s
     """
+    return format_table(*comparison_table(rows), markdown)
+
+
+def comparison_table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+    """(heads, cells) of `format_comparison`."""
     metrics = {row.get("metric") for row in rows} - {None}
     header = ["method", metrics.pop() if len(metrics) == 1 else "score", "adapter parameters", "time"]
     body = []
@@ -105,7 +116,7 @@ def format_comparison(rows: Sequence[dict], markdown: bool = False) -> str:
             score = f"{score} {row['metric']}"
         size, time = _count(row.get("adapter_params")), _time(row.get("wall_seconds"))
         body.append([str(row.get("method", "-")), score, size, time])
-    return format_table(header, body, markdown)
+    return header, body
 
 
 def format_cost(cost: dict, markdown: bool = False) -> str:
@@ -121,6 +132,11 @@ def format_cost(cost: dict, markdown: bool = False) -> str:
         -----  ----------  ------  --------  -----------
         total  1 min 15 s     120     1,920       512 MB
     """
+    return format_table(*cost_table(cost), markdown)
+
+
+def cost_table(cost: dict) -> tuple[list[str], list[list[str]]]:
+    """(heads, cells) of `format_cost`."""
     body = []
     for phase in ("calibration", "search", "retrain", "total"):
         numbers = cost.get(phase)
@@ -128,7 +144,7 @@ def format_cost(cost: dict, markdown: bool = False) -> str:
             passes, examples, memory = (_count(numbers.get(key)) for key in ("passes", "examples", "peak_memory_mb"))
             memory = memory if memory == "-" else f"{memory} MB"
             body.append([phase, _time(numbers.get("wall_seconds")), passes, examples, memory])
-    return format_table(["phase", "time", "passes", "examples", "peak memory"], body, markdown)
+    return ["phase", "time", "passes", "examples", "peak memory"], body
 
 
 def _is_figure(value) -> bool:

@@ -7,6 +7,7 @@ from autolora_trainer.ranks.curve import CURVE_FILE
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.report.curve import CURVE_FILES
 from autolora_trainer.report.heatmap import HEATMAP_FILES
+from autolora_trainer.report.page import PAGE_FILE
 from autolora_trainer.tasks.glue import GLUE_TASKS
 from autolora_trainer.tasks.ner import LABELS_FILE
 from autolora_trainer.tasks.ner import TASKS as NER_TASKS
@@ -30,8 +31,8 @@ RESULT_FILES = f"""
 """.split()
 # cleared, and of use on this machine alone
 LOCAL_FILES = f"""
-    {RECORD_FILE} train_results.json eval_results.json predict_results.json trainer_state.json training_args.bin
-    predictions_validation.jsonl predictions_test.jsonl
+    {RECORD_FILE} {PAGE_FILE} train_results.json eval_results.json predict_results.json trainer_state.json
+    training_args.bin predictions_validation.jsonl predictions_test.jsonl
     {" ".join(f"predict_results_{name}.txt" for name in TASK_NAMES)}
 """.split()
 # pushed, and written over: a folder of another's may hold them, so they are never cleared

@@ -15,7 +15,8 @@ from autolora_trainer.methods.base import Built, count_parameters, load_saved
 from autolora_trainer.methods.registry import FORMS
 from autolora_trainer.report.findings import save_findings
 from autolora_trainer.report.history import HISTORY_FILE, save_selection_history
-from autolora_trainer.report.tables import format_cost, score_line
+from autolora_trainer.report.page import PAGE_FILE, save_page
+from autolora_trainer.report.tables import cost_table, format_cost, score_line, score_table
 from autolora_trainer.runs.outputs import COST_FILE, SEARCH_FOLDER
 from autolora_trainer.scripts.job import Job, make_trainer
 from autolora_trainer.training.cost import total_cost
@@ -55,6 +56,9 @@ def _write_files(job: Job, built: Built, results: dict, scores: dict) -> None:
     folder.write_json(COST_FILE, cost)
     if built.ranks is not None:
         save_findings(built.ranks, folder.path, results["adapter_params"])
+        with drawn(PAGE_FILE, "written"):
+            tables = {"Scores": score_table(scores), "Cost": cost_table(cost)}
+            save_page(folder.path, built.ranks, results["adapter_params"], tables, cost["command"])
     history = folder.file(SEARCH_FOLDER, HISTORY_FILE)
     if os.path.exists(history):
         with drawn("selection_history"):

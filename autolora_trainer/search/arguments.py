@@ -248,11 +248,6 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
                 "load_best_model_at_end is not for the search (weights and selection variables belong together). "
                 "Set it for the retrain instead."
             )
-        if (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
-                "The search needs use_reentrant=False in activation_checkpointing_kwargs, got True: reentrant "
-                "checkpoints hide α from the gradient."
-            )
         if (rows := self.per_device_train_batch_size * self.gradient_accumulation_steps) > MOST_ROWS:
             raise ValueError(
                 f"per_device_train_batch_size x gradient_accumulation_steps are {rows:,} rows a step, and the search "

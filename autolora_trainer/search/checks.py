@@ -115,7 +115,7 @@ def check_sharding(kind: str | None, plugin, hypergradient: str) -> None:
     if plugin.activation_checkpointing:
         raise ValueError(
             "fsdp_activation_checkpointing renames the modules that the search names. Set it to false, and add "
-            "--activation_checkpointing."
+            "--gradient_checkpointing."
         )
     if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
         raise ValueError(

@@ -217,6 +217,8 @@ class MeasurementMixin(HeldOutMixin):
                     parameter.grad = torch.zeros_like(parameter)
                 for inputs, divisor in zip(*self.divided([next(batches) for _ in range(micro_batches)])):
                     loss, _ = self._mean_loss(self._prepare_inputs(inputs))
+                    if not loss.requires_grad:  # it reads no head, as that of a mean over tokens does not
+                        continue
                     for parameter, gradient in zip(heads, gradients(loss, heads)):
                         if gradient is not None:
                             parameter.grad += gradient / divisor

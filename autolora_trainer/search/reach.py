@@ -1,9 +1,10 @@
 """Which modules a held-out gradient comes to: one that never came is no zero.
 
-It is seen in the first selection step, before a weight has moved. A module that learns from D_tr, and runs on held-out
-rows where no gradient is kept (a reentrant checkpoint, in evaluation mode a part without gradient), would end with a
-rank of nothing: its search is refused. One that is not reached for another reason (its output is not used, no row has
-come to it yet) is named, and left out where no gradient has come by the end.
+Reentrant checkpoints would hide it; those that transformers runs are switched to the other kind. What else hides one
+is seen in the first selection step, before a weight has moved. A module that learns from D_tr, and runs on held-out
+rows where no gradient is kept (a reentrant checkpoint in its own code, in evaluation mode a part without gradient),
+would end with a rank of nothing: its search is refused. One that is not reached for another reason (its output is not
+used, no row has come to it yet) is named, and left out where no gradient has come by the end.
 """
 
 import logging
@@ -11,18 +12,44 @@ from collections.abc import Callable, Collection
 from contextlib import contextmanager
 
 import torch
+from transformers import TrainingArguments
 
-from autolora_trainer.errors import UsageError
+from autolora_trainer.compat import CHECKPOINTING, checkpoints_without_reentrance
+from autolora_trainer.errors import UsageError, is_first_process
 from autolora_trainer.heldout.contributions import contributions
 from autolora_trainer.names import named
 from autolora_trainer.search.selection import SelectionGates
 
 logger = logging.getLogger("autolora_trainer")
+OLD_NAME = "gradient_checkpointing_kwargs"  # which TRL reads
 REENTRANT = "use_reentrant=True"  # in torch's words for a gradient that reentrant checkpoints cannot give
+SWITCHED = (
+    "reentrant activation checkpoints hide held-out gradients: the search runs them with use_reentrant=False, and "
+    "leaves them as they were"
+)
 CURE = (
     "Reentrant checkpoints hide it, and so does a part that runs without gradient: checkpoint with "
     "use_reentrant=False, or leave these modules out (exclude_modules)."
 )
+
+
+@contextmanager
+def without_reentrance(model: torch.nn.Module, args: TrainingArguments):
+    """Around a search: activation checkpoints that transformers runs for `model`, or that `args` ask it for, are not
+    reentrant inside, and afterwards as they were. One line says so. Those of a model's own code stay."""
+    asked = {name: getattr(args, name) for name in (f"{CHECKPOINTING}_kwargs", OLD_NAME)}
+    with checkpoints_without_reentrance(model) as switched:
+        if getattr(args, CHECKPOINTING):  # Trainer sets those of the model anew, as asked
+            switched = (asked[f"{CHECKPOINTING}_kwargs"] or {}).get("use_reentrant")
+        for name, kwargs in asked.items():
+            setattr(args, name, {**kwargs, "use_reentrant": False} if kwargs else kwargs)
+        if switched and is_first_process():
+            logger.warning(SWITCHED)
+        try:
+            yield
+        finally:
+            for name, kwargs in asked.items():
+                setattr(args, name, kwargs)
 
 
 class Reach:

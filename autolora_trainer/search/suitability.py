@@ -12,6 +12,7 @@ from autolora_trainer.names import named
 from autolora_trainer.training.passes import check_smoothing
 
 OWN_FORWARD = ("sentence_transformers", "setfit")  # packages whose models take other inputs than transformers' models
+ONLINE = "GRPO RLOO OnlineDPO PPO Distillation SDPO SDFT A2PO IWOPD AsyncGRPO AsyncDistillation".split()  # TRL's
 
 
 def check_model(model, peft_config: LoraConfig | None, smoothing: float = 0.0) -> None:
@@ -23,14 +24,7 @@ def check_model(model, peft_config: LoraConfig | None, smoothing: float = 0.0) -
     kind = type(model).__name__
     if isinstance(model, str):
         raise ValueError(f"The search needs the model itself, got {model!r}. Load it, and pass model=....")
-    if any(parent.__module__.partition(".")[0] in OWN_FORWARD for parent in type(model).__mro__):
-        raise ValueError(
-            f"The search runs a model on its batch, and a {kind} is run by its own losses. Search the transformers "
-            "model in it with AutoLoraTrainer and a compute_loss, then give learned_ranks.to_lora_config() to "
-            f"{kind}.add_adapter."
-        )
-    if not isinstance(model, torch.nn.Module):
-        raise ValueError(f"The search needs a torch.nn.Module, got {kind}. Pass model=....")
+    check_module(model)
     if isinstance(model, PeftModel):
         if peft_config is not None:
             raise ValueError(
@@ -52,6 +46,19 @@ def check_model(model, peft_config: LoraConfig | None, smoothing: float = 0.0) -
         check_config(peft_config)
         refuse_dropout(model, peft_config)
     check_smoothing(model, smoothing)
+
+
+def check_module(model) -> None:
+    """Raise `ValueError` for what is no model, or is none that its batch alone is given to."""
+    kind = type(model).__name__
+    if any(parent.__module__.partition(".")[0] in OWN_FORWARD for parent in type(model).__mro__):
+        raise ValueError(
+            f"The search runs a model on its batch, and a {kind} is run by its own losses. Search the transformers "
+            "model in it, with a Trainer whose compute_loss calls that loss, and give the ranks to add_adapter of the "
+            "SentenceTransformer."
+        )
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"The search needs a torch.nn.Module, got {kind}. Pass model=....")
 
 
 def check_config(config) -> None:
@@ -124,6 +131,17 @@ def check_adapter(model: PeftModel, adapter_name: str = "default") -> None:
 
 def _factors(layer: LoraLayer, adapter_name: str) -> list[torch.nn.Parameter]:
     return [*layer.lora_A[adapter_name].parameters(), *layer.lora_B[adapter_name].parameters()]
+
+
+def check_trainer(*kinds: type) -> None:
+    """Raise `ValueError` for a trainer, or the arguments of one, that makes its rows while it trains."""
+    names = {parent.__name__.removesuffix("Config") for kind in kinds for parent in kind.__mro__}
+    names = {name.removesuffix("Trainer") for name in names}
+    if online := next((name for name in ONLINE if name in names), None):
+        raise ValueError(
+            f"{online}Trainer makes its rows while it trains, so held-out rows have no loss to search by. Call "
+            f"find_ranks with rows of prompts and completions, and give {online}Trainer the result as peft_config."
+        )
 
 
 def check_order(cls: type, mixin: type) -> None:

@@ -35,11 +35,11 @@ from autolora_trainer.search.handover import handover_tensors, start_from
 from autolora_trainer.search.logs import SelectionMeans, selection_entropy, show_in_notebook, with_phase
 from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.search.passes import HypergradientPassesMixin
-from autolora_trainer.search.reach import Reach
+from autolora_trainer.search.reach import Reach, without_reentrance
 from autolora_trainer.search.rules import check_reachable
 from autolora_trainer.search.selection import attach_gates
 from autolora_trainer.search.state import SearchStateMixin
-from autolora_trainer.search.suitability import check_order
+from autolora_trainer.search.suitability import check_order, check_trainer
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.finite_rows import FiniteRowsMixin
 from autolora_trainer.training.padding import align_tokens, tokenizer_of, warn_of_padding
@@ -86,6 +86,7 @@ class AutoLoraMixin(
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         check_order(cls, AutoLoraMixin)
+        check_trainer(cls)
 
     def __init__(
         self,
@@ -149,7 +150,8 @@ class AutoLoraMixin(
     def train(self, *args, **kwargs):
         """Run the search. Afterwards `learned_ranks` holds the ranks; the gates stay on the model."""
         check_environment(self)
-        return super().train(*args, **kwargs)
+        with without_reentrance(self.model, self.args):
+            return super().train(*args, **kwargs)
 
     def hyperparameter_search(self, *args, **kwargs):
         """Not of a search.

@@ -176,7 +176,8 @@ def _compressed(model, adapter_name: str, chosen, found, curve, largest) -> Comp
     state = get_peft_model_state_dict(model, adapter_name=adapter_name)
     given = as_file(model.peft_config[adapter_name], state)
     sizes = {"parameters": given.parameters, "all_parameters": given.parameters + given.other_parameters}
-    return CompressedAdapter(config, tensors, ranks, sizes | {"megabytes": given.megabytes}, curve, largest)
+    before = {name: part.rank for name, part in parts.items()}
+    return CompressedAdapter(config, tensors, ranks, sizes | {"megabytes": given.megabytes}, before, curve, largest)
 
 
 def _healed(model: PeftModel, small: CompressedAdapter, make_trainer) -> dict[str, torch.Tensor]:

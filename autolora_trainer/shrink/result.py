@@ -5,12 +5,13 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 
 from autolora_trainer.compat import patterns_of_parameters
-from autolora_trainer.drawing import drawn, figure_svg
+from autolora_trainer.drawing import drawn, figure_svg, style
 from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.hub.push import check_repo_id, push_to_hub
 from autolora_trainer.lora.fused import split_parts
@@ -18,6 +19,7 @@ from autolora_trainer.ranks.adapter import save_adapter
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.grid import format_rank_table
+from autolora_trainer.ranks.html import format_rank_html
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.ranks.serving import lora_rank_for_servers
 from autolora_trainer.report.curve import curve_figure
@@ -43,6 +45,7 @@ class CompressedAdapter:
         config, tensors: as PEFT saves them, {name in the file: tensor}; every module has scale 1.
         ranks: `LearnedRanks` of all modules of the given adapter, with what their components contribute.
         given: parameters, megabytes and largest rank of the given adapter.
+        before: {module: rank} of the given adapter.
         curve: held-out loss against size; None where no rows judged it.
         largest: {components of a point of the curve: largest rank there}.
         command: argv that made it, for the card.
@@ -52,6 +55,7 @@ class CompressedAdapter:
     tensors: dict[str, torch.Tensor]
     ranks: LearnedRanks
     given: dict[str, float]
+    before: dict[str, int] = field(default_factory=dict)
     curve: Curve | None = None
     largest: dict[int, int] = field(default_factory=dict)
     command: Sequence[str] = ()
@@ -101,11 +105,16 @@ class CompressedAdapter:
         """The curve as a matplotlib figure, with the size that was chosen."""
         if self.curve is None:
             raise ValueError("No held-out rows judged this size, so there is no curve. Give eval_dataset.")
-        return curve_figure(self.curve, self.file.parameters)
+        with style():
+            return curve_figure(self.curve, self.file.parameters)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        """Sizes, curve and grid in a notebook, as text and as HTML."""
-        html = self.ranks._repr_mimebundle_()["text/html"]
+        """Sizes, curve, and the grid before and after, in a notebook, as text and as HTML."""
+        after = self.ranks._repr_mimebundle_()["text/html"]
+        tips = {name: f"{name}: rank {rank}, now {self.ranks.ranks[name]}" for name, rank in self.before.items()}
+        before = format_rank_html(self.before, self.ranks.shades, tips)
+        grids = f"<div><b>given</b>{before}</div><div><b>compressed</b>{after}</div>"
+        html = f"<p>{escape(self._size())}</p><div style='display:flex;flex-wrap:wrap;gap:2em'>{grids}</div>"
         if self.curve is not None:
             html += figure_svg(self.plot())
         return {"text/plain": str(self), "text/html": html}

@@ -38,6 +38,14 @@ class PhaseProgress(ProgressCallback):
         if args.logging_strategy != "no":  # else the bar is all that is asked for
             super().on_log(args, state, control, logs=logs, **kwargs)
 
+    def on_train_end(self, args, state, control, **kwargs):
+        _clear(self.training_bar)
+        super().on_train_end(args, state, control, **kwargs)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        _clear(self.prediction_bar)
+        super().on_evaluate(args, state, control, **kwargs)
+
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
         if self.prediction_bar is not None and not self.prediction_bar.desc:
@@ -47,6 +55,13 @@ class PhaseProgress(ProgressCallback):
         notes = {**self._logged, **self._notes()}
         figures = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in notes.items()}
         self.training_bar.set_postfix(figures, refresh=False)  # the next update draws it
+
+
+def _clear(bar) -> None:
+    """Let a bar that is about to be closed show its end, and leave its line to the next."""
+    if bar is not None:
+        bar.refresh()
+        bar.leave = False
 
 
 def show_phase(trainer: Trainer, phase: str, notes: Callable[[], dict] = dict) -> None:

@@ -13,6 +13,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, DataLoader
 
+from autolora_trainer.compat import loss_scaled_for_accumulation
 from autolora_trainer.lora.parts import base_model_of
 from autolora_trainer.training.passes import shifts_labels
 
@@ -99,8 +100,8 @@ class SharesMixin:
 
     def averages(self, num_items_in_batch) -> bool:
         """Whether `compute_loss` gives the mean loss of a micro-batch, or its part of that of a step."""
-        if self.loss_is_scaled_for_ga is not None:
-            return not self.loss_is_scaled_for_ga
+        if (scaled := loss_scaled_for_accumulation(self)) is not None:
+            return not scaled
         counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
         return not counted and self.compute_loss_func is None
 
@@ -108,7 +109,7 @@ class SharesMixin:
         """This process's micro-batches of a step, and what the mean loss of each is divided by, so that the mean over
         processes of their sum is L. Those without a target have finite losses."""
         steps, world = len(batches), self.args.world_size
-        known = self.loss_is_scaled_for_ga is None and all(isinstance(batch, Mapping) for batch in batches)
+        known = loss_scaled_for_accumulation(self) is None and all(isinstance(batch, Mapping) for batch in batches)
         if not known or world == steps == 1:
             return batches, [steps] * steps
         counts = [0 if isinstance(batch, Idle) else count_targets(self.model, batch) for batch in batches]
@@ -122,7 +123,7 @@ class SharesMixin:
 
     def get_train_dataloader(self) -> DataLoader:
         loader = super().get_train_dataloader()
-        args, shares = self.args, self.loss_is_scaled_for_ga is None
+        args, shares = self.args, loss_scaled_for_accumulation(self) is None
         if args.world_size > 1 and shares and args.average_tokens_across_devices:
             self._ends_idle = share_out(loader)
         return loader

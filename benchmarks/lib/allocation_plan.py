@@ -32,6 +32,7 @@ SIZES = {"eighth": 1 / 8, "half": 1 / 2, "twice": 2.0}  # times the information 
 SMALL = ("eighth", "half")
 DEFAULT_K = 8  # of the package: the searches that find a size
 RATES = {True: (2e-3, 4e-3, 8e-3), False: (5e-4, 1e-3, 2e-3)}  # of tasks in CAPACITY, of others
+NEAR = 0.01  # of the gain: rates are alike, and the smaller one is farther from divergence
 LADDER = (1, 2, 4, 8, 16)
 PATTERNS = ("shuffled", "random", "mlp", "svd")
 ORDER = dict.fromkeys(("shuffled", "fixed", "warm"), "contributions")  # whose order a method's ranks come from
@@ -298,4 +299,13 @@ def rate_of(task: str, method: str, rows: list[dict], size: str | None = None) -
     if size in OWN_RATE and task in CAPACITY and task not in LLM:
         source, at = OWN_RATE[size], size
     tried = tried_rates(task, source, rows, at)
-    return min(tried, key=tried.get) if set(_grid(task, source, rows, at)) <= set(tried) else None
+    return _chosen_rate(tried, task, rows) if set(_grid(task, source, rows, at)) <= set(tried) else None
+
+
+def _chosen_rate(tried: dict[float, float], task: str, rows: list[dict]) -> float:
+    """The smallest rate that loses less than `NEAR` of the gain, where the loss without adapter is known; else the
+    best."""
+    best = min(tried.values())
+    known = [r.get("without") for r in rows if (r["kind"], r["task"]) == ("information", LONG.get(task, task))]
+    allowed = NEAR * (known[0] - best) if known and known[0] else 0
+    return min(rate for rate, loss in tried.items() if loss <= best + allowed)

@@ -9,6 +9,7 @@ import statistics
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, LLM, LONG, SMALL
 from benchmarks.lib.significance import ENOUGH, interval, markdown, p_value
@@ -186,6 +187,7 @@ def picture(rows: list[dict]) -> Figure:
         ticks = sorted({row["parameters"] for row in own if row["method"] == "uniform"})
         axis.set_xticks(ticks, [f"{tick / 1000:.0f}k" for tick in ticks])
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(MaxNLocator(5))  # the same ticks, whatever the version
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_title(task)
         axis.set_xlabel("adapter parameters")

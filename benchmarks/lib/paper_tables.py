@@ -49,17 +49,16 @@ def score_cell(rows: list[dict], column: str, columns: list[str]) -> str:
 
 
 def beside(paper: dict, rows: list[dict], labels: list[str]) -> str:
-    """The paper's lines, each followed by ours of the same method, then the rest of ours."""
-    body, left, columns = [], dict.fromkeys(labels), paper["columns"]
-    for key, line in [*paper["methods"].items(), (None, None)]:
-        if line is not None:
-            body.append([f"**{line['name']}, paper**", line.get("parameters", "-"), *line["scores"]])
-        for label in [label for label in left if key is None or label in (key, SAME.get(key))]:
-            own = [row for row in rows if row["method"] == label]
-            size = comparison.sizes_cell(own, "adapter_params") if own else "-"
-            body.append([f"{label}, here", size, *(score_cell(own, column, columns) for column in columns)])
-            del left[label]
-    return markdown(["method", "parameters", *columns], body)
+    """Our lines, in the order of the paper's methods and then the rest, and the paper's numbers in a table below."""
+    columns, known = paper["columns"], [SAME.get(key, key) for key in paper["methods"]]
+    ours = []
+    for label in sorted(labels, key=lambda own: known.index(own) if own in known else len(known)):
+        own = [row for row in rows if row["method"] == label]
+        size = comparison.sizes_cell(own, "adapter_params") if own else "-"
+        ours.append([label, size, *(score_cell(own, column, columns) for column in columns)])
+    theirs = [[line["name"], line.get("parameters", "-"), *line["scores"]] for line in paper["methods"].values()]
+    heads = ["method", "parameters", *columns]
+    return join(markdown(heads, ours), f"The paper, {paper['caption']}:", markdown(heads, theirs))
 
 
 def chosen_rates(plan: dict, rows: list[dict]) -> str:

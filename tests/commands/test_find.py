@@ -83,6 +83,7 @@ def test_rows_of_every_kind_give_a_peft_config(base, tmp_path, capsys, rows):
         "curve.json",
         "rank_curve.png",
         "rank_heatmap.svg",
+        "report.html",
     }
 
 

@@ -2,14 +2,12 @@
 
 import re
 import shlex
-import sys
 
 import pytest
 
 import run_glue
 from autolora_trainer.commands import cli
 from autolora_trainer.commands.arguments import VERBS, parser
-from autolora_trainer.errors import UsageError
 from tests.helpers.commands import groups_of_help
 
 
@@ -45,7 +43,7 @@ def test_a_verb_has_a_sentence_two_examples_and_groups(capsys, parsed, verb):
     for line in examples:
         program, *words = shlex.split(line, comments=True)
         assert program == "autolora" and words[0] == verb
-        if verb in ("demo", "run") and "--help" not in words:
+        if verb == "run" and "--help" not in words:
             cli.main(words)
         else:
             parser().parse_args(words)
@@ -54,22 +52,3 @@ def test_a_verb_has_a_sentence_two_examples_and_groups(capsys, parsed, verb):
     known = [name for name in parser().names[verb] if re.search(rf"--{name}\b", text)]
     assert sorted(listed) == sorted(known) and len(set(listed)) == len(listed)
     assert not {"options", "positional arguments"} & set(groups) and list(groups)[-1] == "more"
-
-
-def test_demo_is_the_sample_through_the_script(parsed, monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(sys, "argv", ["/bin/autolora", "demo", "--overwrite", "--max_steps", "3"])
-    cli.main()
-    _, data, settings, training = parsed[0]
-    assert (data.task_name, settings.method, settings.overwrite, training.max_steps) == ("sample", "autolora", True, 3)
-    assert cli.os.environ["HF_HUB_OFFLINE"] == "1"
-    with pytest.raises(UsageError, match="--overwrit is no argument of this script. Did you mean overwrite?"):
-        cli.main(["demo", "--overwrit"])
-
-
-def test_demo_takes_what_its_help_names(capsys, parsed):
-    names = groups_of_help(shown(capsys, "demo"))["any argument of autolora run glue, such as"]
-    values = {"output_dir": ["o"], "search_max_steps": ["2"], "max_steps": ["2"], "seed": ["1"]}
-    words = [word for name in names if name != "help_all" for word in (f"--{name}", *values.get(name, []))]
-    cli.main(["demo", *words])
-    assert len(parsed) == 1 and parsed[0][3].seed == 1

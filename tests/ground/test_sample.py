@@ -10,10 +10,11 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from autolora_trainer.sample import SAMPLE_LABELS, encoder_path
 from autolora_trainer.sample.data import _Event, generate, generate_text, load_sample
+from autolora_trainer.sample.decoder import lines, save_decoder
 from autolora_trainer.sample.lexicon import CONFIRMS, DENIES, DID_NOT_HAPPEN, HAPPENED, VERBS
 from autolora_trainer.tasks.glue import GLUE_TASKS
 
@@ -108,3 +109,23 @@ def test_encoder_loads_in_float32_and_its_tokenizer_loses_nothing(sample):
         ids = tokenizer(sentence)["input_ids"]
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == sentence
         assert tokenizer.unk_token_id not in ids and len(ids) < 100
+
+
+def test_the_decoder_reads_from_left_to_right_and_nothing_of_it_is_drawn(tmp_path):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_decoder(tmp_path / str(seed))
+    first, second = ((tmp_path / str(seed) / "model.safetensors").read_bytes() for seed in (0, 1))
+    assert first == second
+    model, read = AutoModelForCausalLM.from_pretrained(tmp_path / "0").eval(), torch.tensor([[0, 300, 400, 500]])
+    with torch.no_grad():
+        seen, other = (model(ids).logits for ids in (read, torch.tensor([[0, 300, 400, 600]])))
+    assert torch.allclose(seen[:, :3], other[:, :3]) and not torch.allclose(seen[:, 3], other[:, 3])
+
+
+def test_no_line_of_the_demo_is_in_two_of_its_parts():
+    parts, collate = lines([30, 20, 10])
+    assert [len(part) for part in parts] == [30, 20, 10]
+    assert len({tuple(row) for part in parts for row in part["input_ids"]}) == 60
+    batch = collate([parts[2][0], parts[2][1]])
+    assert (batch["labels"] == batch["input_ids"])[batch["attention_mask"] == 1].all()

@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 
+from autolora_trainer.compat import CHECKPOINTING
 from autolora_trainer.untouched import untouched
 from tests.helpers.models import tiny_llama
 from tests.helpers.state import everything, same
@@ -15,7 +16,7 @@ def trained(model, tmp_path):
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, modules_to_save=["lm_head"]))
     rows = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 8
     args = TrainingArguments(str(tmp_path), max_steps=2, bf16=True, use_cpu=True, report_to="none", seed=5,
-                             activation_checkpointing=True, save_strategy="no")  # fmt: skip
+                             save_strategy="no", **{CHECKPOINTING: True})  # fmt: skip
     Trainer(adapted, args, train_dataset=rows).train()
     model.config.use_cache = False
     model.config.added = 1

@@ -221,11 +221,12 @@ def test_autocast_gives_the_same_within_its_rounding(dtype):
         assert (rough[name] - value).abs().max() < (0.05 if dtype == torch.bfloat16 else 0.01) * scale
 
 
-def test_activation_checkpointing_keeps_checkpointing_and_changes_nothing():
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_keeps_checkpointing_and_changes_nothing(reentrant):
     torch.manual_seed(0)
     model = lora(tiny_llama(attention_dropout=0.5), 4, LINEARS["llama"], task_type="CAUSAL_LM").train()
     exact = contributions(model, token_batches())
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     layer = model.get_base_model().model.layers[0]
     calls = []
     handle = layer.mlp.register_forward_pre_hook(lambda *a: calls.append(1))

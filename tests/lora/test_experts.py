@@ -184,6 +184,6 @@ def test_contributions_of_experts_add_up_to_the_gain():
     assert sum(value.sum().item() for value in found.values()) == pytest.approx(gain, rel=1e-3)
     assert {name for name in found if "experts" in name} == set(EXPERTS) and abs(gain) > 0.005
     assert all(torch.equal(before[name], parameter) for name, parameter in model.state_dict().items())
-    model.get_base_model().activation_checkpointing_enable()
+    model.get_base_model().gradient_checkpointing_enable()
     for name, value in contributions(model, batches, points=8).items():
         assert torch.allclose(value, found[name], atol=1e-7), name

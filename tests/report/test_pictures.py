@@ -1,9 +1,13 @@
 """Can every label of every picture be read: inside the canvas, and not upon another?"""
 
+import re
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import autolora_trainer
 from autolora_trainer.drawing import style
 from autolora_trainer.ranks.curve import Curve, CurvePoint
 from autolora_trainer.report.curve import curve_figure
@@ -29,6 +33,10 @@ def curve(sizes, chosen, top=1.0, decided=True):
         lambda: curve_figure(curve([81152, 92672, 105000, 120000, 163840, 327680], 3), 105000),
         lambda: curve_figure(curve(ROOMY, 0, top=2.499, decided=False), 0),
         lambda: curve_figure(curve([], 0, decided=False), 0),
+        lambda: curve_figure(replace(curve(ROOMY, 1), tolerance=2.0, of_whole=True), 96, width=4.6),
+        lambda: curve_figure(
+            curve([7840, 17440, 34400, 44160, 44960, 45280, 48960, 71040, 136640], 5), 44960, width=4.6
+        ),
         lambda: roberta().plot(),
         lambda: roberta(60).plot(),
         lambda: of_ranks({"lm_head": 0}).plot(),
@@ -57,3 +65,9 @@ def test_a_label_beyond_the_canvas_or_upon_another_is_seen():
 
 def test_ranks_load_no_drawing_library_before_they_are_drawn():
     assert of_ranks({"h.0.up": 8}).plot().axes and "matplotlib.pyplot" not in sys.modules
+
+
+def test_colours_come_from_the_one_palette():
+    package = Path(autolora_trainer.__file__).parent
+    named = {path.name for path in package.rglob("*.py") if re.search(r"\"#[0-9a-f]{6}\"", path.read_text("utf-8"))}
+    assert named == {"drawing.py"}

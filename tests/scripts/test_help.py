@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-import run_glue
 import run_ner
 import run_nlg
 from autolora_trainer.scripts.arguments import DataArguments, MethodArguments, ModelArguments, ScriptTrainingArguments
@@ -65,7 +64,6 @@ def test_examples_parse(script, program, monkeypatch, capsys, tmp_path):
     examples = re.search(r"^examples:\n(.*?)\n\n", shown(script, capsys, "--help"), re.DOTALL | re.MULTILINE)[1]
     module = importlib.import_module(script)
     monkeypatch.setattr(module, "execute", lambda task, *groups: seen.append(groups) or {})
-    monkeypatch.setattr(run_glue.demo, "compare_with_uniform", lambda *given: None)
     lines, seen = [shlex.split(line, comments=True) for line in examples.splitlines()], []
     begins = {
         "run_glue.py": ({f"python {script}.py", f"accelerate launch {script}.py"}),

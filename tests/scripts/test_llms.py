@@ -28,6 +28,7 @@ from transformers import (
 import run_glue
 import run_nlg
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments, LearnedRanks
+from autolora_trainer.compat import CHECKPOINTING
 from autolora_trainer.errors import UsageError, run_guarded
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_layers, lora_parts
@@ -236,9 +237,8 @@ def test_bf16_base_is_searched_in_fp32(tmp_path):
 def test_activation_checkpointing_changes_nothing(tmp_path, hypergradient):
     found = []
     for checkpointing in (False, True):
-        trainer = searcher(
-            tmp_path, tiny("llama"), activation_checkpointing=checkpointing, hypergradient=hypergradient
-        )
+        settings = {CHECKPOINTING: checkpointing, "hypergradient": hypergradient}
+        trainer = searcher(tmp_path, tiny("llama"), **settings)
         trainer.train()
         assert trainer.model.get_base_model().is_gradient_checkpointing == checkpointing
         contributions = [module.contributions for module in trainer.learned_ranks.modules.values()]
@@ -248,21 +248,13 @@ def test_activation_checkpointing_changes_nothing(tmp_path, hypergradient):
     assert found[0][2] == found[1][2]
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing.*:FutureWarning")
-def test_reentrant_checkpoints_are_refused_by_the_search(tmp_path):
-    for name in ("activation", "gradient"):
-        reentrant = {f"{name}_checkpointing": True, f"{name}_checkpointing_kwargs": {"use_reentrant": True}}
-        with pytest.raises(ValueError, match="The search needs use_reentrant=False"):
-            searcher(tmp_path, tiny("llama"), **reentrant)
-
-
 def test_reentrant_checkpoints_train_the_same_adapter(tmp_path):
     ranks = LearnedRanks({name: ModuleRank(2) for name in lora_layers(adapt_all(tiny("llama")))})
     trained = []
     for kwargs in (None, {"use_reentrant": False}, {"use_reentrant": True}):
         torch.manual_seed(1)
         adapted = build_adapter(tiny("llama"), ranks, LoraConfig(task_type="CAUSAL_LM"))
-        checkpoints = {"activation_checkpointing": kwargs is not None, "activation_checkpointing_kwargs": kwargs}
+        checkpoints = {CHECKPOINTING: kwargs is not None, f"{CHECKPOINTING}_kwargs": kwargs}
         retrain(tmp_path, adapted, max_steps=3, **checkpoints)
         trained.append(torch.cat([p.detach().flatten() for p in adapted.parameters() if p.requires_grad]))
     for checkpointed in trained[1:]:

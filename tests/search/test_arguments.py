@@ -16,7 +16,6 @@ from tests.helpers.trainings import arguments
         ),
         ({"initial_rank": 0}, "initial_rank must be at least 2, got 0"),
         ({"initial_rank": 1}, "with softmax a single component has α = 1, whatever is learned"),
-        ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "needs use_reentrant=False"),
         ({"optim": "adafactor"}, "virtual_step adamw reads the state of PyTorch's AdamW, got optim adafactor"),
         ({"save_only_model": True, "save_strategy": "steps"}, "save_only_model leaves out what a search needs"),
         ({"push_to_hub": True}, 'hub_strategy every_save pushes checkpoints .* Set hub_strategy="end"'),

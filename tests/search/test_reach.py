@@ -12,7 +12,9 @@ from torch.utils.data import TensorDataset
 from transformers import TrainingArguments
 
 from autolora_trainer import AutoLoraTrainer, LearnedRanks, compress
+from autolora_trainer.compat import CHECKPOINTING
 from autolora_trainer.errors import UsageError
+from autolora_trainer.search.reach import SWITCHED
 from tests.helpers.models import tiny_llama
 from tests.helpers.rows import rows
 from tests.helpers.trainings import arguments
@@ -86,25 +88,49 @@ UNUSED = {
 }
 
 
-@pytest.mark.parametrize(
-    "method, wrapped",
-    [("first_order", False), ("first_order", True), ("finite_difference", False), ("exact", True)],
-)
-def test_a_model_that_checkpoints_reentrantly_is_refused_before_a_weight_moves(tmp_path, method, wrapped):
+def llama_search(folder, wrapped=False, reentrant=False, **changes):
     torch.manual_seed(0)
     model, config = tiny_llama(), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
-    model.activation_checkpointing_enable({"use_reentrant": True})
-    model.enable_input_require_grads()
+    if reentrant:
+        model.gradient_checkpointing_enable({"use_reentrant": True})
     own = {} if wrapped else {"peft_config": config}
     model = get_peft_model(model, config) if wrapped else model
     text = [{**row, "labels": row["input_ids"]} for row in rows()]
-    args = arguments(tmp_path, hypergradient=method)
-    trainer = AutoLoraTrainer(model, args, train_dataset=text, **own)
-    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
-    message = r"^No held-out gradient reaches 'model.layers.0.self_attn.q_proj' and 3 more, .*use_reentrant=False"
-    with pytest.raises(UsageError, match=message):
-        trainer.train()
-    assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.model.named_parameters())
+    args = arguments(folder, max_steps=4, **changes)
+    return AutoLoraTrainer(model, args, train_dataset=text, **own)
+
+
+def checkpoints(model):
+    return [
+        own["_gradient_checkpointing_func"] for own in map(vars, model.modules()) if own.get("gradient_checkpointing")
+    ]
+
+
+@pytest.mark.parametrize("method, wrapped", [("first_order", True), ("finite_difference", False)])
+def test_reentrant_checkpoints_of_transformers_are_switched(tmp_path, caplog, method, wrapped):
+    plain, switched = (llama_search(tmp_path, wrapped, own, hypergradient=method) for own in (False, True))
+    before = checkpoints(switched.model)
+    plain.train()
+    switched.train()
+    assert switched.learned_ranks.ranks == plain.learned_ranks.ranks
+    torch.testing.assert_close(switched.gates.selection, plain.gates.selection)
+    torch.testing.assert_close(switched.gates.logits, plain.gates.logits)
+    assert plain.gates.logits.abs().max() > 0 and switched.reach.unreached == []
+    assert len(before) > 1 and all(one is other for one, other in zip(before, checkpoints(switched.model)))
+    assert [record.getMessage() for record in caplog.records].count(SWITCHED) == 1
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing.*:FutureWarning")
+def test_reentrant_checkpoints_that_arguments_ask_for_are_switched(tmp_path, caplog):
+    kwargs = {"use_reentrant": True}
+    own = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": kwargs}
+    plain, switched = llama_search(tmp_path), llama_search(tmp_path, reentrant=True, **own)
+    plain.train()
+    switched.train()
+    assert switched.learned_ranks.ranks == plain.learned_ranks.ranks
+    torch.testing.assert_close(switched.gates.selection, plain.gates.selection)
+    assert getattr(switched.args, f"{CHECKPOINTING}_kwargs") == kwargs == {"use_reentrant": True}
+    assert [record.getMessage() for record in caplog.records].count(SWITCHED) == 1
 
 
 def test_a_part_that_its_author_checkpoints_has_the_ranks_of_one_that_he_does_not(tmp_path):

@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+import trl
 from datasets import Dataset, DatasetDict
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import IterableDataset
@@ -141,7 +142,7 @@ MODELS = [
     (
         SENTENCES,
         LORA,
-        "a SentenceTransformer is run by its own losses. Search the transformers model in it with AutoL",
+        "a SentenceTransformer is run by its own losses. Search the transformers model in it, with a Tr",
     ),
     (SETFIT, LORA, "a SetFitModel is run by its own losses"),
     (types.SimpleNamespace, LORA, "needs a torch.nn.Module, got SimpleNamespace"),
@@ -153,6 +154,9 @@ MODELS = [
 def test_models_that_are_none_of_transformers(tmp_path, build, settings, reason):
     with pytest.raises(ValueError, match=reason):
         search(tmp_path, build(), settings)
+    if build in (SENTENCES, SETFIT, types.SimpleNamespace):
+        with pytest.raises(ValueError, match=reason):
+            find_ranks(build(), rows(16))
 
 
 # ---- rows
@@ -316,8 +320,26 @@ def test_the_search_comes_first_among_the_base_classes(tmp_path):
     assert search(tmp_path, kind=Right).gates and type("T", (AutoLoraTrainer, Seq2SeqTrainer), {})
 
 
+ONLINE = [
+    name for name in ("GRPO", "RLOO", "Distillation") if hasattr(trl, f"{name}Trainer")
+]  # TRL 1.8 has not the last
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_trainers_that_make_their_rows_are_refused(tmp_path, name):
+    own = type("Mine", (getattr(trl, f"{name}Trainer"),), {})
+    told = f"^{name}Trainer makes its rows while it trains.* give {name}Trainer the result as peft_config.$"
+    with pytest.raises(ValueError, match=told):
+        type("T", (AutoLoraMixin, own), {})
+    settings = getattr(trl, f"{name}Config")(str(tmp_path), bf16=False, report_to="none")
+    for asked in ({"args": settings}, {"trainer_class": own}):
+        with pytest.raises(ValueError, match=told):
+            find_ranks(tiny_roberta(), rows(16), LORA, **asked)
+    assert type("T", (AutoLoraMixin, trl.SFTTrainer), {}) and type("T", (AutoLoraMixin, trl.DPOTrainer), {})
+
+
 def test_batches_that_are_no_dicts_are_named_before_a_step(tmp_path):
-    """As GRPOTrainer's and RLOOTrainer's: rows, of which they generate their batches."""
+    """Of trainers whose names nobody knows, that generate their batches of rows."""
 
     class Generating(AutoLoraMixin, Trainer):
         pass

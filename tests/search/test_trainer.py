@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from autolora_trainer import AutoLoraTrainer, LearnedRanks
+from autolora_trainer.compat import CHECKPOINTING
 from autolora_trainer.ranks.adapter import build_adapter
 from autolora_trainer.ranks.learned import ModuleRank
 from tests.helpers.models import tiny_gpt2, tiny_roberta
@@ -320,7 +321,7 @@ def test_accumulation_equals_one_large_batch(tmp_path, max_grad_norm):
 def test_activation_checkpointing_changes_nothing(tmp_path):
     states = []
     for on in (False, True):
-        trainer = searcher(tmp_path, max_steps=6, activation_checkpointing=on)
+        trainer = searcher(tmp_path, max_steps=6, **{CHECKPOINTING: on})
         trainer.train()
         states.append(trained_state(trainer))
     for name, value in states[0].items():

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig
 
 from autolora_trainer import AutoLoraTrainer, AutoLoraTrainingArguments
+from autolora_trainer.compat import CHECKPOINTING
 from autolora_trainer.search import hypergradient
 from autolora_trainer.training.passes import RandomState, full_precision
 from tests.helpers.measures import relative_error
@@ -127,7 +128,7 @@ def test_trainer_computes_the_hypergradient(tmp_path, virtual_step, difference, 
 
 def test_one_sided_difference_survives_selection_variables_of_zero_and_activation_checkpoints(tmp_path):
     """Its base point is no quotient by α_j; checkpointed activations are computed anew with the same α."""
-    for settings in ({}, {"activation_checkpointing": True}):
+    for settings in ({}, {CHECKPOINTING: True}):
         trainer = compared(tmp_path, finite_difference="one_sided", constraint="none", zeroed=True, **settings)
         assert trainer.gates.selection[0, 1].abs() < 0.1  # it was zero before its last step
         cosine, error = errors(trainer, trainer.computed)

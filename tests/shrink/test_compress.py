@@ -1,6 +1,7 @@
 """A planted adapter with noise beside what it should have learned: does the cut find the one, and drop the other?"""
 
 import json
+import re
 
 import pytest
 import torch
@@ -77,6 +78,7 @@ def test_the_folder_is_smaller_and_says_why(cut_adapter):
     assert small.plot().axes
     shown = small._repr_mimebundle_()
     assert shown["text/plain"] == text and "<svg" in shown["text/html"] and "<script" not in shown["text/html"]
+    assert re.findall(r"title='layers.3: rank (\d+)[^>]*>(\d+)</td>", shown["text/html"]) == [("8", "8"), ("6", "6")]
 
 
 def test_the_curve_is_the_loss_of_the_cut_adapters(cut_adapter):

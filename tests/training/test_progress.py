@@ -53,6 +53,7 @@ def test_a_terminal_shows_phase_loss_and_total_rank(place, monkeypatch, capsys):
         assert (percent, done, whole) == ("100", steps, steps)
         assert re.search(rf"loss=\d+\.\d+{known}$", figures)
     assert "evaluation: 100%" in shown
+    assert not re.search(r"(search|curve|retrain|evaluation): [^\r]*\n", shown)  # none stays when the next begins
 
 
 def test_other_methods_train_without_ranks(place, monkeypatch):

@@ -109,9 +109,6 @@ ARGUMENTS = [
         "At most one of fp16 and bf16 can be True, but not both"),
     Bad("TF32 without a GPU", "glue", {"tf32": True},
         "--tf32 requires Ampere or a newer GPU arch, cuda>=11 and torch>=1.7"),
-    Bad("checkpoints that hide the gradient", "glue",
-        {"activation_checkpointing": True, "activation_checkpointing_kwargs": '{"use_reentrant": true}'},
-        "The search needs use_reentrant=False in … checkpoints hide α from the gradient."),
     *(
         Bad(f"a schedule whose numbers {what}: {name} of {method}", "glue",
             {"method": method, "lr_scheduler_type": name, **more},
