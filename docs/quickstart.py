@@ -1,29 +1,30 @@
 # %% [markdown]
 # # Quick start
 #
-# Ranks for a training, the training, and an adapter made smaller: some minutes on a CPU, offline, on the built-in
-# sample. With a model and rows of your own the same cells hold; only the next one is another.
+# Ranks for a training, the training, and an adapter made smaller: some minutes on a CPU, offline, with what is built in.
+# With a model and rows of your own the same cells hold; only the next one is another.
 #
 # Install it in a clone of the repository, `pip install .`, and take this page as a notebook:
 # [quickstart.ipynb](quickstart.ipynb).
 
 # %% [markdown]
-# ## Rows and a model
+# ## A model and rows
 #
-# A task of two classes with generated rows, and an encoder of 2.6 million parameters that comes with the package. On
-# the Hub it would be `from_pretrained("owner/name")` and `load_dataset("owner/rows")`.
+# A language model of 2.6 million parameters that comes with the package, and lines that a grammar writes. From the Hub
+# it would be `from_pretrained("owner/name")`, `load_dataset("owner/rows")` and the collator of your training; chats and
+# prompts go [through TRL](integrations/trl.md), without one.
 
 # %%
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from autolora_trainer.sample import encoder_path, load_sample
+from autolora_trainer.sample.decoder import lines, save_decoder
 
-tokenizer = AutoTokenizer.from_pretrained(encoder_path())
-rows = load_sample().map(lambda row: tokenizer(row["sentence"]), batched=True).rename_column("label", "labels")
+save_decoder("base")
+(train_rows, held_out_rows, test_rows), collate = lines([1600, 400, 400])
 
 
 def fresh_model():
-    return AutoModelForSequenceClassification.from_pretrained(encoder_path())
+    return AutoModelForCausalLM.from_pretrained("base", attn_implementation="eager")
 
 
 # %% [markdown]
@@ -31,8 +32,7 @@ def fresh_model():
 #
 # One call before the training. `args` are those of the training: its rate, its batch, its precision. The search trains a
 # LoRA of rank 8 for a while and asks held-out rows which of its components they need; what comes out is a plain
-# `peft.LoraConfig`. This small encoder learns late, so its search gets 200 steps; without `search_steps` a search ends
-# when it has settled, after 112 steps at most.
+# `peft.LoraConfig`. It ends when it has settled, after 112 steps at most.
 
 # %%
 from peft import LoraConfig
@@ -41,17 +41,18 @@ from autolora_trainer import RankSearch
 
 args = TrainingArguments(
     "outputs/quickstart",
-    learning_rate=1e-3,
-    per_device_train_batch_size=32,
-    max_steps=250,
-    lr_scheduler_type="linear",
-    use_cpu=True,
+    learning_rate=3e-3,
+    warmup_steps=10,
+    max_steps=100,
+    per_device_train_batch_size=16,
+    per_device_eval_batch_size=64,
     logging_steps=50,
     save_strategy="no",
     report_to="none",
+    use_cpu=True,
 )
-lora = LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", lora_alpha=32)
-search = RankSearch(fresh_model(), rows["train"], lora, args=args, processing_class=tokenizer, search_steps=200)
+lora = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", exclude_modules=r"lm_head.*", lora_alpha=32)
+search = RankSearch(fresh_model(), train_rows, lora, args=args, data_collator=collate, trainer_class=Trainer)
 config = search.run().config  # find_ranks(...) with the same arguments gives this at once
 print(search.ranks)
 
@@ -70,11 +71,10 @@ search.plot()
 # %%
 from peft import get_peft_model
 
-from autolora_trainer import fix_loss_scale
-
 model = get_peft_model(fresh_model(), config)
-trainer = Trainer(model, args, train_dataset=rows["train"], processing_class=tokenizer)
-fix_loss_scale(trainer).train()  # matters with gradient accumulation alone
+trainer = Trainer(model, args, data_collator=collate, train_dataset=train_rows, eval_dataset=test_rows)
+trainer.train()
+print(trainer.evaluate()["eval_loss"])
 model.save_pretrained("adapter")
 
 # %% [markdown]
@@ -90,7 +90,7 @@ print(ranks.total_rank, "ranks in", len(ranks.module_ranks), "modules")
 ranks.to_pandas().head()
 
 # %% [markdown]
-# In a shell `autolora show adapter` prints the same, and what a server needs.
+# In a shell `autolora show adapter` prints the grid, and what a server needs.
 #
 # ## Make it smaller
 #
@@ -99,7 +99,7 @@ ranks.to_pandas().head()
 # %%
 from autolora_trainer import compress
 
-small = compress(model, rows["validation"], processing_class=tokenizer, args=args, tolerance=0.05)
+small = compress(model, held_out_rows, args=args, data_collator=collate, tolerance=0.05)
 print(small)
 small.save_pretrained("small")
 
@@ -112,8 +112,7 @@ small.save_pretrained("small")
 # %%
 from peft import PeftModel
 
-loaded = PeftModel.from_pretrained(fresh_model(), "small")
-loaded.merge_and_unload()
+merged = PeftModel.from_pretrained(fresh_model(), "small").merge_and_unload()
 
 # %% [markdown]
 # Next: [the same in your own tool](integrations/trl.md), [how large an adapter](guides/choose_size.md),
