@@ -105,15 +105,18 @@ def gradients_through_4_bit(model) -> Iterator[None]:
         if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
             from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
 
-            packed.append((weight, weight.data, weight.quant_state))
+            state = weight.quant_state  # which the inverse changes
+            packed.append((weight, weight.data, state, dict(vars(state))))
             weight.data, weight.quant_state = _convert_weight_packed_for_cpu_inverse(weight.data, weight.quant_state)
     try:
         yield
     finally:
         for layer, value in supported.items():
             layer.support_avx512bf16_for_cpu = value
-        for weight, data, state in packed:
+        for weight, data, state, values in packed:
             weight.data, weight.quant_state = data, state
+            vars(state).clear()
+            vars(state).update(values)
 
 
 @contextmanager

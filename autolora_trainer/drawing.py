@@ -17,7 +17,7 @@ PALETTE = {
     "faint": ("#5f6b7a", "#9ca8b5"),
     "rule": ("#c3cad3", "#434d58"),
     "muted": ("#a3acb7", "#6b7683"),
-    "accent": ("#1f5ea0", "#6fb1ea"),
+    "accent": ("#0072b2", "#58a6ff"),
     "band": ("#a8d5ba", "#3f7d5f"),
     "empty": ("#eceff1", "#242b33"),
     "paper": ("#ffffff", "#14191f"),

@@ -41,7 +41,7 @@ def _cell(rank: int | None, name: str | None, shades: Mapping[str, float], tips:
     if rank is None:
         return "<td></td>"
     part = heat(shades.get(name, 0.0)) if rank else 0.0
-    ink = "#fff" if part > 0.6 else "inherit"
+    ink = "#fff" if part > 0.82 else "inherit"
     ground = f"rgba({','.join(map(str, rgb(ACCENT)))},{part:.2f})"  # over any ground, light or dark
     style = f"text-align:center;padding:2px 6px;color:{ink};background:{ground}"
     return f"<td title='{escape(tips.get(name, name), quote=True)}' style='{style}'>{rank}</td>"

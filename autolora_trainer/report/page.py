@@ -54,7 +54,8 @@ table { border-collapse: collapse; font-size: .9rem }
 @media (max-width: 40rem) {
   .values th, .values td { padding-right: .6rem }
   table { font-size: .85rem }
-  .grid td { padding: .25rem .3rem !important }
+  .grid table { font-size: 13px !important }
+  .grid td { padding: .25rem .25rem !important }
 }
 pre { margin: .2rem 0 1rem; padding: .6rem .8rem; overflow-x: auto; border: 1px solid var(--rule); border-radius: 4px;
       font: .85rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace }
@@ -90,7 +91,7 @@ def save_page(
     commands |= {"how it was made": command} if command else {}
     parts += [f"<p>{_text(what)}</p><pre>{_text(line)}</pre>" for what, line in commands.items()]
     path = os.path.join(folder, PAGE_FILE)
-    write_atomically(path, _page(ranks.title, "\n".join(parts)))
+    write_atomically(path, clean(_page(ranks.title, "\n".join(parts))))  # names in the grid, too
     return path
 
 

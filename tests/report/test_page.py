@@ -73,7 +73,7 @@ def test_a_page_shows_curve_grid_tables_and_commands(tmp_path):
 
 def test_nothing_in_it_runs_or_is_fetched_whatever_names_hold(tmp_path):
     evil = "</title></style><script src='https://x.example/a.js'>\x1b</script>"
-    ranks = found(base_model=evil, modules={"a'><img src=x onerror=y>.0.q": ModuleRank(1)})
+    ranks = found(base_model=evil, modules={"a'><img src=x onerror=y>\x1b.0.q": ModuleRank(1)})
     tables = {evil: ([evil], [[evil]])}
     text = written(tmp_path, ranks, tables=tables, command=evil, others={evil: (ranks, 1)})
     page = Page(text)
