@@ -57,6 +57,19 @@ config = search.run().config  # find_ranks(...) with the same arguments gives th
 print(search.ranks)
 
 # %% [markdown]
+# In 22 seconds of one CPU core it printed
+#
+# ```text
+# block                   0  1  2  3  4  5
+# query                   2  3  3  4  1  4
+# key                     2  3  1  3  2  3
+# value                   1  4  4  3  3  2
+# attention.output.dense  3  5  7  5  4  4
+# intermediate.dense      6  5  8  7  6  4
+# output.dense            6  4  5  5  6  1
+# total rank 139 in 36 modules, none of them at rank 0
+# ```
+#
 # A row of the grid is a projection, a column a block, a number a rank ([how to read it](explanation/heatmap.md)). The
 # picture says what each size keeps of what the search has learned, and which was chosen.
 
@@ -64,6 +77,8 @@ print(search.ranks)
 search.plot()
 
 # %% [markdown]
+# ![Held-out loss against adapter parameters, and the size that was found](images/quickstart_curve.svg)
+#
 # ## Train
 #
 # An ordinary training, by whatever trains: `config` has a `rank_pattern` and one scale for all modules.
@@ -90,6 +105,7 @@ print(ranks.total_rank, "ranks in", len(ranks.module_ranks), "modules")
 ranks.to_pandas().head()
 
 # %% [markdown]
+# The training took 14 seconds, and ended at a loss of 2.432 on the test rows.
 # In a shell `autolora show adapter` prints the grid, and what a server needs.
 #
 # ## Make it smaller
@@ -104,6 +120,31 @@ print(small)
 small.save_pretrained("small")
 
 # %% [markdown]
+# ```text
+# held-out loss  parameters    MB  largest rank
+# -------------  ----------  ----  ------------
+#        2.4082      74,720  0.30      8  given
+#        2.4874      54,400  0.22             7
+#        2.5136      50,880  0.20             6
+#        2.5225      49,120  0.20     6  chosen
+#        2.5296      48,320  0.19             6
+#        2.5320      48,000  0.19             6
+#        2.5407      47,360  0.19             6
+#        2.6462      40,320  0.16             5
+#        3.3337      20,000  0.08             3
+#        4.2699      10,240  0.04             2
+#        4.9246       4,480  0.02             2
+# block                   0  1  2  3  4  5
+# query                   2  0  2  3  0  1
+# key                     0  1  1  3  0  0
+# value                   1  3  2  2  1  0
+# attention.output.dense  2  4  5  4  2  2
+# intermediate.dense      5  3  6  6  4  3
+# output.dense            4  2  5  3  3  1
+# total rank 86 in 36 modules, 6 of them at rank 0
+# 49,120 of 74,720 parameters (66%), 0.20 of 0.30 MB; a server needs --max-lora-rank 8
+# ```
+#
 # ## Use it
 #
 # What was saved is PEFT's: it loads without this package, merges, and is served like any other
