@@ -1,10 +1,14 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both make $(VENV) and install what they need first.
+# On a fresh machine: `make demo`, `make test` and `make docs`. All make $(VENV) and install what they need first.
+# `make oldest` runs a part of the tests with the oldest libraries that setup.cfg takes, in an environment of its own.
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 PYTHON ?= python3
 BIN = $(VENV)/bin
-CODE = autolora_trainer tests benchmarks examples run_glue.py run_ner.py run_nlg.py setup.py
+PYTEST = -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+SMOKE = tests/find tests/heldout tests/house/test_floors.py tests/lora tests/search tests/shrink tests/training
+CODE = autolora_trainer tests benchmarks examples docs/hooks run_glue.py run_ner.py run_nlg.py setup.py
 
-.PHONY: install demo test style quality
+.PHONY: install demo test docs oldest style quality
 
 install: $(VENV)/.installed
 
@@ -17,7 +21,18 @@ demo: install
 	$(BIN)/autolora demo --overwrite
 
 test: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
+	HF_HUB_OFFLINE=1 $(BIN)/python $(PYTEST) --durations 10
+
+$(OLDEST)/.installed: setup.cfg constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[dev]"
+	touch $@
+
+oldest: $(OLDEST)/.installed
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python $(PYTEST) $(SMOKE)
+
+docs: install
+	HF_HUB_OFFLINE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 style: install
 	$(BIN)/isort $(CODE)

@@ -105,15 +105,18 @@ def gradients_through_4_bit(model) -> Iterator[None]:
         if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
             from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
 
-            packed.append((weight, weight.data, weight.quant_state))
+            state = weight.quant_state  # which the inverse changes
+            packed.append((weight, weight.data, state, dict(vars(state))))
             weight.data, weight.quant_state = _convert_weight_packed_for_cpu_inverse(weight.data, weight.quant_state)
     try:
         yield
     finally:
         for layer, value in supported.items():
             layer.support_avx512bf16_for_cpu = value
-        for weight, data, state in packed:
+        for weight, data, state, values in packed:
             weight.data, weight.quant_state = data, state
+            vars(state).clear()
+            vars(state).update(values)
 
 
 @contextmanager
@@ -140,6 +143,17 @@ def checkpoints_without_reentrance(model) -> Iterator[int]:
     finally:
         for module, function in reentrant.items():
             setattr(module, name, function)
+
+
+def layers_to_shard(model) -> list[str]:
+    """Names of the classes of layers that FSDP2 may shard one by one. accelerate (1.15) takes all that a model names,
+    and fails where it has none of a class, and where a module around its input embeddings is among them (BERT,
+    RoBERTa), which it shards once more. Until it does not."""
+    embeddings, modules = model.get_input_embeddings(), {}
+    for module in model.modules():
+        modules.setdefault(type(module).__name__, []).append(module)
+    around = {name for name, own in modules.items() if any(embeddings in set(module.modules()) for module in own)}
+    return [name for name in getattr(model, "_no_split_modules", None) or () if name in modules and name not in around]
 
 
 def meant_parameters(model, config: LoraConfig, target_modules) -> set[str]:

@@ -49,6 +49,17 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
         _restore(generators)
 
 
+def sharing_memory(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose plain weights are other parameters over the same memory: to be sharded, which changes a model for
+    good, moved to a device, and never written to."""
+    shared = {}
+    for weight in model.parameters():
+        if type(weight) is torch.nn.Parameter:
+            shared[id(weight)] = torch.nn.Parameter(weight.data, weight.requires_grad)
+            vars(shared[id(weight)]).update(vars(weight))
+    return copy.deepcopy(model, shared)
+
+
 @contextmanager
 def undrawn() -> Iterator[None]:
     """Inside, anything may draw from Python's, numpy's and torch's global generators; afterwards they are what they

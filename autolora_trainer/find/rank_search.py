@@ -34,12 +34,13 @@ from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import curve_figure
 from autolora_trainer.search.arguments import default_length
 from autolora_trainer.search.handover import adapter_tensors, handover_tensors
-from autolora_trainer.search.suitability import check_trainer
+from autolora_trainer.search.suitability import check_module, check_trainer
 from autolora_trainer.search.trainer import AutoLoraMixin
 from autolora_trainer.training.callbacks import TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest
 from autolora_trainer.training.forecast import Forecast, StepForecast
-from autolora_trainer.untouched import untouched
+from autolora_trainer.training.processes import sharding
+from autolora_trainer.untouched import sharing_memory, untouched
 
 SEARCH_FOLDER = "search"  # in the folder that is given
 
@@ -88,6 +89,7 @@ class RankSearch:
                 "be. Give a dataset with a length, e.g. Dataset.from_list(list(rows))."
             )
         self.model = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
+        check_module(self.model)
         self.train_dataset, self.eval_dataset, self.peft_config = train_dataset, eval_dataset, peft_config
         self.trainer_class, self.output_dir = trainer_class or trainer_of(args, train_dataset), output_dir
         self.args = args
@@ -151,6 +153,8 @@ class RankSearch:
     def _trainer(self, folder: str) -> tuple[Trainer, LoraConfig]:
         """The trainer of the search, and the LoRA settings that it was given."""
         base, given = self._base()
+        if sharding(self.args) == "FSDP":
+            base = sharing_memory(base)
         whole = with_modules(given, untrained_fresh(base, given)[0])  # as the search completes it
         settings = {**self.settings, "output_dir": folder}
         if settings["size"] == "same":

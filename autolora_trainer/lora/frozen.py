@@ -8,6 +8,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from autolora_trainer.lora.parts import base_model_of
+from autolora_trainer.lora.sharded import whole
 
 PLAIN = (torch.Tensor, nn.Parameter)  # others are quantized
 LARGE = 2**20  # elements
@@ -58,6 +59,7 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors hold the same values, in whatever floating point dtypes they were loaded."""
     if one is other or one.is_meta or other.is_meta:
         return True
+    one, other = whole(one), whole(other)
     if type(one) not in PLAIN or type(other) not in PLAIN or one.is_floating_point() != other.is_floating_point():
         return True
     if one.shape != other.shape:

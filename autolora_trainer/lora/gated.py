@@ -20,6 +20,7 @@ from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
 from autolora_trainer.lora.gates import times
+from autolora_trainer.lora.sharded import by_row, exchange, put_back
 
 
 class Gated:
@@ -40,8 +41,9 @@ class Gated:
     @torch.no_grad()
     def product(self) -> torch.Tensor:
         """The weight with the factors folded in, (m, r)."""
-        weight = self.weight.detach()
-        return weight if self.is_folded else weight * self.gate().to(weight)
+        if self.is_folded:
+            return self.weight.detach()
+        return by_row(lambda weight: weight * self.gate().to(weight), self.weight)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -54,7 +56,7 @@ class Gated:
             gate = self.gate().detach()
             if not gate.all():
                 errors.append(f"{prefix}weight: a gate is zero. Call gates.remove() or gates.bake() before loading.")
-            state_dict[prefix + "weight"] = given / gate.to(given)
+            state_dict[prefix + "weight"] = by_row(lambda rows: rows / gate.to(rows), given)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def __reduce_ex__(self, protocol):
@@ -141,12 +143,13 @@ def applied(module: Gated):
 def folded(modules: Iterable[Gated]):
     """Inside, the weights hold their gates, and the layers compute the same; afterwards they have their bits again."""
     modules = [module for module in modules if not module.is_folded]
-    raw = [module.weight.data for module in modules]
+    raw = []
     for module in modules:
-        module.weight.data = module.product()
+        raw.append((module.weight, exchange(module.weight, module.product())))
         module.is_folded = True
     try:
         yield
     finally:
-        for module, weight in zip(modules, raw):
-            module.weight.data, module.is_folded = weight, False
+        for module, held in zip(modules, raw):
+            put_back(*held)
+            module.is_folded = False

@@ -64,7 +64,7 @@ class Factors:
         for part in parts.values():
             self._own.setdefault(part.layer, []).append(part)
         self.leaves = {
-            layer: torch.ones(sum(part.rank for part in own), device=own[0].lora_A.device, requires_grad=requires_grad)
+            layer: torch.ones(sum(part.rank for part in own), device=own[0].device, requires_grad=requires_grad)
             for layer, own in self._own.items()
         }
 

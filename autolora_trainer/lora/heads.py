@@ -5,6 +5,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from autolora_trainer.lora.parts import factors_of
+from autolora_trainer.lora.sharded import write_whole
 
 HEADS = ("classifier", "score")  # what PEFT trains besides an adapter: the modules that a task adds to a base model
 
@@ -40,8 +41,7 @@ def trained_beside_lora(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]
     return found
 
 
-@torch.no_grad()
-def set_values(values: dict[torch.nn.Parameter, torch.Tensor]) -> None:
-    """Give parameters these values, in place."""
-    for parameter, value in values.items():
-        parameter.copy_(value)
+def set_values(parameters: dict[str, torch.nn.Parameter], values: dict[str, torch.Tensor]) -> None:
+    """Give parameters the values of their names, in place."""
+    for name, parameter in parameters.items():
+        write_whole(parameter, values[name])

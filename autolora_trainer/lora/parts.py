@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
+from autolora_trainer.lora.sharded import changing, whole
 from autolora_trainer.lora.split import SplitLinear
 from autolora_trainer.names import SEPARATOR
 
@@ -40,27 +41,48 @@ class LoraPart:
         return self.columns.stop - self.columns.start
 
     @property
+    def weights(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """Those of the whole layer's `lora_A` and `lora_B`, perhaps in shards."""
+        return self.layer.lora_A[self.adapter_name].weight, self.layer.lora_B[self.adapter_name].weight
+
+    @property
     def lora_A(self) -> torch.Tensor:
-        """(r, n), or (E, r, n) of E experts: a view of the weight."""
-        return self.layer.lora_A[self.adapter_name].weight[self.columns]
+        """(r, n), or (E, r, n) of E experts; a collective where weights are in shards."""
+        return self._view_A(whole(self.weights[0]))
 
     @property
     def lora_B(self) -> torch.Tensor:
-        """(m, r), or (E, m, r) of E experts; of a part a copy, so write with `set_lora_B`."""
-        return self.rows_of(self.layer.lora_B[self.adapter_name].weight[:, self.columns])
+        """(m, r), or (E, m, r) of E experts; a collective where weights are in shards."""
+        return self.rows_of(self._view_B(whole(self.weights[1])))
 
-    @torch.no_grad()
+    def set_lora_A(self, value: torch.Tensor) -> None:
+        """Write all of it: what `lora_A` gives may be a copy."""
+        with changing(self.weights[0]) as weight:
+            self._view_A(weight).copy_(value)
+
     def set_lora_B(self, value: torch.Tensor) -> None:
-        columns = self.layer.lora_B[self.adapter_name].weight[:, self.columns]
-        if self.rows is None:
-            columns.copy_(value)
-        else:
-            columns[self.rows.to(columns.device)] = value.to(columns)
+        """Write all of it: what `lora_B` gives may be a copy."""
+        with changing(self.weights[1]) as weight:
+            columns = self._view_B(weight)
+            if self.rows is None:
+                columns.copy_(value)
+            else:
+                columns[self.rows.to(columns.device)] = value.to(columns)
+
+    def _view_A(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight[self.columns]
+
+    def _view_B(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight[:, self.columns]
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights[0].device
 
     @property
     def gradient(self) -> torch.Tensor | None:
         """Of the whole layer's `lora_B`, (m, r); None where none has come."""
-        return self.layer.lora_B[self.adapter_name].weight.grad
+        return self.weights[1].grad
 
     @property
     def scaling(self) -> float:
@@ -69,7 +91,8 @@ class LoraPart:
     @property
     def shape(self) -> tuple[int, int]:
         """(m, n) of its update."""
-        return self.lora_B.shape[-2], self.lora_A.shape[-1]
+        a, b = self.weights
+        return b.shape[0] if self.rows is None else len(self.rows), a.shape[-1]
 
     @property
     def cost(self) -> int:
@@ -93,18 +116,11 @@ class StackedPart(LoraPart):
     def experts(self) -> int:
         return self.layer.num_experts
 
-    @property
-    def lora_A(self) -> torch.Tensor:
-        return self.layer.lora_A[self.adapter_name].weight.unflatten(0, (self.experts, self.rank))
+    def _view_A(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.unflatten(0, (self.experts, self.rank))
 
-    @property
-    def lora_B(self) -> torch.Tensor:
-        weight = self.layer.lora_B[self.adapter_name].weight
+    def _view_B(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.unflatten(1, (self.rank, self.experts)).permute(2, 0, 1)
-
-    @torch.no_grad()
-    def set_lora_B(self, value: torch.Tensor) -> None:
-        self.lora_B.copy_(value)
 
 
 def flat(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

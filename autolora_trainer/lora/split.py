@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from autolora_trainer.lora.sharded import changing
+
 
 class SplitLinear(nn.Linear):
     """Every column of the weight lives in its own rows; elsewhere it is zero, in every pass, and so is its gradient:
@@ -28,5 +30,5 @@ class SplitLinear(nn.Linear):
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
-        with torch.no_grad():
-            self.weight.mul_(self.mask)
+        with changing(self.weight) as weight:
+            weight.mul_(self.mask)

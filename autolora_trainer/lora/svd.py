@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import LoraPart, lora_parts
+from autolora_trainer.lora.sharded import exchange, put_back
 
 
 def thin_svd(b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -55,7 +56,7 @@ def cut_to_ranks(model: PeftModel, ranks: dict[str, int]) -> None:
         rank = ranks.get(name, 0)
         a, b = best_factors(part.lora_B.float(), part.lora_A.float(), rank)
         rest = part.rank - rank
-        part.lora_A.copy_(pad(a, (0, 0, 0, rest)))
+        part.set_lora_A(pad(a, (0, 0, 0, rest)))
         part.set_lora_B(pad(b, (0, rest)))
 
 
@@ -65,7 +66,7 @@ def copy_cut(wide: PeftModel, small: PeftModel) -> None:
     sources = lora_parts(wide)
     for name, part in lora_parts(small).items():
         source = sources[name]
-        part.lora_A.copy_(source.lora_A[..., : part.rank, :])
+        part.set_lora_A(source.lora_A[..., : part.rank, :])
         part.set_lora_B(source.lora_B[..., : part.rank] * source.scaling / part.scaling)
     trained, own = trained_beside_lora(wide), trained_beside_lora(small)
     for name in trained.keys() & own.keys():
@@ -79,24 +80,20 @@ def in_svd_basis(parts: dict[str, LoraPart]):
     float32: A_j = σ_j^(1/2) v_j^T, B_j = σ_j^(1/2) u_j; of experts, each one's own. The model computes the same;
     afterwards it has its bits again.
     """
-    weights = {}
-    for part in parts.values():
-        for linear in (part.layer.lora_A[part.adapter_name], part.layer.lora_B[part.adapter_name]):
-            weights[linear.weight] = linear.weight.data
+    weights = dict.fromkeys(weight for part in parts.values() for weight in part.weights)
     factors = {}
     for name, part in parts.items():
         a, b = best_factors(part.lora_B.cpu().double(), part.lora_A.cpu().double(), part.rank)
         strength = a.norm(dim=-1) * b.norm(dim=-2)  # (r,), or (E, r)
         real = strength > 1e-12 * strength.max()  # not rounding alone
         factors[name] = (a * real[..., None], b * real[..., None, :])
-    for weight, raw in weights.items():
-        weight.data = raw.float().clone()
+    raw = {weight: exchange(weight, weight.data.float().clone()) for weight in weights}
     try:
         for name, part in parts.items():
             a, b = factors[name]
-            part.lora_A.copy_(a)
+            part.set_lora_A(a)
             part.set_lora_B(b)
         yield
     finally:
-        for weight, raw in weights.items():
-            weight.data = raw
+        for weight, bits in raw.items():
+            put_back(weight, bits)

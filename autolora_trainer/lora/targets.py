@@ -33,16 +33,19 @@ class Targets:
             names for those of experts.
         routers: what is meant too, and left out; `all-linear` of PEFT means them in some models.
         left: weights that `all-linear` means, and PEFT cannot adapt.
+        unread: linear layers that are meant, and that nothing calls; see `unread_layers`.
     """
 
     layers: list[str]
     parameters: list[str]
     routers: list[str]
     left: list[str]
+    unread: list[str]
 
 
 def find_targets(model: torch.nn.Module, config: LoraConfig) -> Targets | None:
-    """None for a model that is no mixture of experts, and where there are no targets: PEFT then knows what to do.
+    """None where PEFT knows what to do: for a model that is no mixture of experts, and of whose layers that are meant
+    all are called; and where there are no targets.
 
     Raises:
         ValueError: PEFT's, for a part alone of what is one parameter.
@@ -51,7 +54,8 @@ def find_targets(model: torch.nn.Module, config: LoraConfig) -> Targets | None:
     settings = getattr(model, "config", None)
     if given is None and config.target_parameters is None:
         given = DEFAULT_TARGETS.get(getattr(settings, "model_type", None))
-    if not (stacked or gates) or given is None and config.target_parameters is None:
+    unread = unread_layers(model)
+    if not (stacked or gates or unread) or given is None and config.target_parameters is None:
         return None
     everything = isinstance(given, str) and given.lower() == ALL_LINEAR
     modules, names = ([n for n, _ in walk() if n] for walk in (model.named_modules, model.named_parameters))
@@ -65,6 +69,10 @@ def find_targets(model: torch.nn.Module, config: LoraConfig) -> Targets | None:
         own.target_modules = given if given is None or isinstance(given, str) else [module_of(name) for name in given]
         layers = [name for name in modules if check_target_module_exists(own, name)]
         ends |= _named_parameters(model, config, own.target_modules, stacked, modules)
+    unread = within(unread, layers)
+    if not (stacked or gates or unread):
+        return None
+    layers = [name for name in layers if name not in unread]
     meant = [name for name in _ending(names, ends) if _allowed(config, name)]
     meant = [name for name in meant if _allowed(config, name.rpartition(".")[0])]
     routing = {name: gate for gate in gates for name in within([gate], (*layers, *meant))}
@@ -78,7 +86,14 @@ def find_targets(model: torch.nn.Module, config: LoraConfig) -> Targets | None:
         parameters=[name for name in names if name in fit and name not in routing],
         routers=gates if everything else list(dict.fromkeys(routing.values())),
         left=[name for name in names if name in left],
+        unread=unread,
     )
+
+
+def unread_layers(model: torch.nn.Module) -> list[str]:
+    """Names of linear layers that nothing calls: `nn.MultiheadAttention` reads the weight of its out_proj, so that an
+    adapter there would do nothing."""
+    return [f"{name}.out_proj" for name, m in model.named_modules() if isinstance(m, torch.nn.MultiheadAttention)]
 
 
 def _named_parameters(model, config: LoraConfig, given, stacked, modules: list[str]) -> set[str]:
@@ -121,7 +136,8 @@ def _allowed(config: LoraConfig, name: str) -> bool:
 
 
 def named_targets(model: torch.nn.Module, config: LoraConfig) -> LoraConfig:
-    """`config`, of a mixture of experts with every target by its full name, so that PEFT turns none into others."""
+    """`config`; of a mixture of experts, or with layers that nothing calls, every target by its full name, so that
+    PEFT turns none into others, and adapts none that is left out."""
     if (found := find_targets(model, config)) is None:
         return config
     whole = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
@@ -138,6 +154,11 @@ def target_lines(model: torch.nn.Module, config: LoraConfig) -> list[str]:
         lines.append(f"experts ({named(experts)}): one rank for all experts of a parameter, as PEFT has it")
     if found.routers:
         lines.append(f"routers ({named(found.routers)}) are never adapted, and left out")
+    if found.unread:
+        lines.append(
+            f"{named(found.unread)} left out: nn.MultiheadAttention reads its weight and calls no layer, so that an "
+            "adapter there would do nothing"
+        )
     if found.left:
         lines.append(
             f"all-linear leaves out {named(found.left)}, {share_of(model, found.left):.0%} of the weights of the "

@@ -24,10 +24,10 @@ from autolora_trainer.report.curve import format_curve
 from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, SEARCH_FOLDER
 from autolora_trainer.runs.resume import Progress
 from autolora_trainer.search.arguments import check_schedule
-from autolora_trainer.search.checks import check_devices, check_length
+from autolora_trainer.search.checks import check_devices, check_length, check_sharding
 from autolora_trainer.search.handover import load_handover
 from autolora_trainer.training.callbacks import CutCallback
-from autolora_trainer.training.processes import refuse_sharding
+from autolora_trainer.training.processes import fsdp_plugin, refuse_sharding, sharding
 from autolora_trainer.training.trainer import optimizer_steps
 from autolora_trainer.values import setting
 
@@ -80,9 +80,7 @@ class AutoLora(SizedMethod):
                     "--auto_find_batch_size tries batch sizes until one fits, and the search has a batch of D_val "
                     "beside each. Drop it, and lower --per_device_train_batch_size with --gradient_accumulation_steps."
                 )
-            ranks_path = os.path.join(training.output_dir, RANKS_FILE)
-            cure = f"then retrain sharded with --ranks {ranks_path}"
-            refuse_sharding(training, "The search moves whole LoRA weights", cure)
+            check_sharding(sharding(training), fsdp_plugin(training), settings.hypergradient)
         if settings.retrain_cut:
             refuse_sharding(training, "A truncated SVD takes whole LoRA weights")
             if training.load_best_model_at_end:

@@ -27,7 +27,7 @@ SHARED_ARGUMENTS = """
     use_cpu seed data_seed label_smoothing_factor non_finite full_determinism logging_steps report_to run_name
     disable_tqdm log_level save_strategy save_steps
     torch_compile torch_compile_backend torch_compile_mode dataloader_num_workers dataloader_pin_memory
-    ddp_find_unused_parameters ddp_backend ddp_timeout
+    ddp_find_unused_parameters ddp_backend ddp_timeout fsdp fsdp_config
 """.split() + [CHECKPOINTING, f"{CHECKPOINTING}_kwargs"]
 
 
@@ -94,8 +94,7 @@ def search(job: Job, folder: str) -> tuple[LearnedRanks, dict]:
     ranks = trainer.learned_ranks
     cost.add(trainer.measured_passes, arguments.per_device_train_batch_size)
     figures = cost.stop()
-    if request.is_main_process:
-        _keep(job, trainer, folder, figures)
+    _keep(job, trainer, folder, figures)
     trainer.gates.remove()
     wait_for_everyone()
     termination.check(trainer.state)  # a signal in the last step: the search is done and kept
@@ -103,10 +102,12 @@ def search(job: Job, folder: str) -> tuple[LearnedRanks, dict]:
 
 
 def _keep(job: Job, trainer: AutoLoraTrainer, folder: str, figures: dict) -> None:
-    """Write what the retrain needs, `ranks.json` last."""
+    """Write what the retrain needs, `ranks.json` last; every process takes part, since weights may be in shards."""
     ranks, directions = trainer.learned_ranks, job.request.settings.rank_rule != "threshold"
-    os.makedirs(folder, exist_ok=True)
     kept = handover_tensors(trainer.gates, trainer.rank_selection.found.chosen, directions, trainer.model)
+    if not job.request.is_main_process:
+        return
+    os.makedirs(folder, exist_ok=True)
     with replacing(os.path.join(folder, HANDOVER_FILE)) as temporary:
         save_file(kept, temporary)
     trainer.state.save_to_json(os.path.join(folder, "trainer_state.json"))

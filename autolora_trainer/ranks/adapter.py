@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 
 from autolora_trainer.compat import patterns_of_parameters
 from autolora_trainer.files import read_bounded, replacing, write_atomically
-from autolora_trainer.lora.base_weight import base_weight, packed_tensors
+from autolora_trainer.lora.base_weight import packed_tensors, told_by
 from autolora_trainer.lora.fresh import untrained_fresh, with_modules
 from autolora_trainer.lora.fused import split_parts
 from autolora_trainer.lora.parts import adaptable_names, base_model_of, base_modules, lora_parts
+from autolora_trainer.lora.sharded import whole
 from autolora_trainer.names import module_of, named
 from autolora_trainer.ranks.adapter_config import CONFIG_FILE
 from autolora_trainer.ranks.adapter_file import WEIGHTS_FILE
@@ -100,9 +101,9 @@ def fingerprint(model: torch.nn.Module, names) -> str | None:
     """A short hash of a base model: the names and shapes of `names` and the first 64 values of each weight, as
     bfloat16, so that loading in another precision does not change it. It tells checkpoints apart; it is no signature.
 
-    Quantizing does change the values. The hash of a quantized model is that of its dequantized weights, or of its
-    packed tensors where nothing dequantizes them, begins with `quantized-` or `packed-`, and compares only with its
-    like: see `is_other_model`. None: the weights are not in memory.
+    Quantizing does change the values. The hash of a quantized model is that of its dequantized weights, of its codes
+    (4 bits of bitsandbytes), or of its packed tensors where nothing dequantizes them, begins with `quantized-` or
+    `packed-`, and compares only with its like: see `is_other_model`. None: the weights are not in memory.
     """
     digest, kinds = hashlib.sha256(), set()
     modules = dict(base_modules(model))
@@ -110,13 +111,13 @@ def fingerprint(model: torch.nn.Module, names) -> str | None:
         owner, _, leaf = name.rpartition(".")
         module = modules[name if name in modules else owner]
         layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        weight = base_weight(layer) if name in modules else getattr(layer, leaf)  # a module's, or a parameter
+        weight = told_by(layer) if name in modules else getattr(layer, leaf)  # a module's, or a parameter
         packed = name in modules and weight is not getattr(layer, "weight", None)
         kinds.add(PACKED if weight is None else QUANTIZED if packed else "")
         for part, tensor in packed_tensors(layer) if weight is None else [("", weight)]:
             if tensor.is_meta:
                 return None
-            head = tensor.detach().flatten()[:64].to(torch.bfloat16).float().tolist()
+            head = whole(tensor).detach().flatten()[:64].to(torch.bfloat16).float().tolist()
             digest.update(f"{name}{part} {tuple(tensor.shape)}{head!r}".encode())
     return next((kind for kind in (PACKED, QUANTIZED) if kind in kinds), "") + digest.hexdigest()[:DIGITS]
 

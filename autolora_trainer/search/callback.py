@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from autolora_trainer.files import no_link, replacing
+from autolora_trainer.lora.sharded import reshard_after_forward
 from autolora_trainer.ranks.adapter import fingerprint, public_model_name
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.report.heatmap import rank_heatmap_pixels
@@ -59,9 +60,10 @@ class RankSelectionCallback(TrainerCallback):
         self._last_look, self.settled = state["last_look"], state["settled"]
 
     def on_train_begin(self, args, state, control, **kwargs):
+        reshard_after_forward(self.search.model)
         if state.global_step == 0:  # not a resume; perhaps a second training, which may settle anew
             self._last_look, self.settled, self.learned_ranks, self.found = {}, False, None, None
-            if not any(part.lora_B.any() for part in self.search.gates.parts.values()):
+            if not any([part.lora_B.any() for part in self.search.gates.parts.values()]):
                 check_length(args, state.max_steps)
             self.search.try_measuring()
         names = self.search.gates.names  # now, and not after hours

@@ -85,13 +85,42 @@ def check_batch(trainer, inputs) -> None:
 
 def check_environment(trainer) -> None:
     """Raise `ValueError` for processes and shards that a search cannot have."""
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        kind = "DeepSpeed" if trainer.is_deepspeed_enabled else "FSDP"
-        raise ValueError(
-            f"The search moves whole LoRA weights and {kind} shards them. Search with plain data parallelism (the "
-            "LoRA weights are small) and use it for the retrain."
-        )
+    kind = "DeepSpeed" if trainer.is_deepspeed_enabled else "FSDP" if trainer.is_fsdp_enabled else None
+    plugin = trainer.accelerator.state.fsdp_plugin if kind == "FSDP" else None
+    check_sharding(kind, plugin, trainer.args.hypergradient)
     check_devices(trainer.args)
+
+
+def check_sharding(kind: str | None, plugin, hypergradient: str) -> None:
+    """Raise `ValueError` for weights in shards that a search cannot have.
+
+    Args:
+        kind: `DeepSpeed`, `FSDP` or None.
+        plugin: accelerate's `FullyShardedDataParallelPlugin`, under FSDP.
+    """
+    if kind == "DeepSpeed":
+        raise ValueError(
+            "The search does not run under DeepSpeed, whose backward takes the weight step at once. Search under "
+            "FSDP2 (examples/accelerate/fsdp2.yaml) or plain data parallelism, then retrain with --ranks."
+        )
+    if kind is None:
+        return
+    if plugin.fsdp_version != 2:
+        raise ValueError("The search runs under FSDP2, got FSDP version 1. Set fsdp_version: 2.")
+    if hypergradient != "first_order":
+        raise ValueError(
+            f"Under FSDP the search has hypergradient first_order alone, got {hypergradient}: the other two move "
+            "whole weights. Leave it out, or search with plain data parallelism (examples/accelerate/ddp.yaml)."
+        )
+    if plugin.activation_checkpointing:
+        raise ValueError(
+            "fsdp_activation_checkpointing renames the modules that the search names. Set it to false, and add "
+            "--gradient_checkpointing."
+        )
+    if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
+        raise ValueError(
+            f"From {plugin.state_dict_type} no adapter is saved. Set fsdp_state_dict_type: FULL_STATE_DICT."
+        )
 
 
 def check_devices(arguments) -> None:

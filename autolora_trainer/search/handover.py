@@ -1,6 +1,7 @@
 """What a retrain may start from: the chosen components of a search, and its trained heads."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from autolora_trainer.lora.base_weight import base_weight
 from autolora_trainer.lora.heads import trained_beside_lora
 from autolora_trainer.lora.parts import flat, init_that_changes_base, lora_layers, lora_parts
+from autolora_trainer.lora.sharded import whole, write_whole
 from autolora_trainer.lora.svd import INITIAL_NORM, best_factors
 from autolora_trainer.names import PREFIX, SEPARATOR, WRAPPED, file_names, module_of
 from autolora_trainer.ranks.adapter_file import AdapterFile
@@ -59,7 +61,7 @@ def handover_tensors(
         tensors[f"A.{name}"] = a.contiguous()
         tensors[f"B.{name}"] = (b * gates.scale * gates.parts[name].scaling).contiguous()
     for name, parameter in trained_beside_lora(model).items():
-        tensors[f"head.{name}"] = parameter.detach().cpu().contiguous().clone()  # the model is given back as it was
+        tensors[f"head.{name}"] = whole(parameter).detach().cpu().contiguous().clone()  # the model stays as it was
     return tensors
 
 
@@ -136,10 +138,10 @@ def start_from(
     _check_variants(layers)
     targets = {}
     for name, part in lora_parts(model).items():
-        targets[f"A.{name}"] = (part.lora_A, part.lora_A.copy_)
+        targets[f"A.{name}"] = (part.lora_A, part.set_lora_A)
         targets[f"B.{name}"] = (part.lora_B, lambda value, part=part: part.set_lora_B(value / part.scaling))
     for name, parameter in trained_beside_lora(model).items():
-        targets[f"head.{name}"] = (parameter, parameter.copy_)
+        targets[f"head.{name}"] = (parameter, partial(write_whole, parameter))
     for name, (target, _) in targets.items():
         given = tuple(tensors[name].shape) if name in tensors else "nothing"
         if given != tuple(target.shape):

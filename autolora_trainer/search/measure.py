@@ -11,7 +11,8 @@ from autolora_trainer.heldout.passes import undisturbed
 from autolora_trainer.heldout.prefixes import NOISE, SIZES, find_size, mean_loss, measured_prefixes, paired_error
 from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.gates import gated
-from autolora_trainer.lora.heads import set_values
+from autolora_trainer.lora.heads import set_values, trained_beside_lora
+from autolora_trainer.lora.sharded import gradients, is_sharded, whole
 from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.search.checks import check_batch
 from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, undecided
@@ -130,6 +131,9 @@ class MeasurementMixin(HeldOutMixin):
         rows, collate = self._as_the_model_takes(self.order_dataset)
         check_batch(self, collate([rows[0]]))
         batches = self._drawn_batches(self.order_dataset, args.per_device_train_batch_size * args.world_size)
+        if self.is_fsdp_enabled:  # it notes in its first pass what is trained, and in the next ones nothing is
+            with torch.no_grad():
+                self._held_out_loss(self.model, batches[0])
         with self.gates.folded(), self._plain_loss(), self._measured(batches) as losses:
             losses([])
         self.measured_passes = passes
@@ -185,18 +189,19 @@ class MeasurementMixin(HeldOutMixin):
         that of the search has come to rely on the adapter. None: there is no head."""
         if not self.fresh_heads:
             return None
-        trained = {parameter: parameter.detach().clone() for parameter in self.fresh_heads}
+        heads = trained_beside_lora(self.model)
+        trained = {name: parameter.detach().clone() for name, parameter in heads.items()}
         try:
-            set_values(self.fresh_heads)
+            set_values(heads, self.fresh_heads)
             self._train_heads(self.state.global_step)
             with self._measured(batches) as losses:
                 return losses([])
         finally:
-            set_values(trained)
+            set_values(heads, trained)
 
     def _train_heads(self, steps: int) -> None:
         """Train the heads alone, under an adapter that is switched off."""
-        args, heads = self.args, list(self.fresh_heads)
+        args, heads = self.args, list(trained_beside_lora(self.model).values())
         rows = self.train_dataset if hasattr(self.train_dataset, "__len__") else self.order_dataset
         batches, micro_batches = self._endless_batches(rows), args.gradient_accumulation_steps
         half = any(parameter.dtype != torch.float32 for parameter in heads)  # whose 1e-8 is 0, but not fused
@@ -212,10 +217,12 @@ class MeasurementMixin(HeldOutMixin):
                     parameter.grad = torch.zeros_like(parameter)
                 for inputs, divisor in zip(*self.divided([next(batches) for _ in range(micro_batches)])):
                     loss, _ = self._mean_loss(self._prepare_inputs(inputs))
-                    for parameter, gradient in zip(heads, torch.autograd.grad(loss, heads, allow_unused=True)):
+                    if not loss.requires_grad:  # it reads no head, as that of a mean over tokens does not
+                        continue
+                    for parameter, gradient in zip(heads, gradients(loss, heads)):
                         if gradient is not None:
                             parameter.grad += gradient / divisor
-                self._reduce([parameter.grad for parameter in heads])
-                if all(parameter.grad.isfinite().all() for parameter in heads):
+                self._reduce([parameter.grad for parameter in heads if not is_sharded(parameter)])
+                if all(whole(parameter.grad).isfinite().all() for parameter in heads):
                     optimizer.step()
             optimizer.zero_grad()

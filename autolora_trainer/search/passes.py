@@ -84,7 +84,7 @@ class HypergradientPassesMixin:
 
     def _reduce(self, tensors: list[torch.Tensor]) -> None:
         """Average over processes in place, as one flat vector."""
-        if self.args.world_size > 1:
+        if self.args.world_size > 1 and tensors:
             flat = hypergradient.flat(tensors)
             torch.distributed.all_reduce(flat)
             flat /= self.args.world_size

@@ -78,7 +78,15 @@ class SelectionGates:
             search begins as plain LoRA and its weights learn as they will in the retrain.
     """
 
-    def __init__(self, parts: dict[str, LoraPart], adapter_name: str, constraint: str, gate_scaling: str, tuner=None):
+    def __init__(
+        self,
+        parts: dict[str, LoraPart],
+        adapter_name: str,
+        constraint: str,
+        gate_scaling: str,
+        tuner=None,
+        device=None,
+    ):
         self.parts, self.names, self.adapter_name, self.constraint = parts, list(parts), adapter_name, constraint
         first = parts[self.names[0]]
         for name, part in parts.items():
@@ -93,7 +101,7 @@ class SelectionGates:
                     f"and {part.scaling:g} in {name!r}. Drop alpha_pattern from the LoraConfig."
                 )
         self.initial_rank, start = first.rank, CONSTRAINTS[constraint].initial_logit
-        self.logits = nn.Parameter(torch.full((len(parts), first.rank), start, device=first.lora_A.device))
+        self.logits = nn.Parameter(torch.full((len(parts), first.rank), start, device=device or first.device))
         self.selection = selection(self.logits.detach(), constraint)
         self.scale = 1 / self.selection[0, 0].item() if gate_scaling == "plain" else 1.0
         rows: dict[LoraLayer, list[int]] = {}
@@ -171,7 +179,11 @@ class SelectionGates:
 
 
 def attach_gates(
-    model: nn.Module, constraint: str = "softmax", adapter_name: str = "default", gate_scaling: str = "paper"
+    model: nn.Module,
+    constraint: str = "softmax",
+    adapter_name: str = "default",
+    gate_scaling: str = "paper",
+    device: torch.device | None = None,
 ) -> SelectionGates:
     """Give every rank-1 component of every LoRA layer of `model` a selection variable (Eq. 2).
 
@@ -181,6 +193,7 @@ def attach_gates(
         constraint: see `selection`.
         gate_scaling: `paper`: a component is multiplied by α (Eq. 2), which starts an update k times smaller than
             LoRA's; `plain`: by α over its uniform start, so that it starts as plain LoRA.
+        device: of the selection variables. Default: that of the first layer.
     Raises:
         ValueError: If there is no LoRA layer, ranks differ, or a layer has no `lora_A` forward to hook (embeddings,
             convolutions, `nn.MultiheadAttention`, DoRA and other variants).
@@ -230,4 +243,4 @@ def attach_gates(
                 f"The search gates linear layers, got an embedding at {name!r}. Leave it out: "
                 f"exclude_modules=[{name!r}]."
             )
-    return SelectionGates(parts, adapter_name, constraint, gate_scaling, getattr(model, "base_model", None))
+    return SelectionGates(parts, adapter_name, constraint, gate_scaling, getattr(model, "base_model", None), device)

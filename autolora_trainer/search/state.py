@@ -23,7 +23,8 @@ class SearchStateMixin:
     """
 
     def _save_optimizer_and_scheduler(self, output_dir):
-        super()._save_optimizer_and_scheduler(output_dir)
+        with self.gates.apart():  # under FSDP that is where weights are saved to go on from
+            super()._save_optimizer_and_scheduler(output_dir)
         if not self.args.should_save:
             return
         optimizer = self.selection_optimizer.state.get(self.gates.logits, {})

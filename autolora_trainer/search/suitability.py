@@ -24,14 +24,7 @@ def check_model(model, peft_config: LoraConfig | None, smoothing: float = 0.0) -
     kind = type(model).__name__
     if isinstance(model, str):
         raise ValueError(f"The search needs the model itself, got {model!r}. Load it, and pass model=....")
-    if any(parent.__module__.partition(".")[0] in OWN_FORWARD for parent in type(model).__mro__):
-        raise ValueError(
-            f"The search runs a model on its batch, and a {kind} is run by its own losses. Search the transformers "
-            "model in it with AutoLoraTrainer and a compute_loss, then give learned_ranks.to_lora_config() to "
-            f"{kind}.add_adapter."
-        )
-    if not isinstance(model, torch.nn.Module):
-        raise ValueError(f"The search needs a torch.nn.Module, got {kind}. Pass model=....")
+    check_module(model)
     if isinstance(model, PeftModel):
         if peft_config is not None:
             raise ValueError(
@@ -53,6 +46,19 @@ def check_model(model, peft_config: LoraConfig | None, smoothing: float = 0.0) -
         check_config(peft_config)
         refuse_dropout(model, peft_config)
     check_smoothing(model, smoothing)
+
+
+def check_module(model) -> None:
+    """Raise `ValueError` for what is no model, or is none that its batch alone is given to."""
+    kind = type(model).__name__
+    if any(parent.__module__.partition(".")[0] in OWN_FORWARD for parent in type(model).__mro__):
+        raise ValueError(
+            f"The search runs a model on its batch, and a {kind} is run by its own losses. Search the transformers "
+            "model in it, with a Trainer whose compute_loss calls that loss, and give the ranks to add_adapter of the "
+            "SentenceTransformer."
+        )
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"The search needs a torch.nn.Module, got {kind}. Pass model=....")
 
 
 def check_config(config) -> None:

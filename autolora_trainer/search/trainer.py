@@ -113,7 +113,8 @@ class AutoLoraMixin(
             check_prepared(self, train_dataset, val_dataset)
         fix_loss_scale(self)
         align_tokens(self.model, tokenizer_of(self.processing_class, self.data_collator))
-        self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling)
+        place = self.args.device if self.is_fsdp_enabled else None  # where the weights will be
+        self.gates = attach_gates(self.model, args.constraint, gate_scaling=args.gate_scaling, device=place)
         if self.gates.initial_rank != args.initial_rank:
             self.gates.remove()
             raise ValueError(
@@ -136,8 +137,7 @@ class AutoLoraMixin(
         self._window = []  # (inputs, RandomState) of the micro-batches of a selection step
         self.means, self.reach = SelectionMeans(self.gates.selection.device), Reach(self.gates)
         self.base = SearchBase(self.model, {module_of(name): layer for name, layer in self.gates.layers.items()})
-        heads = trained_beside_lora(self.model).values()
-        self.fresh_heads = {parameter: parameter.detach().clone() for parameter in heads}
+        self.fresh_heads = {name: p.detach().clone() for name, p in trained_beside_lora(self.model).items()}
         self.rank_selection = next(c for c in self.callback_handler.callbacks if isinstance(c, RankSelectionCallback))
         self.rank_selection.search = self
         # both first in line: when training ends, they are through before a tracker closes what they write to

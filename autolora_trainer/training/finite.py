@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from autolora_trainer.errors import NonFiniteError
+from autolora_trainer.lora.sharded import local, whole
 from autolora_trainer.values import check_choice, setting
 
 NON_FINITE_CHOICES = ("skip", "stop")
@@ -54,9 +55,9 @@ class FiniteStepMixin:
         """Trainer asks for the norm once all gradients are there and clipped, right before the optimizer's step."""
         norm = super()._get_grad_norm(model, grad_norm)
         if not self.is_deepspeed_enabled:
-            whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2's norm is in shards
             scaled = self.accelerator.scaler is not None
-            self._judge_step(model, torch.as_tensor(0.0 if scaled else whole, device=self.args.device))
+            found = 0.0 if scaled else whole(norm)  # FSDP2's is in shards
+            self._judge_step(model, torch.as_tensor(found, device=self.args.device))
         self._window_loss, self._usable_selection_step = 0.0, None
         return norm
 
@@ -112,8 +113,7 @@ class FiniteStepMixin:
     def check_finite(self) -> None:
         """Raise `NonFiniteError` if something that was trained holds NaN or infinity: no file is worth that."""
         for name, tensor in self.trained_tensors():
-            local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # FSDP2's shards
-            if not torch.isfinite(local).all():
+            if not torch.isfinite(local(tensor)).all():
                 raise self._error(f"{name} holds NaN or infinity", "Lower --learning_rate")
 
     def trained_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -6,9 +6,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import torch
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
+
+from autolora_trainer.compat import layers_to_shard
 
 LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets
 MPI = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # whose processes know their places otherwise
@@ -51,10 +54,28 @@ def waiting_is_said() -> Iterator[None]:
 
 def sharding(training) -> str | None:
     """`FSDP` or `DeepSpeed`, where the script's arguments or accelerate's configuration ask for it; else None."""
-    for kind, argument in (("DeepSpeed", training.deepspeed), ("FSDP", training.fsdp)):
-        if argument or parse_flag_from_env(f"ACCELERATE_USE_{kind.upper()}"):
+    for kind in ("DeepSpeed", "FSDP"):
+        if getattr(training, kind.lower(), None) or parse_flag_from_env(f"ACCELERATE_USE_{kind.upper()}"):
             return kind
     return None
+
+
+def fsdp_plugin(training) -> FullyShardedDataParallelPlugin | SimpleNamespace | None:
+    """What Trainer will shard by under FSDP, by the same arguments and variables; of FSDP1 the version alone."""
+    if sharding(training) != "FSDP":
+        return None
+    given = training.fsdp_plugin_args or {}
+    version = int(given.get("fsdp_version") or os.environ.get("FSDP_VERSION") or 1)
+    if version == 1:  # whose plugin asks for a GPU at once
+        return SimpleNamespace(fsdp_version=version)
+    return FullyShardedDataParallelPlugin(**given)
+
+
+def name_layers(trainer) -> None:
+    """Before a model is sharded: the layers that become units of their own, where nobody has named them."""
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    if plugin is not None and plugin.transformer_cls_names_to_wrap is None:
+        plugin.transformer_cls_names_to_wrap = layers_to_shard(trainer.model)
 
 
 def refuse_sharding(training, reason: str, cure: str = "or drop --fsdp/--deepspeed") -> None:

@@ -14,7 +14,7 @@ from autolora_trainer.errors import NonFiniteError
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.finite_rows import FiniteRowsMixin
 from autolora_trainer.training.passes import RandomState
-from autolora_trainer.training.processes import of_the_first
+from autolora_trainer.training.processes import name_layers, of_the_first
 from autolora_trainer.training.shares import SharesMixin, count_targets
 
 
@@ -42,6 +42,7 @@ class ResumeMixin:
     _epoch_began: torch.Tensor | None = None
 
     def train(self, *args, **kwargs):
+        name_layers(self)
         with gradients_through_4_bit(self.model):
             return super().train(*args, **kwargs)
 

@@ -306,6 +306,6 @@ def _chosen_rate(tried: dict[float, float], task: str, rows: list[dict]) -> floa
     """The smallest rate that loses less than `NEAR` of the gain, where the loss without adapter is known; else the
     best."""
     best = min(tried.values())
-    known = [r["without"] for r in rows if (r["kind"], r["task"]) == ("information", LONG.get(task, task))]
-    allowed = NEAR * (known[0] - best) if known else 0
+    known = [r.get("without") for r in rows if (r["kind"], r["task"]) == ("information", LONG.get(task, task))]
+    allowed = NEAR * (known[0] - best) if known and known[0] else 0
     return min(rate for rate, loss in tried.items() if loss <= best + allowed)

@@ -58,7 +58,7 @@ def _losses(axis, rows, ink, blue, orange) -> None:
     ticks = sorted({r["parameters"] for r in own if r["method"] == "uniform"})
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.yaxis.set_major_locator(MaxNLocator(5))
-    axis.margins(0.12, 0.2)
+    axis.margins(0.2, 0.2)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_xlabel("adapter parameters", color=ink)
     axis.set_ylabel("held-out loss, nats a token", color=ink)

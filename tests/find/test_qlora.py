@@ -1,24 +1,22 @@
 """QLoRA as the documentation of peft and of TRL has it: the ranks are those without checkpointing."""
 
-import importlib.util
-
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
+from transformers import TrainingArguments
 from trl import SFTConfig
 
 from autolora_trainer import RankSearch
 from autolora_trainer.search.reach import SWITCHED
 from tests.helpers.models import byte_llama, byte_tokenizer, padded
+from tests.helpers.quantized import WIDE, is_installed, quantized
 from tests.helpers.trainings import short_training
 
 pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"),
+    pytest.mark.skipif(not is_installed("bitsandbytes 4 bits"), reason="needs bitsandbytes"),
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
 ]
-WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
 LORA = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", lora_alpha=16)
 TEXTS = [{"text": f"{name} is a pub by the {place}."} for name in "ABCDEFGH" for place in "xyz"]
 
@@ -30,15 +28,6 @@ def folder(tmp_path_factory):
     byte_llama(**WIDE, initializer_range=0.1).save_pretrained(place)
     padded(byte_tokenizer(llama=True)).save_pretrained(place)
     return place
-
-
-def prepared(folder, bits=4, **changes):
-    settings = BitsAndBytesConfig(
-        load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=settings)
-    return prepare_model_for_kbit_training(model, **changes)
 
 
 def found(folder, model, place, kind, **changes):
@@ -53,24 +42,29 @@ def found(folder, model, place, kind, **changes):
     return search.config.rank_pattern, torch.cat(values)
 
 
-RECIPES = {  # (bits, class of arguments, what they ask for, lines)
-    "peft, 4 bits": (4, TrainingArguments, {}, 1),
-    "peft, 8 bits": (8, TrainingArguments, {}, 1),
-    "TRL": (4, SFTConfig, {"gradient_checkpointing_kwargs": {"use_reentrant": True}}, 1),
-    "TRL's defaults": (4, SFTConfig, {}, 0),  # whose checkpoints are the other kind, and replace the model's
+RECIPES = {  # (base, class of arguments, what they ask for, lines)
+    "peft, 4 bits": ("bitsandbytes 4 bits", TrainingArguments, {}, 1),
+    "peft, 8 bits": ("bitsandbytes 8 bits", TrainingArguments, {}, 1),
+    "TRL": ("bitsandbytes 4 bits", SFTConfig, {"gradient_checkpointing_kwargs": {"use_reentrant": True}}, 1),
+    "TRL's defaults": (
+        "bitsandbytes 4 bits",
+        SFTConfig,
+        {},
+        0,
+    ),  # whose checkpoints are the other kind, and replace the model's
 }
-KNOWN = {}  # {(bits, class of arguments): what is found without checkpointing}
+KNOWN = {}  # {(base, class of arguments): what is found without checkpointing}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_ranks_are_those_without_checkpointing(folder, tmp_path, caplog, recipe):
-    bits, kind, asked, lines = RECIPES[recipe]
-    if (bits, kind) not in KNOWN:
-        plain = prepared(folder, bits, use_gradient_checkpointing=False)
+    base, kind, asked, lines = RECIPES[recipe]
+    if (base, kind) not in KNOWN:
+        plain = prepare_model_for_kbit_training(quantized(folder, base), use_gradient_checkpointing=False)
         own = {"gradient_checkpointing": False} if kind is SFTConfig else {}
-        KNOWN[bits, kind] = found(folder, plain, tmp_path, kind, **own)
-    ranks, values = KNOWN[bits, kind]
-    model = prepared(folder, bits)
+        KNOWN[base, kind] = found(folder, plain, tmp_path, kind, **own)
+    ranks, values = KNOWN[base, kind]
+    model = prepare_model_for_kbit_training(quantized(folder, base))
     layer = model.model.layers[0]
     before = layer._gradient_checkpointing_func
     assert before.keywords.get("use_reentrant") is not False and model.is_gradient_checkpointing

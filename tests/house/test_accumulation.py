@@ -1,6 +1,5 @@
 """The programs that the documentation shows, with accumulated batches and with one big batch: the same first step."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,8 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from autolora_trainer import heldout, search
 from examples import library, seq2seq
-from tests.helpers.commands import ROOT
 from tests.helpers.models import byte_tokenizer, padded
+from tests.helpers.readme import run_the_search
 from tests.helpers.rows import write_rows
 from tests.search.test_trainer_classes import PAIRS, tiny_t5
 
@@ -19,11 +18,7 @@ WHOLE = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 
 
 def of_readme():
-    with open(f"{ROOT}/README.md", encoding="utf-8") as file:
-        program = re.findall(r"```python\n(.*?)```", file.read(), re.DOTALL)[1]
-    program = program.replace("max_steps=100", "max_steps=5").replace("num_train_epochs=3", "max_steps=1")
-    program = program.replace('["train"].map', '["train"].select(range(24)).map')
-    exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
+    run_the_search(search_steps=5, retrain_steps=1, rows=24)
 
 
 def of_seq2seq():

@@ -1,12 +1,15 @@
-"""What the documentation says is so: commands parse, programs run, messages, defaults, files and headings exist."""
+"""What the documentation says is so: commands parse, programs run, messages, files and headings exist."""
 
 import ast
 import contextlib
 import dataclasses
+import functools
 import glob
+import json
 import os
 import re
 import shlex
+from collections import defaultdict
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
@@ -18,9 +21,12 @@ import run_glue
 import run_ner
 import run_nlg
 from autolora_trainer.commands.arguments import parser
+from autolora_trainer.ranks.curve import Curve, CurvePoint
+from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
+from autolora_trainer.runs.outputs import LOCAL_FILES, RESULT_FILES
 from autolora_trainer.sample import encoder_path
 from autolora_trainer.scripts.arguments import MethodArguments, ModelArguments, ScriptTrainingArguments
-from autolora_trainer.search.arguments import SearchArguments
+from autolora_trainer.training.cost import total_cost
 from tests.helpers.commands import ROOT
 
 PAGES = sorted(glob.glob(os.path.join(ROOT, "docs", "**", "*.md"), recursive=True))
@@ -65,14 +71,31 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_index_names_every_page():
-    assert set(re.findall(r"\]\(([\w/]+\.md)\)", read("docs/README.md"))) == {
-        os.path.relpath(page, os.path.join(ROOT, "docs")) for page in PAGES if not page.endswith("README.md")
-    }
+    """In a row of a table, of which the site makes its navigation."""
+    named = re.findall(r"^\| \[[^][]+\]\(([\w/]+\.md)\)", read("docs/README.md"), re.MULTILINE)
+    assert sorted(named) == sorted(
+        {os.path.relpath(page, os.path.join(ROOT, "docs")) for page in PAGES} - {"README.md"}
+    )
 
 
 def test_every_configuration_of_accelerate_is_described():
-    named = set(re.findall(r"\(\.\./examples/accelerate/(\w+\.yaml)\)", read("docs/multi_gpu.md")))
+    named = set(re.findall(r"\(\.\./\.\./examples/accelerate/(\w+\.yaml)\)", read("docs/guides/multi_gpu.md")))
     assert named == set(os.listdir(os.path.join(ROOT, "examples", "accelerate")))
+
+
+def test_the_page_of_files_names_every_file_and_field():
+    named = set(re.findall(r"`([\w./-]+)`", read("docs/reference/files.md")))
+    files = {name for name in (*RESULT_FILES, *LOCAL_FILES) if not name.startswith("predict_results_")}
+    assert files - named == set()
+    curve = Curve((CurvePoint(0, 0, 1.0), CurvePoint(1, 8, 0.5)), 1, True, 0.06)
+    document = json.loads(LearnedRanks({"q": ModuleRank(1, (1.0,), (0.5,), experts=2)}, curve=curve).to_json())
+    inner = [*document["modules"].values(), document["curve"], *document["curve"]["points"]]
+    fields = {
+        *document,
+        *(name for part in inner for name in part),
+        *total_cost({"search": defaultdict(int)}, "")["total"],
+    }
+    assert fields - named == set()
 
 
 # ---- commands
@@ -129,7 +152,11 @@ def test_commands_parse(page, place):
 
 def known_arguments():
     groups = (ModelArguments, run_nlg.NlgArguments, run_ner.NerDataArguments, MethodArguments, ScriptTrainingArguments)
-    known = {f"--{field.name}" for group in groups for field in dataclasses.fields(group)} | {"--config", "--help", "--help_all"}
+    known = {f"--{field.name}" for group in groups for field in dataclasses.fields(group)} | {
+        "--config",
+        "--help",
+        "--help_all",
+    }
     known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
     known |= {option for action in get_args_parser()._actions for option in action.option_strings}
     known |= {"--enable-lora", "--lora-modules", "--max-lora-rank", "--logdir"}  # vLLM's, TensorBoard's
@@ -162,7 +189,7 @@ def test_programs_run(page, tmp_path, monkeypatch):
         exec(compile(program, name_of(page), "exec"), {"__name__": "docs"})
 
 
-# ---- defaults and messages
+# ---- messages
 
 
 def table_rows(text, columns):
@@ -171,13 +198,6 @@ def table_rows(text, columns):
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if line.startswith("| `") and len(cells) == columns:
             yield cells
-
-
-def test_defaults_of_the_settings_are_those_of_the_code():
-    defaults = {field.name: field.default for field in dataclasses.fields(MethodArguments)}
-    told = {cells[0].strip("`-"): cells[1].strip("`") for cells in table_rows(read("docs/settings.md"), 3)}
-    assert {name: str(defaults[name]) for name in told} == told
-    assert {field.name for field in dataclasses.fields(SearchArguments)} <= set(told)
 
 
 def literal(node):
@@ -191,6 +211,7 @@ def literal(node):
     return None
 
 
+@functools.cache
 def messages_of_the_code():
     """Every string of the package and the scripts that is no docstring."""
     paths = glob.glob(os.path.join(ROOT, "autolora_trainer", "**", "*.py"), recursive=True)
@@ -211,7 +232,7 @@ def says(message, headline):
 
 
 def test_every_message_of_the_troubleshooting_page_is_in_the_code():
-    page = read("docs/troubleshooting.md").partition("## No message")[0]
+    page = read("docs/troubleshooting.md").partition("## Messages")[2]
     headlines = [cells[0][1:-1] for cells in table_rows(page, 2)]
     assert len(headlines) > 80 and len(set(headlines)) == len(headlines)
     code = messages_of_the_code()
@@ -222,3 +243,36 @@ def test_a_message_that_was_changed_would_be_seen():
     code = {"--ranks … does not fit …: …. Give ranks that were learned on this model"}
     assert any(says(message, "--ranks … does not fit …") for message in code)
     assert not any(says(message, "--ranks … fits not …") for message in code)
+
+
+# ---- what goes with what
+
+STATE = re.compile(r"(tested|refused|left out|not run) (.+)")
+
+
+def states_by_number(tables):
+    """{number: states} of the cells of tables."""
+    lines, found = tables.splitlines(), defaultdict(set)
+    for line, after in zip(lines, [*lines[1:], ""]):
+        if not line.startswith("| ") or line.startswith("| ---") or after.startswith("| ---"):
+            continue
+        for cell in filter(lambda cell: cell != "–", line.strip("| ").split(" | ")[1:]):
+            state, numbers = STATE.fullmatch(cell).groups()
+            for number in re.findall(r"\d+", re.sub(r"\(.*?\)", "", numbers)):
+                found[number].add(state)
+    return found
+
+
+def test_what_goes_with_what_is_tested_or_refused_as_it_says():
+    tables, _, notes = read("docs/reference/compatibility.md").partition("## By number")
+    notes = dict(re.findall(r"^(\d+)\. (.*(?:\n    .*)*)", notes, re.MULTILINE))
+    states, code = states_by_number(tables), messages_of_the_code()
+    assert states.keys() == notes.keys() and len(notes) > 30
+    for number, note in notes.items():
+        (state,) = states[number]
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", note)
+        assert [name for path, name in named if not re.search(rf"^def {name}\(", read(path), re.MULTILINE)] == []
+        assert named or state != "tested", number
+        quoted = [text for text in re.findall(r"`([^`]+)`", note) if " " in text]
+        if state in ("refused", "left out"):
+            assert quoted and all(any(says(message, text) for message in code) for text in quoted), number

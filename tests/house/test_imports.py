@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import inspect
+import re
 from pathlib import Path
 
 from transformers import Trainer
@@ -56,6 +57,13 @@ def imported(path: Path) -> list[str]:
 
 
 ARROWS = {name: imported(path) for name, path in MODULES.items() if name}
+
+
+def test_contributing_names_every_room():
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"[`\[](\w+)[/`]", cell)}
+    assert {room for floor in FLOORS for room in floor} - named == set()
 
 
 def test_every_room_has_a_floor():

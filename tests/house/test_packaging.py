@@ -69,7 +69,7 @@ def test_extras_are_spelled_in_one_way_and_exist(settings):
     extras = {name: lines(value) for name, value in settings["options.extras_require"].items()}
     others = {needed for name, needs in extras.items() if name != "dev" for needed in needs}
     assert others <= set(extras["dev"])
-    paths = [*PACKAGE.rglob("*.py"), *ROOT.glob("run_*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    paths = [*PACKAGE.rglob("*.py"), *ROOT.glob("run_*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     found = set()
     for path in [*paths, *ROOT.glob("examples/*.py"), ROOT / "Makefile"]:
         text = path.read_text(encoding="utf-8")

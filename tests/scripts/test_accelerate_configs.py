@@ -1,4 +1,4 @@
-"""The configurations in examples/accelerate: accelerate reads them; a search is not sharded, a retrain may be."""
+"""The configurations in examples/accelerate: accelerate reads them, and what cannot be sharded is refused."""
 
 import glob
 import os
@@ -96,17 +96,25 @@ def test_two_machines_share_the_processes():
     assert (arguments.rdzv_backend, arguments.rdzv_endpoint) == ("static", "10.0.0.5:29500")
 
 
-# ---- the search is not sharded, and says what to do; the retrain may be
+# ---- what cannot be sharded is refused before anything is written; that a search can be: tests/search/test_sharded.py
 
 
-def test_a_search_under_fsdp_ends_before_it_writes(place, monkeypatch, capsys):
-    for key, value in launch_environment("fsdp2.yaml").items():
+@pytest.mark.parametrize(
+    "environment, changes, says",
+    [
+        ({}, {"hypergradient": "finite_difference"}, "Under FSDP the search has hypergradient first_order alone"),
+        ({"FSDP_VERSION": "1"}, {}, "The search runs under FSDP2, got FSDP version 1. Set fsdp_version: 2."),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "fsdp_activation_checkpointing renames the modules"),
+        ({"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {}, "Set fsdp_state_dict_type: FULL_STATE_DICT."),
+    ],
+)
+def test_a_search_that_fsdp_cannot_have_ends_before_it_writes(place, monkeypatch, capsys, environment, changes, says):
+    for key, value in {**launch_environment("fsdp2.yaml"), **environment}.items():
         monkeypatch.setenv(key, value)
     output = place / "refused"
-    assert run_guarded(lambda: run_glue.main(command(place, output)), "run_glue.py") == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "FSDP shards them" in message
-    assert f"retrain sharded with --ranks {output / 'ranks.json'}" in message
+    assert run_guarded(lambda: run_glue.main(command(place, output, **changes)), "run_glue.py") == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("run_glue.py: error: ") and says in message
     assert not output.exists()
 
 
@@ -114,7 +122,7 @@ def test_a_search_under_deepspeed_ends_before_it_writes(place, monkeypatch):
     groups = parse_arguments(command(place, place / "refused"))
     for key, value in launch_environment("deepspeed_zero2.yaml").items():  # later: parsing would ask for the library
         monkeypatch.setenv(key, value)
-    with pytest.raises(UsageError, match="The search moves whole LoRA weights, and DeepSpeed shards them"):
+    with pytest.raises(UsageError, match="The search does not run under DeepSpeed, .* takes the weight step at once"):
         execute(run_glue.Glue(), *groups)
     assert not (place / "refused").exists()
 
@@ -148,11 +156,11 @@ def test_evaluation_alone_scores_as_the_run_did_under_bf16_of_the_configuration(
     assert again["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-7)
 
 
-def test_the_library_refuses_to_search_sharded(tmp_path):
+def test_the_library_refuses_to_search_under_deepspeed(tmp_path):
     arguments = short_training(tmp_path, AutoLoraTrainingArguments, initial_rank=4, max_steps=1)
     trainer = AutoLoraTrainer(lora(tiny_roberta()), arguments, train_dataset=rows())
-    trainer.is_fsdp_enabled = True
-    with pytest.raises(ValueError, match="FSDP shards them. Search with plain data parallelism"):
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(ValueError, match="does not run under DeepSpeed"):
         trainer.train()
 
 

@@ -7,8 +7,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import lora_layers
+from autolora_trainer.lora.targets import target_lines
 from autolora_trainer.search.selection import CONSTRAINTS, attach_gates, selection
 from tests.helpers.models import lora, tiny_gpt2, tiny_roberta
 
@@ -228,3 +231,23 @@ def test_layers_whose_lora_A_is_never_called_are_refused(config, sentence):
     model = torch.nn.ModuleDict({"attention": torch.nn.MultiheadAttention(16, 2), "linear": torch.nn.Linear(16, 16)})
     with pytest.raises(ValueError, match=f"^The search gates linear layers, {sentence}"):
         attach_gates(get_peft_model(model, LoraConfig(r=4, **config)))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["out_proj", "fc1"], r".*\.(out_proj|fc1)"])
+def test_what_attention_of_torch_only_reads_is_left_out(targets):
+    """SigLIP pools by nn.MultiheadAttention, which calls no out_proj; those of its blocks have the same name."""
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = SiglipVisionModel(SiglipVisionConfig(**small, image_size=8, patch_size=4))
+    config = LoraConfig(target_modules=targets)
+    (line,) = target_lines(model, config)
+    assert line.startswith(
+        "'head.attention.out_proj' left out: nn.MultiheadAttention reads its weight and calls no la"
+    )
+    assert target_lines(model, LoraConfig(target_modules=["fc1"])) == []
+    adapted = add_lora(model, config, rank=4)
+    gates = attach_gates(adapted)
+    assert "head.attention.out_proj" not in gates.names
+    assert {"encoder.layers.0.self_attn.out_proj", "encoder.layers.0.mlp.fc1", "head.mlp.fc1"} <= set(gates.names)
+    adapted(pixel_values=torch.randn(2, 3, 8, 8)).pooler_output.sum().backward()
+    factors = [p.grad for n, p in adapted.named_parameters() if "lora_B" in n]
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in factors)  # all that is left is read

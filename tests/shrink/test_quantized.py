@@ -55,10 +55,10 @@ def test_gradients_pass_where_bitsandbytes_has_repacked(folder):
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 torch.nn.init.constant_(parameter, 0.1)
-        if evaluated:
-            logits(model)
+        before = logits(model) if evaluated else None
         batch = {name: torch.tensor([ROWS[0][name]]) for name in ROWS[0]}
         found.append(contributions(model, [batch]))
+        assert not evaluated or torch.equal(logits(model), before)
     for name, values in found[0].items():
         assert values.abs().max() > 0 and torch.allclose(values, found[1][name], rtol=0.05, atol=1e-4)
 

@@ -168,7 +168,7 @@ def test_find_and_compress_measure_by_a_loss_that_divides(tmp_path):
 # ---- a loss on pairs, as of sentence-transformers, on the transformers model inside
 
 
-class Pairs(AutoLoraTrainer):
+class Pairs:
     """Every anchor finds its own among the positives of the batch."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -178,19 +178,22 @@ class Pairs(AutoLoraTrainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
 
-def test_a_loss_on_pairs_is_searched_and_its_ranks_go_into_add_adapter(tmp_path):
+def pairs():
     ids = torch.randint(3, 60, (32, 6), generator=torch.Generator().manual_seed(0))
-    data = [{"anchor": row.tolist(), "positive": row.flip(0).tolist()} for row in ids]
+    return [{"anchor": row.tolist(), "positive": row.flip(0).tolist()} for row in ids]
 
-    def collate(rows):
-        texts = {name: torch.tensor([row[name] for row in rows]) for name in ("anchor", "positive")}
-        return {**texts, "labels": torch.arange(len(rows))}
 
+def collate(rows):
+    texts = {name: torch.tensor([row[name] for row in rows]) for name in ("anchor", "positive")}
+    return {**texts, "labels": torch.arange(len(rows))}
+
+
+def test_a_loss_on_pairs_is_searched_and_its_ranks_go_into_add_adapter(tmp_path):
     torch.manual_seed(0)
     base = RobertaModel(tiny_roberta().config)
     settings = {"remove_unused_columns": False, "size": "lora:2"}
-    search = Pairs(
-        base, arguments(tmp_path, **settings), train_dataset=data, data_collator=collate,
+    search = kind_of(Pairs, AutoLoraTrainer)(
+        base, arguments(tmp_path, **settings), train_dataset=pairs(), data_collator=collate,
         peft_config=LoraConfig(target_modules=["query", "value"]),
     )  # fmt: skip
     search.train()
@@ -199,3 +202,14 @@ def test_a_loss_on_pairs_is_searched_and_its_ranks_go_into_add_adapter(tmp_path)
     built = build_adapter(RobertaModel(tiny_roberta().config), search.learned_ranks)
     shapes = {n.replace("base_model.model.", ""): p.shape for n, p in built.named_parameters() if "lora_A" in n}
     assert shapes == {n: p.shape for n, p in own.named_parameters() if "lora_A" in n}
+
+
+def test_a_pooler_that_the_checkpoint_lacks_and_the_loss_does_not_read(tmp_path):
+    """As of most encoders of sentences, whose vectors are means over tokens: without an adapter nothing is trained."""
+    torch.manual_seed(0)
+    RobertaModel(tiny_roberta().config, add_pooling_layer=False).save_pretrained(tmp_path)
+    base = RobertaModel.from_pretrained(tmp_path)
+    own = {"trainer_class": kind_of(Pairs), "data_collator": collate}
+    args = short_training(tmp_path, remove_unused_columns=False)
+    config = find_ranks(base, pairs(), LoraConfig(target_modules=["query"]), args=args, search_steps=6, **own)
+    assert config.modules_to_save == ["pooler.dense"] and set(config.target_modules)

@@ -59,5 +59,5 @@ def test_a_head_in_half_precision_is_trained_alone(tmp_path, dtype):
     model, config = tiny_roberta().to(dtype), LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
     trainer = AutoLoraTrainer(model, arguments(tmp_path, max_steps=4), train_dataset=rows(), peft_config=config)
     trainer.train()
-    heads = [parameter for parameter in trainer.fresh_heads if parameter.dtype == dtype]
+    heads = [parameter for parameter in trainer.fresh_heads.values() if parameter.dtype == dtype]
     assert heads and torch.isfinite(torch.tensor([point.loss for point in trainer.learned_ranks.curve.points])).all()
