@@ -37,6 +37,18 @@ def no_network(monkeypatch):
     assert not tried, f"the test tried to reach {tried}"
 
 
+@pytest.fixture(autouse=True)
+def environment_of_accelerate():
+    """accelerate and transformers write into the environment what a training has asked for, FSDP among it, and leave it
+    there; the next test is another process's, as it were."""
+    before = {key: value for key, value in os.environ.items() if key.startswith(("ACCELERATE_", "FSDP_"))}
+    yield
+    for key in [key for key in os.environ if key.startswith(("ACCELERATE_", "FSDP_"))]:
+        if key not in before:
+            del os.environ[key]
+    os.environ.update(before)
+
+
 # Files that take longest first: a worker that gets one of them last lets the others wait.
 LONGEST = """
     scripts/test_distributed scripts/test_bad_input scripts/test_settings scripts/test_resume training/test_finite

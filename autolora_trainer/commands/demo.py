@@ -73,8 +73,11 @@ class Demo:
             use_cpu=True, seed=self.seed, disable_tqdm=not is_terminal(sys.stderr),
         )  # fmt: skip
 
-    def trainer(self, model, **more) -> Trainer:
-        return Trainer(model, self.arguments(), data_collator=self.collate, eval_dataset=self.test, **more)
+    def trainer(self, name: str, model, **more) -> Trainer:
+        """One whose bar begins with `name`."""
+        trainer = Trainer(model, self.arguments(), data_collator=self.collate, eval_dataset=self.test, **more)
+        show_phase(trainer, name)
+        return trainer
 
     def search(self, steps: int | None) -> RankSearch:
         more = {"args": self.arguments(), "data_collator": self.collate, "trainer_class": Trainer}
@@ -85,8 +88,7 @@ class Demo:
         set_seed(self.seed)
         model = build_adapter(self.base(), LearnedRanks({n: ModuleRank(r) for n, r in ranks.items()}), LORA)
         meter = CostMeter()
-        trainer = self.trainer(model, train_dataset=self.rows, callbacks=[meter])
-        show_phase(trainer, name)
+        trainer = self.trainer(name, model, train_dataset=self.rows, callbacks=[meter])
         trainer.train()
         cost, size = meter.stop(), sum(costs[module] * rank for module, rank in ranks.items())
         return Adapter(name, model, size, self.loss(trainer), cost)
@@ -171,7 +173,7 @@ def _compressed(demo: Demo, eight: Adapter):
     more = {"args": demo.arguments(), "data_collator": demo.collate, "tolerance": TOLERANCE}
     small, cost = _timed(lambda: compress(eight.model, demo.held_out, **more))
     model = small.load(demo.base())
-    loss = demo.loss(demo.trainer(model))
+    loss = demo.loss(demo.trainer("evaluation", model))
     return small, Adapter(f"rank {RANK}, compressed", model, small.file.parameters, loss, cost)
 
 

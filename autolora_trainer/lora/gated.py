@@ -56,7 +56,7 @@ class Gated:
             gate = self.gate().detach()
             if not gate.all():
                 errors.append(f"{prefix}weight: a gate is zero. Call gates.remove() or gates.bake() before loading.")
-            state_dict[prefix + "weight"] = given / gate.to(given)
+            state_dict[prefix + "weight"] = by_row(lambda rows: rows / gate.to(rows), given)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def __reduce_ex__(self, protocol):

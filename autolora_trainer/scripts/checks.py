@@ -107,6 +107,11 @@ def check_names(request) -> None:
 def check_training(request) -> None:
     """Optimizer, schedule and backend, made for one weight: what cannot be made is known before a model is loaded."""
     training = request.training
+    if training.fsdp and training.world_size == 1:
+        raise ValueError(
+            "--fsdp shards weights over several processes, got one. Start them with accelerate launch or torchrun, or "
+            "drop --fsdp."
+        )
     if not training.do_train or sharding(training):
         return
     if training.use_liger_kernel and not is_liger_kernel_available():

@@ -131,6 +131,9 @@ class MeasurementMixin(HeldOutMixin):
         rows, collate = self._as_the_model_takes(self.order_dataset)
         check_batch(self, collate([rows[0]]))
         batches = self._drawn_batches(self.order_dataset, args.per_device_train_batch_size * args.world_size)
+        if self.is_fsdp_enabled:  # it notes in its first pass what is trained, and in the next ones nothing is
+            with torch.no_grad():
+                self._held_out_loss(self.model, batches[0])
         with self.gates.folded(), self._plain_loss(), self._measured(batches) as losses:
             losses([])
         self.measured_passes = passes

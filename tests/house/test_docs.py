@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import dataclasses
+import functools
 import glob
 import json
 import os
@@ -210,6 +211,7 @@ def literal(node):
     return None
 
 
+@functools.cache
 def messages_of_the_code():
     """Every string of the package and the scripts that is no docstring."""
     paths = glob.glob(os.path.join(ROOT, "autolora_trainer", "**", "*.py"), recursive=True)
@@ -241,3 +243,36 @@ def test_a_message_that_was_changed_would_be_seen():
     code = {"--ranks … does not fit …: …. Give ranks that were learned on this model"}
     assert any(says(message, "--ranks … does not fit …") for message in code)
     assert not any(says(message, "--ranks … fits not …") for message in code)
+
+
+# ---- what goes with what
+
+STATE = re.compile(r"(tested|refused|left out|not run) (.+)")
+
+
+def states_by_number(tables):
+    """{number: states} of the cells of tables."""
+    lines, found = tables.splitlines(), defaultdict(set)
+    for line, after in zip(lines, [*lines[1:], ""]):
+        if not line.startswith("| ") or line.startswith("| ---") or after.startswith("| ---"):
+            continue
+        for cell in filter(lambda cell: cell != "–", line.strip("| ").split(" | ")[1:]):
+            state, numbers = STATE.fullmatch(cell).groups()
+            for number in re.findall(r"\d+", re.sub(r"\(.*?\)", "", numbers)):
+                found[number].add(state)
+    return found
+
+
+def test_what_goes_with_what_is_tested_or_refused_as_it_says():
+    tables, _, notes = read("docs/reference/compatibility.md").partition("## By number")
+    notes = dict(re.findall(r"^(\d+)\. (.*(?:\n    .*)*)", notes, re.MULTILINE))
+    states, code = states_by_number(tables), messages_of_the_code()
+    assert states.keys() == notes.keys() and len(notes) > 30
+    for number, note in notes.items():
+        (state,) = states[number]
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", note)
+        assert [name for path, name in named if not re.search(rf"^def {name}\(", read(path), re.MULTILINE)] == []
+        assert named or state != "tested", number
+        quoted = [text for text in re.findall(r"`([^`]+)`", note) if " " in text]
+        if state in ("refused", "left out"):
+            assert quoted and all(any(says(message, text) for message in code) for text in quoted), number

@@ -27,9 +27,17 @@ def test_every_file_of_the_contract_is_there(finished):
     files = (
         """adapter_config.json adapter_model.safetensors ranks.json rank_heatmap.png rank_heatmap.svg all_results.json
         train_results.json eval_results.json predict_results_sst2.txt trainer_state.json cost.json README.md
-        search/selection_history.csv search/selection_history.png search/trainer_state.json""".split()
+        search/selection_history.csv search/selection_history.png search/trainer_state.json
+        report.html""".split()
     )
     assert [name for name in files if not (output / name).is_file()] == []
+
+
+def test_the_page_shows_scores_and_cost(finished):
+    output, results = finished
+    page = (output / "report.html").read_text()
+    for text in (f"{results['eval_accuracy']:.4f}", f"{results['adapter_params']:,}", "retrain", "held-out loss"):
+        assert text in page
 
 
 def test_plain_peft_loads_the_adapter_to_the_same_accuracy_and_ranks(place, finished):

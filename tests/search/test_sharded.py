@@ -94,13 +94,13 @@ def retrained(folder, search, made):
 
 
 def found_for_others(folder):
-    """`find_ranks`; the model is not left in shards."""
+    """Parameters that `find_ranks` finds, in shards under bf16; the model is not left in shards."""
     world, (model, config, rows) = int(os.environ.get("WORLD_SIZE", 1)), classifier()
     given, before = list(model.parameters()), [p.detach().clone() for p in model.parameters()]
-    own = short_training(folder, per_device_train_batch_size=8 // world, **(FSDP if world > 1 else {}))
+    own = short_training(folder, per_device_train_batch_size=8 // world, bf16=world > 1, **(FSDP if world > 1 else {}))
     ranks = find_ranks(model, rows, config, args=own, data_collator=collated, size="lora:2", search_steps=6)
     assert all(p is q and torch.equal(p, b) for p, q, b in zip(model.parameters(), given, before, strict=True))
-    return ranks.rank_pattern
+    return sum(ranks.rank_pattern.values())
 
 
 def in_shards(folder):

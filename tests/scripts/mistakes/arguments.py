@@ -204,8 +204,9 @@ ARGUMENTS = [
         "--push_to_hub needs the base model's Hub id, got a folder (model). Add --base_model_id OWNER/NAME."),
     Bad("a Hub name of the base model with a blank", "glue", {"base_model_id": "my base", "push_to_hub": True},
         "base_model_id must be a repository's name, e.g. owner/mrpc-autolora, got 'my base'."),
-    Bad("FSDP in a search", "glue", {"fsdp": "full_shard"},
-        "The search moves whole LoRA weights, and FSDP shards … sharded with --ranks …/out/ranks.json."),
+    Bad("FSDP in one process", "glue", {"fsdp": "full_shard"},
+        "--fsdp shards weights over several processes, got one. Start them with accelerate launch or torchrun, or drop "
+        "--fsdp."),
     Bad("a DeepSpeed file that is not there", "glue", {"deepspeed": "nowhere.json"},
         "--deepspeed needs DeepSpeed, which is not installed. Type pip install deepspeed."),
 ]
