@@ -94,7 +94,6 @@ def main(argv=None):
             per_device_eval_batch_size=options.batch_size,
             max_length=options.max_length,
             bf16=torch.accelerator.is_available(),
-            activation_checkpointing=False,  # TRL's default is true; a small model has the room
             save_strategy="no",
             report_to="none",
             **more,
