@@ -122,25 +122,19 @@ def compressed_table(rows: list[dict], sizes: tuple[str, ...] = ("1/8", "1/4")) 
 
 
 def front(rows: list[dict]) -> str:
-    """The README's table: a line for ranks at the same size where capacity limits, and for the size that was found."""
+    """The README's table, a line for ranks at the same size on each task where capacity may be a limit, and what is to
+    be said of the size that was found."""
     body = []
     for (task, size), values in cells(rows).items():
         if size == "half":
-            body.append(_line(rows, task, ("contributions", "half"), ("uniform", "half"), values))
-    for task, values in shares(rows, "warm", "found", rival_size="rank 8").items():
-        body.append(_line(rows, task, ("warm", "found"), ("uniform", "rank 8"), values))
-    heads = ["task", "learned: parameters", "held-out loss", "uniform: parameters", "loss", "difference", "seeds"]
-    return markdown(heads, body) if body else ""
-
-
-def _line(rows, task, ours, theirs, values) -> list[str]:
-    found = [NAMES[task] + (", size found" if ours[1] == "found" else ", same size")]
-    trained = [r for r in rows if (r["kind"], r["task"], r.get("account")) == ("train", task, "a")]
-    for place in (ours, theirs):
-        own = [r for r in trained if (r["method"], r["size"]) == place]
-        size, loss = statistics.median(r["parameters"] for r in own), statistics.mean(r["loss"] for r in own)
-        found += [f"{size:,.0f}", f"{loss:.3f}"]
-    return [*found, cell(values), str(len(values))]
+            line = [NAMES[task]]
+            for method in ("uniform", "contributions"):
+                own = [r for r in rows if (r["kind"], r["task"], r.get("account")) == ("train", task, "a")]
+                own = [r for r in own if (r["method"], r["size"]) == (method, size)]
+                line.append(f"{statistics.mean(r['loss'] for r in own):.3f}")
+            body.append([line[0], _of(rows, task, size), *line[1:], cell(values), str(len(values))])
+    heads = ["same size", "parameters", "uniform", "learned", "difference", "seeds"]
+    return "\n\n".join(filter(None, [markdown(heads, body) if body else "", _found(rows)]))
 
 
 def forest(rows: list[dict]) -> Figure:
