@@ -305,7 +305,6 @@ def rate_of(task: str, method: str, rows: list[dict], size: str | None = None) -
 def _chosen_rate(tried: dict[float, float], task: str, rows: list[dict]) -> float:
     """The smallest rate that loses less than `NEAR` of the gain, where the loss without adapter is known; else the
     best."""
-    best = min(tried.values())
-    known = [r.get("without") for r in rows if (r["kind"], r["task"]) == ("information", LONG.get(task, task))]
-    allowed = NEAR * (known[0] - best) if known and known[0] else 0
-    return min(rate for rate, loss in tried.items() if loss <= best + allowed)
+    best, wanted = min(tried.values()), ("information", LONG.get(task, task))
+    without = next((r["without"] for r in rows if (r["kind"], r["task"]) == wanted and "without" in r), best)
+    return min(rate for rate, loss in tried.items() if loss <= best + NEAR * (without - best))

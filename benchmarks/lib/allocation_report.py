@@ -84,7 +84,7 @@ def same_size(rows: list[dict]) -> str:
         if any(own.values()):
             small += [own[size] for size in SMALL if own[size] and task not in LLM]
             body.append(
-                [task, *(f"{_size(rows, task, size)}: {cell(own[size])}" if own[size] else "-" for size in own)]
+                [task, *(f"{size_of(rows, task, size)}: {cell(own[size])}" if own[size] else "-" for size in own)]
             )
     table = markdown(["task", "an eighth", "half", "twice"], body)
     if not small:
@@ -95,7 +95,8 @@ def same_size(rows: list[dict]) -> str:
     return f"{table}\n\n{text}"
 
 
-def _size(rows: list[dict], task: str, size: str) -> str:
+def size_of(rows: list[dict], task: str, size: str) -> str:
+    """The parameters of uniform ranks at a size."""
     own = [r["parameters"] for r in rows if (r.get("task"), r.get("size"), r.get("method")) == (task, size, "uniform")]
     return f"{own[0]:,}" if own else "-"
 
@@ -131,17 +132,22 @@ def holm(values: dict) -> dict:
     return adjusted
 
 
+def found_pairs(rows: list[dict], tasks=TASKS) -> dict[str, list[tuple[dict, dict]]]:
+    """{task: (row of the size found, row of rank 8) by seed} of the tasks that have any."""
+    pairs = {}
+    for task in tasks:
+        own = [r for r in rows if (r["kind"], r.get("task"), r.get("size")) == ("train", task, "found")]
+        own = [r for r in own if r["method"] == "warm"]
+        wide = {r["seed"]: r for r in rows if (r["kind"], r["task"], r.get("size")) == ("train", task, "rank 8")}
+        pairs[task] = [(r, wide[r["seed"]]) for r in own if r["seed"] in wide]
+    return {task: own for task, own in pairs.items() if own}
+
+
 def found_size(rows: list[dict]) -> str:
     """The size found, trained as a run of the package does, against uniform rank 8, a line a task."""
     body, medians = [], []
     gains = shares(rows, "warm", "found", rival_size="rank 8")
-    for task in (*TASKS, *LONG):
-        own = [r for r in rows if (r["kind"], r.get("task"), r.get("size")) == ("train", task, "found")]
-        own = [r for r in own if r["method"] == "warm"]
-        wide = {r["seed"]: r for r in rows if (r["kind"], r["task"], r.get("size")) == ("train", task, "rank 8")}
-        pairs = [(r, wide[r["seed"]]) for r in own if r["seed"] in wide]
-        if not pairs:
-            continue
+    for task, pairs in found_pairs(rows, (*TASKS, *LONG)).items():
         parts = [100 * r["parameters"] / w["parameters"] for r, w in pairs]
         scores = [r["score"] - w["score"] for r, w in pairs if r["score"] is not None]
         median = statistics.median(parts)

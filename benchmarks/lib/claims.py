@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.lib import compress_report
 from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, LLM, LONG, SMALL
-from benchmarks.lib.allocation_report import bootstrapped, cell, percent, shares
+from benchmarks.lib.allocation_report import bootstrapped, cell, found_pairs, losses, percent, shares, size_of
 from benchmarks.lib.significance import ENOUGH, interval, markdown
 from benchmarks.pictures import COLOURS
 
@@ -64,23 +64,18 @@ def _pooled(own: list[list[float]]) -> str:
 
 
 def _found(rows: list[dict]) -> str:
-    parts, gains = {}, shares(rows, "warm", "found", rival_size="rank 8")
-    for task, values in gains.items():
-        size = lambda method, what: [
-            r["parameters"] for r in rows
-            if (r["kind"], r["task"], r.get("method"), r.get("size")) == ("train", task, method, what)
-        ]  # fmt: skip
-        parts[task] = statistics.median(size("warm", "found")) / statistics.median(size("uniform", "rank 8"))
-    if not parts:
+    gains, pairs = shares(rows, "warm", "found", rival_size="rank 8"), found_pairs(rows)
+    mean = {task: statistics.mean(gains[task]) for task in pairs if task in gains}
+    if not mean:
         return ""
-    losses = {task: statistics.mean(values) for task, values in gains.items()}
-    worst = min(losses, key=losses.get)
+    parts = [statistics.median(r["parameters"] / w["parameters"] for r, w in pairs[task]) for task in mean]
+    worst = min(mean, key=mean.get)
     tasks = f"{len(parts)} tasks" if len(parts) > 1 else NAMES[worst]
-    part = f"{100 * statistics.median(parts.values()):.0f} %"
+    part = f"{100 * statistics.median(parts):.0f} %"
     return (
         f"**The size that is found** has {part} of the parameters of uniform rank 8 in the median of {tasks}; what it "
-        f"takes off the loss differs from rank 8's by {percent(statistics.mean(losses.values()))}, at worst by "
-        f"{percent(losses[worst])} ({NAMES[worst]})."
+        f"takes off the loss differs from rank 8's by {percent(statistics.mean(mean.values()))}, at worst by "
+        f"{percent(mean[worst])} ({NAMES[worst]})."
     )
 
 
@@ -102,21 +97,13 @@ def compressed_table(rows: list[dict], sizes: tuple[str, ...] = ("1/8", "1/4")) 
     body = []
     for task, size in itertools.product(dict.fromkeys(row["task"] for row in rows), sizes):
         own = [row for row in rows if (row["kind"], row["task"]) == ("cuts", task)]
-        kept = {
-            method: [
-                compress_report.kept(row, cut["loss"])
-                for row in own for cut in row["cuts"]
-                if (cut["method"], cut["size"]) == (method, size) and cut["loss"] is not None
-            ]
-            for method in compress_report.METHODS
-        }  # fmt: skip
+        kept = {method: compress_report.kept_at(own, method, size) for method in compress_report.METHODS}
         ours = kept.pop("contributions")
         if ours:
-            rival = max((m for m in kept if len(kept[m]) == len(ours)), key=lambda m: statistics.mean(kept[m]))
-            ahead = [a - b for a, b in zip(ours, kept[rival])]
-            body.append(
-                [NAMES[task], size, len(ours), compress_report.cell(ours), compress_report.METHODS[rival], cell(ahead)]
-            )
+            mean = {method: statistics.mean(by.values()) for method, by in kept.items() if by.keys() == ours.keys()}
+            rival = max(mean, key=mean.get)
+            shown, ahead = compress_report.cell(list(ours.values())), [ours[seed] - kept[rival][seed] for seed in ours]
+            body.append([NAMES[task], size, len(ours), shown, compress_report.METHODS[rival], cell(ahead)])
     heads = ["task", "parameters", "seeds", "`compress` keeps of the gain", "best of the others", "ahead of it"]
     return markdown(heads, body) if body else ""
 
@@ -124,15 +111,12 @@ def compressed_table(rows: list[dict], sizes: tuple[str, ...] = ("1/8", "1/4")) 
 def front(rows: list[dict]) -> str:
     """The README's table, a line for ranks at the same size on each task where capacity may be a limit, and what is to
     be said of the size that was found."""
-    body = []
+    body, known = [], [losses(rows, method, "half") for method in ("uniform", "contributions")]
     for (task, size), values in cells(rows).items():
         if size == "half":
-            line = [NAMES[task]]
-            for method in ("uniform", "contributions"):
-                own = [r for r in rows if (r["kind"], r["task"], r.get("account")) == ("train", task, "a")]
-                own = [r for r in own if (r["method"], r["size"]) == (method, size)]
-                line.append(f"{statistics.mean(r['loss'] for r in own):.3f}")
-            body.append([line[0], _of(rows, task, size), *line[1:], cell(values), str(len(values))])
+            means = [statistics.mean(loss for (name, _), loss in own.items() if name == task) for own in known]
+            shown = [f"{mean:.3f}" for mean in means]
+            body.append([NAMES[task], size_of(rows, task, size), *shown, cell(values), str(len(values))])
     heads = ["same size", "parameters", "uniform", "learned", "difference", "seeds"]
     return "\n\n".join(filter(None, [markdown(heads, body) if body else "", _found(rows)]))
 
@@ -140,10 +124,9 @@ def front(rows: list[dict]) -> str:
 def forest(rows: list[dict]) -> Figure:
     """A line a claim: the mean difference to uniform, and its 95 % interval where there are seeds enough."""
     groups = {
-        "same size, from scratch": {f"{NAMES[t]}, {_of(rows, t, s)}": v for (t, s), v in cells(rows).items()},
-        "same size, uniform trains longer": {
-            f"{NAMES[t]}, {_of(rows, t, s)}": v for (t, s), v in cells(rows, "b").items()
-        },
+        title: {f"{NAMES[t]}, {size_of(rows, t, s)}": values for (t, s), values in cells(rows, account).items()}
+        for title, account in (("same size, from scratch", "a"), ("same size, uniform trains longer", "b"))
+    } | {
         "size found, against rank 8": {
             NAMES[t]: v
             for t, v in shares(rows, "warm", "found", rival_size="rank 8").items()
@@ -175,8 +158,3 @@ def forest(rows: list[dict]) -> Figure:
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.set_xlabel("by how much the held-out loss is smaller, % of uniform's gain over no adapter", x=0.38)
     return figure
-
-
-def _of(rows: list[dict], task: str, size: str) -> str:
-    own = next(r for r in rows if (r.get("task"), r.get("size"), r.get("method")) == (task, size, "uniform"))
-    return f"{own['parameters']:,}"

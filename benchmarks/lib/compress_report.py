@@ -19,6 +19,15 @@ def kept(row: dict, loss: float) -> float:
     return (row["without"] - loss) / (row["without"] - row["given"])
 
 
+def kept_at(rows: list[dict], method: str, size: str) -> dict[int, float]:
+    """{seed: the share that is left} of a method's cuts to a size."""
+    return {
+        row["seed"]: kept(row, cut["loss"])
+        for row in rows for cut in row["cuts"]
+        if (cut["method"], cut["size"]) == (method, size) and cut["loss"] is not None
+    }  # fmt: skip
+
+
 def cell(values: list[float]) -> str:
     """Mean, and Student's 95 % interval of three and more."""
     if not values:
@@ -35,14 +44,7 @@ def by_size(rows: list[dict], task: str) -> str:
     own = [row for row in rows if (row["kind"], row["task"]) == ("cuts", task)]
     if not own:
         return ""
-    found = {
-        (method, size): {
-            row["seed"]: kept(row, cut["loss"])
-            for row in own for cut in row["cuts"]
-            if (cut["method"], cut["size"]) == (method, size) and cut["loss"] is not None
-        }
-        for method in METHODS for size in SIZES
-    }  # fmt: skip
+    found = {(method, size): kept_at(own, method, size) for method in METHODS for size in SIZES}
     body = [[name, *(cell(list(found[m, s].values())) for s in SIZES)] for m, name in METHODS.items()]
     ahead = []
     for method in list(METHODS)[1:]:

@@ -5,11 +5,12 @@ import statistics
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
+from autolora_trainer.drawing import PALETTE
 from autolora_trainer.ranks.grid import rank_grid
 from benchmarks.lib.allocation_plan import DEFAULT_K, search_of
 
 TASK, SEED = "e2e", 11
-INKS = {False: ("#1f2933", "#0072B2", "#D55E00"), True: ("#e6edf3", "#58a6ff", "#f0883e")}  # of light and dark pages
+ORANGE = ("#D55E00", "#f0883e")  # of uniform, on light pages and on dark
 
 
 def picture(rows: list[dict], dark: bool = False) -> Figure:
@@ -18,7 +19,7 @@ def picture(rows: list[dict], dark: bool = False) -> Figure:
     Args:
         rows: of `allocation.py`; those of the search that found the size on E2E among them.
     """
-    ink, blue, orange = INKS[dark]
+    ink, blue, orange = (colours[dark] for colours in (PALETTE["ink"], PALETTE["accent"], ORANGE))
     figure = Figure(figsize=(8.6, 3.0), layout="constrained")
     figure.patch.set_alpha(0)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
