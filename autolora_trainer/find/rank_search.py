@@ -19,7 +19,6 @@ from transformers import (
     set_seed,
 )
 
-from autolora_trainer.drawing import style
 from autolora_trainer.find import resuming
 from autolora_trainer.find.arguments import search_arguments, task_type_of, trainer_of
 from autolora_trainer.heldout.split import check_rows, check_set
@@ -210,8 +209,7 @@ class RankSearch:
         """The curve as a matplotlib figure."""
         if self.curve is None:
             raise ValueError("There is no curve: call run() first, with size auto.")
-        with style():
-            return curve_figure(self.curve, self.parameters)
+        return curve_figure(self.curve, self.parameters)
 
     def save_adapter(self, folder: str | os.PathLike) -> None:
         """Write a trainable PEFT adapter of the learned ranks that holds what the search has learned, for tools that

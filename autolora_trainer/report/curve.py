@@ -10,7 +10,6 @@ from autolora_trainer.drawing import (
     INK,
     MUTED,
     PAPER,
-    load_matplotlib,
     save_in_both_forms,
     style,
     text_width,
@@ -36,7 +35,11 @@ def save_rank_curve(curve: Curve, folder: str | os.PathLike, size: int) -> tuple
 
 def curve_figure(curve: Curve, size: int, width: float = 6.4):
     """The picture of `save_rank_curve` as a matplotlib figure, so many inches wide."""
-    load_matplotlib()
+    with style():
+        return _curve_figure(curve, size, width)
+
+
+def _curve_figure(curve: Curve, size: int, width: float):
     from matplotlib.figure import Figure
 
     none, *rest = curve.points

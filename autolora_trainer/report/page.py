@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from autolora_trainer.clean import clean
-from autolora_trainer.drawing import PALETTE, figure_svg, style
+from autolora_trainer.drawing import PALETTE, figure_svg
 from autolora_trainer.files import write_atomically
 from autolora_trainer.ranks.adapter_config import CONFIG_FILE
 from autolora_trainer.ranks.curve import Curve
@@ -148,8 +148,7 @@ def _found(ranks: LearnedRanks, parameters: int) -> str:
 
 def _curve(curve: Curve, parameters: int) -> str:
     """The picture, and the numbers beside it."""
-    with style():
-        picture = figure_svg(curve_figure(curve, parameters, width=4.6), themed=True)
+    picture = figure_svg(curve_figure(curve, parameters, width=4.6), themed=True)
     heads, rows = curve_table(curve, parameters)
     marked = [i for i, row in enumerate(rows) if row[0].endswith("<")]
     rows = [[cell.removesuffix(" <") for cell in row] for row in rows]

@@ -227,7 +227,7 @@ def attach_gates(
             )
         owner = base.get_submodule(
             paths[layer].rpartition(".")[0]
-        )  # nn.MultiheadAttention reads the weight of its out_proj
+        )  # nn.MultiheadAttention reads its out_proj's weight
         unused = isinstance(layer, MultiheadAttention) or isinstance(owner, nn.MultiheadAttention)
         if unused or not isinstance(layer.lora_A[adapter_name], nn.Linear):
             kind = type(owner if isinstance(owner, nn.MultiheadAttention) else layer.get_base_layer()).__name__

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 
 from autolora_trainer.compat import patterns_of_parameters
-from autolora_trainer.drawing import drawn, figure_svg, style
+from autolora_trainer.drawing import drawn, figure_svg
 from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.hub.push import check_repo_id, push_to_hub
 from autolora_trainer.lora.fused import split_parts
@@ -105,8 +105,7 @@ class CompressedAdapter:
         """The curve as a matplotlib figure, with the size that was chosen."""
         if self.curve is None:
             raise ValueError("No held-out rows judged this size, so there is no curve. Give eval_dataset.")
-        with style():
-            return curve_figure(self.curve, self.file.parameters)
+        return curve_figure(self.curve, self.file.parameters)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
         """Sizes, curve, and the grid before and after, in a notebook, as text and as HTML."""
