@@ -171,6 +171,15 @@ def report(rows: list[dict]) -> str:
     return "\n\n".join(f"{title}:\n\n{text}" for title, text in parts.items() if text) + "\n"
 
 
+def by_size(rows: list[dict], method: str, without: tuple[str, ...] = ("found",)) -> tuple[list[int], list[float]]:
+    """(parameters, mean losses) of a method's trainings, but for those of some sizes."""
+    points: dict[int, list[float]] = {}
+    for row in rows:
+        if row["method"] == method and row["size"] not in without:
+            points.setdefault(row["parameters"], []).append(row["loss"])
+    return sorted(points), [statistics.mean(points[size]) for size in sorted(points)]
+
+
 def picture(rows: list[dict]) -> Figure:
     """Held-out loss against parameters, a panel a task: contributions, uniform, no adapter and the size found."""
     tasks = [task for task in TASKS if any(r["task"] == task and r["kind"] == "train" for r in rows)]
@@ -178,12 +187,7 @@ def picture(rows: list[dict]) -> Figure:
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
         own = [r for r in rows if r["task"] == task and r["kind"] == "train" and r["account"] == "a"]
         for method, (marker, line, colour) in zip(("contributions", "uniform"), LOOKS):
-            points: dict[int, list[float]] = {}
-            for row in own:
-                if row["method"] == method and row["size"] != "found":
-                    points.setdefault(row["parameters"], []).append(row["loss"])
-            sizes = sorted(points)
-            means = [statistics.mean(points[size]) for size in sizes]
+            sizes, means = by_size(own, method)
             axis.plot(sizes, means, marker=marker, linestyle=line, color=colour, label=method, markersize=5)
         found = [r for r in own if (r["method"], r["size"]) == ("warm", "found")]
         axis.plot(

@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 from autolora_trainer.drawing import PALETTE
 from autolora_trainer.ranks.grid import rank_grid
 from benchmarks.lib.allocation_plan import DEFAULT_K, search_of
+from benchmarks.lib.allocation_report import by_size
 
 TASK, SEED = "e2e", 11
 ORANGE = ("#D55E00", "#f0883e")  # of uniform, on light pages and on dark
@@ -36,12 +37,7 @@ def picture(rows: list[dict], dark: bool = False) -> Figure:
 def _losses(axis, rows, ink, blue, orange) -> None:
     own = [r for r in rows if (r["kind"], r["task"], r.get("account")) == ("train", TASK, "a")]
     for method, name, colour, marker in (("uniform", "uniform", orange, "s"), ("contributions", "learned", blue, "o")):
-        points: dict[int, list[float]] = {}
-        for row in own:
-            if row["method"] == method and row["size"] not in ("found", "rank 8"):
-                points.setdefault(row["parameters"], []).append(row["loss"])
-        sizes = sorted(points)
-        means = [statistics.mean(points[size]) for size in sizes]
+        sizes, means = by_size(own, method, without=("found", "rank 8"))
         axis.plot(sizes, means, color=colour, marker=marker, markersize=5)
         low = method == "contributions"
         axis.annotate(

@@ -7,6 +7,7 @@ import statistics
 from benchmarks import planted
 from benchmarks.lib.allocation_plan import DEFAULT_K
 from benchmarks.lib.claims import NAMES
+from benchmarks.lib.comparison import sizes_cell
 from benchmarks.lib.paper_tables import numbers
 from benchmarks.lib.significance import markdown
 
@@ -105,8 +106,7 @@ def paper_short(rows: list[dict], labels: tuple[str, ...]) -> str:
     body = []
     for label in methods:
         cells = [found.get((label, task)) for task in tasks]
-        sizes = sorted({row["adapter_params"] for row in rows if row["method"] == label})
-        size = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+        size = sizes_cell([row for row in rows if row["method"] == label], "adapter_params")
         body.append([label, size, *("-" if own is None else f"{statistics.mean(own):.1f}" for own in cells)])
     if not body:
         return ""
