@@ -12,6 +12,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads would only wait for each other
+for name in ("COLUMNS", "LINES"):  # argparse wraps by them, and older versions of tqdm cut their bars
+    os.environ.pop(name, None)
 
 HERE = ("127.0.0.1", "localhost", "::1")
 FOLDER = os.path.dirname(os.path.abspath(__file__))

@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    for name in ("NO_COLOR", "TERM", "COLUMNS"):
+    for name in ("NO_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
 
 
