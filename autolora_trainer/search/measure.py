@@ -15,7 +15,7 @@ from autolora_trainer.lora.heads import set_values, trained_beside_lora
 from autolora_trainer.lora.sharded import gradients, is_sharded, whole
 from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.search.checks import check_batch
-from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, undecided
+from autolora_trainer.search.rules import Found, by_threshold, filled, kept, ordered, spread, undecided
 from autolora_trainer.training.passes import RandomState
 from autolora_trainer.training.progress import phase, ticking
 from autolora_trainer.training.shares import Idle, count_targets
@@ -72,7 +72,7 @@ class MeasurementMixin(HeldOutMixin):
             size = args.size
             if len(found) < len(parts):  # the modules that are left out may have been most of it
                 size = min(parse_budget(size, list(costs.values())), sum(costs[name] for name, _ in order))
-            return kept(found, parts, filled(order, costs, size, args.least_rank))
+            return kept(found, parts, filled(spread(order), costs, size, args.least_rank))
         curve = self._curve([(name, j) for name, j in order if found[name][j] > 0], costs)
         if not curve.decided:
             return undecided(found, parts, curve, args.max_lora_rank)

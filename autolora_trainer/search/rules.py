@@ -1,7 +1,8 @@
 """From a search to ranks: which components are kept, and with them one integer per module.
 
 Two rules. `contributions`, the default: components are singular directions of the learned updates, α folded in; they
-enter by what they take off the held-out loss, per parameter, until a size is reached that is given or found.
+enter by what they take off the held-out loss, per parameter, until a size is reached that is given or found; of a size
+that is given, every block has its best one first.
 `threshold`, the paper's (§4.4): a component is kept where its selection variable reaches λ.
 """
 
@@ -14,6 +15,7 @@ from autolora_trainer.heldout.prefixes import chosen_of, in_order
 from autolora_trainer.lora.parts import LoraPart
 from autolora_trainer.ranks.budget import fill_budget, parse_budget
 from autolora_trainer.ranks.curve import Curve
+from autolora_trainer.ranks.grid import split_block
 from autolora_trainer.search.selection import SelectionGates
 
 UNDECIDED = 8  # uniform rank where held-out rows have not seen the search learn
@@ -130,6 +132,23 @@ def filled(
             left -= costs[name]
             found.append((name, j))
     return found
+
+
+def spread(order: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The same components, the best one of every block first: the order that fills a size that is given.
+
+    A search moves the blocks near the output first, and a small adapter that is trained anew wants all of them. A size
+    that is found needs no such rule: it has room for every block that does something.
+
+    Example:
+        >>> spread([("layer.1.q", 0), ("layer.1.v", 0), ("layer.0.q", 0)])
+        [('layer.1.q', 0), ('layer.0.q', 0), ('layer.1.v', 0)]
+    """
+    best: dict[str, tuple[str, int]] = {}
+    for component in order:
+        best.setdefault(split_block(component[0])[0], component)
+    first = set(best.values())
+    return [*best.values(), *(component for component in order if component not in first)]
 
 
 def ordered(contributions, parts: dict[str, LoraPart], min_rank: int, max_lora_rank: int | None):

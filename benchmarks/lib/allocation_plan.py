@@ -18,7 +18,7 @@ from autolora_trainer.heldout.prefixes import chosen_of
 from autolora_trainer.ranks.budget import random_ranks, uniform_ranks
 from autolora_trainer.ranks.curve import BITS_PER_PARAMETER
 from autolora_trainer.ranks.grid import split_name
-from autolora_trainer.search.rules import filled
+from autolora_trainer.search.rules import filled, spread
 
 LLM = ("smollm2", "gsm8k")  # have one size, three seeds, and of the other methods the shuffled ranks
 CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", *LLM)  # tasks where capacity may be a limit
@@ -263,12 +263,12 @@ def components_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[
     """{module: its components} of a trial whose ranks come from an order."""
     task, method, size = trial["task"], trial["method"], trial["size"]
     search, names = search_for(trial, rows), list(costs)
-    order = [(names[module], j) for module, j in search["orders"][ORDER.get(method, method)]]
+    rule = ORDER.get(method, method)
+    order = [(names[module], j) for module, j in search["orders"][rule]]
     if size == "found":
-        within = parameters(search["found"], costs)
-    else:
-        within = parameters(steps_of_ladder(costs)[step_of(task, size, rows)], costs)
-    return chosen_of(filled(order, costs, within))
+        return chosen_of(filled(order, costs, parameters(search["found"], costs)))
+    within = parameters(steps_of_ladder(costs)[step_of(task, size, rows)], costs)
+    return chosen_of(filled(spread(order) if rule == "contributions" else order, costs, within))
 
 
 def shuffled(ranks: dict[str, int], seed: int) -> dict[str, int]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from autolora_trainer.lora.parts import lora_parts
 from autolora_trainer.ranks.curve import Curve, CurvePoint
-from autolora_trainer.search.rules import by_threshold, capacities, filled, kept, ordered, undecided
+from autolora_trainer.search.rules import by_threshold, capacities, filled, kept, ordered, spread, undecided
 from autolora_trainer.search.selection import attach_gates
 from tests.helpers.models import lora
 
@@ -102,6 +102,14 @@ def test_a_size_is_filled_in_the_order():
         filled(order, costs, 9)
     with pytest.raises(ValueError, match="min_rank 1 allows is 40. Raise size or set min_rank 0"):
         filled(order, costs, 20, min_rank=1)
+
+
+def test_of_a_given_size_every_block_has_its_best_component_first():
+    order = [("h.2.q", 0), ("h.2.v", 0), ("h.0.v", 1), ("h.2.q", 1), ("head", 0), ("h.0.q", 0), ("h.1.c_attn#q", 0)]
+    assert spread(order) == [order[place] for place in (0, 2, 4, 6, 1, 3, 5)]
+    assert filled(spread(order), {name: 10 for name, _ in order}, 50) == [order[place] for place in (0, 2, 4, 6, 1)]
+    best_of_modules = [("h.1.q", 0), ("h.1.v", 0), ("h.0.q", 0)]  # min_rank 1: those stay before all others
+    assert set(spread([*best_of_modules, ("h.1.q", 1)])[:3]) == set(best_of_modules)
 
 
 def test_undecided_is_uniform_and_says_so():
