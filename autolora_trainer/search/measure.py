@@ -72,7 +72,8 @@ class MeasurementMixin(HeldOutMixin):
             size = args.size
             if len(found) < len(parts):  # the modules that are left out may have been most of it
                 size = min(parse_budget(size, list(costs.values())), sum(costs[name] for name, _ in order))
-            return kept(found, parts, filled(spread(order), costs, size, args.least_rank))
+            order = spread(order) if self.fresh_heads else order
+            return kept(found, parts, filled(order, costs, size, args.least_rank))
         curve = self._curve([(name, j) for name, j in order if found[name][j] > 0], costs)
         if not curve.decided:
             return undecided(found, parts, curve, args.max_lora_rank)

@@ -1,8 +1,7 @@
 """From a search to ranks: which components are kept, and with them one integer per module.
 
 Two rules. `contributions`, the default: components are singular directions of the learned updates, α folded in; they
-enter by what they take off the held-out loss, per parameter, until a size is reached that is given or found; of a size
-that is given, every block has its best one first.
+enter by what they take off the held-out loss, per parameter, until a size is reached that is given or found.
 `threshold`, the paper's (§4.4): a component is kept where its selection variable reaches λ.
 """
 
@@ -135,10 +134,10 @@ def filled(
 
 
 def spread(order: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The same components, the best one of every block first: the order that fills a size that is given.
+    """The same components, the best one of every block first: what fills a size that is given, beside a fresh head.
 
-    A search moves the blocks near the output first, and a small adapter that is trained anew wants all of them. A size
-    that is found needs no such rule: it has room for every block that does something.
+    The head leans on the blocks before it, which learn first, and a search sees little else; a small adapter that is
+    trained anew wants all blocks. A size that is found has room for every block that does something.
 
     Example:
         >>> spread([("layer.1.q", 0), ("layer.1.v", 0), ("layer.0.q", 0)])

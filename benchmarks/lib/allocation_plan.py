@@ -22,6 +22,7 @@ from autolora_trainer.search.rules import filled, spread
 
 LLM = ("smollm2", "gsm8k")  # have one size, three seeds, and of the other methods the shuffled ranks
 CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", *LLM)  # tasks where capacity may be a limit
+FRESH_HEAD = ("jnlpba",)  # of CAPACITY, tasks whose head is drawn anew: sizes that are given are spread over blocks
 AMPLE = ("sst2", "qnli", "mnli")
 LONG = {"e2e_long": "e2e"}  # four times the rows and steps; at uniform's rate of the short one, for every method
 ON_CPU = tuple(task for task in (*CAPACITY, *AMPLE, *LONG) if task != "gsm8k")  # which decodes too much for one
@@ -268,7 +269,8 @@ def components_of(trial: dict, costs: dict[str, int], rows: list[dict]) -> dict[
     if size == "found":
         return chosen_of(filled(order, costs, parameters(search["found"], costs)))
     within = parameters(steps_of_ladder(costs)[step_of(task, size, rows)], costs)
-    return chosen_of(filled(spread(order) if rule == "contributions" else order, costs, within))
+    order = spread(order) if rule == "contributions" and task in FRESH_HEAD else order
+    return chosen_of(filled(order, costs, within))
 
 
 def shuffled(ranks: dict[str, int], seed: int) -> dict[str, int]:

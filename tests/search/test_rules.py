@@ -104,7 +104,7 @@ def test_a_size_is_filled_in_the_order():
         filled(order, costs, 20, min_rank=1)
 
 
-def test_of_a_given_size_every_block_has_its_best_component_first():
+def test_beside_a_fresh_head_every_block_has_its_best_component_first():
     order = [("h.2.q", 0), ("h.2.v", 0), ("h.0.v", 1), ("h.2.q", 1), ("head", 0), ("h.0.q", 0), ("h.1.c_attn#q", 0)]
     assert spread(order) == [order[place] for place in (0, 2, 4, 6, 1, 3, 5)]
     assert filled(spread(order), {name: 10 for name, _ in order}, 50) == [order[place] for place in (0, 2, 4, 6, 1)]
