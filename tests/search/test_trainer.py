@@ -173,6 +173,19 @@ def test_what_alpha_alone_says_gives_other_ranks(tmp_path):
     assert trainer.find().ranks["layers.3"] < learned["layers.3"]
 
 
+def test_a_given_size_is_spread_over_blocks_beside_a_fresh_head_alone(tmp_path):
+    spread_over = []
+    for model, kind, target in ((tiny_roberta(), "SEQ_CLS", "query"), (tiny_gpt2(), "CAUSAL_LM", "attn.c_proj")):
+        lora = LoraConfig(task_type=kind, target_modules=[target])
+        args = arguments(tmp_path, size=2 * (16 + 16))
+        trainer = AutoLoraTrainer(model, args, train_dataset=rows(), peft_config=lora)
+        lower, upper = trainer.gates.names
+        values = {lower: torch.full((4,), 0.1), upper: torch.tensor([4.0, 3.0, 2.0, 1.0])}
+        trainer.contributions = values.copy
+        spread_over.append(sum(rank > 0 for rank in trainer.find().ranks.values()))
+    assert spread_over == [2, 1]
+
+
 def test_alpha_has_moved_in_every_module_that_learned(tmp_path):
     trainer = planted_search(tmp_path, size="lora:2")
     trainer.train()
