@@ -171,13 +171,14 @@ def report(rows: list[dict]) -> str:
     return "\n\n".join(f"{title}:\n\n{text}" for title, text in parts.items() if text) + "\n"
 
 
-def by_size(rows: list[dict], method: str, without: tuple[str, ...] = ("found",)) -> tuple[list[int], list[float]]:
-    """(parameters, mean losses) of a method's trainings, but for those of some sizes."""
-    points: dict[int, list[float]] = {}
+def by_size(rows: list[dict], method: str, without: tuple[str, ...] = ("found",)) -> tuple[list[float], list[float]]:
+    """(mean parameters, mean losses) of a method's trainings, but for those of some sizes."""
+    points: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if row["method"] == method and row["size"] not in without:
-            points.setdefault(row["parameters"], []).append(row["loss"])
-    return sorted(points), [statistics.mean(points[size]) for size in sorted(points)]
+            points.setdefault(row["size"], []).append((row["parameters"], row["loss"]))
+    means = sorted(tuple(map(statistics.mean, zip(*own))) for own in points.values())
+    return [size for size, _ in means], [loss for _, loss in means]
 
 
 def picture(rows: list[dict]) -> Figure:
