@@ -41,8 +41,8 @@ def no_network(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def environment_of_accelerate():
-    """accelerate and transformers write into the environment what a training has asked for, FSDP among it, and leave it
-    there; the next test is another process's, as it were."""
+    """accelerate and transformers write into the environment what a training has asked for, FSDP among it, and leave
+    it there; the next test is another process's, as it were."""
     before = {key: value for key, value in os.environ.items() if key.startswith(("ACCELERATE_", "FSDP_"))}
     yield
     for key in [key for key in os.environ if key.startswith(("ACCELERATE_", "FSDP_"))]:
