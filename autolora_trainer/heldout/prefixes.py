@@ -39,9 +39,7 @@ def in_order(
     value = {(name, j): phi / costs[name] for name, own in contributions.items() for j, phi in enumerate(own.tolist())}
     ranked = sorted(value, key=lambda component: (-value[component], component[1]))
     if min_rank:
-        seen: set[str] = set()
-        first = [c for c in ranked if not (c[0] in seen or seen.add(c[0]))]
-        ranked = first + [c for c in ranked if c not in set(first)]
+        ranked = best_first(ranked, lambda name: name)
     if max_rank is None:
         return ranked
     left = {module_of(name): max_rank for name in contributions}
@@ -51,6 +49,19 @@ def in_order(
             left[module_of(name)] -= 1
             kept.append((name, j))
     return kept
+
+
+def best_first(order: Sequence[Component], group: Callable[[str], str]) -> list[Component]:
+    """The same components, the first of every group of modules before all others.
+
+    Args:
+        group: of a module's name.
+    """
+    best: dict[str, Component] = {}
+    for component in order:
+        best.setdefault(group(component[0]), component)
+    first = set(best.values())
+    return [*best.values(), *(component for component in order if component not in first)]
 
 
 def chosen_of(components: Iterable[Component]) -> dict[str, list[int]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from autolora_trainer.heldout.prefixes import chosen_of, in_order
+from autolora_trainer.heldout.prefixes import best_first, chosen_of, in_order
 from autolora_trainer.lora.parts import LoraPart
 from autolora_trainer.ranks.budget import fill_budget, parse_budget
 from autolora_trainer.ranks.curve import Curve
@@ -143,11 +143,7 @@ def spread(order: list[tuple[str, int]]) -> list[tuple[str, int]]:
         >>> spread([("layer.1.q", 0), ("layer.1.v", 0), ("layer.0.q", 0)])
         [('layer.1.q', 0), ('layer.0.q', 0), ('layer.1.v', 0)]
     """
-    best: dict[str, tuple[str, int]] = {}
-    for component in order:
-        best.setdefault(split_block(component[0])[0], component)
-    first = set(best.values())
-    return [*best.values(), *(component for component in order if component not in first)]
+    return best_first(order, lambda name: split_block(name)[0])
 
 
 def ordered(contributions, parts: dict[str, LoraPart], min_rank: int, max_lora_rank: int | None):

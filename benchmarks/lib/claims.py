@@ -160,12 +160,14 @@ def forest(rows: list[dict]) -> Figure:
             place += 1
             mean = 100 * statistics.mean(values)
             ends = [100 * end for end in interval(values)] if len(values) >= ENOUGH else [mean, mean]
-            ends, within = [min(max(end, -WIDEST), WIDEST) for end in ends], abs(mean) <= WIDEST
+            *ends, shown = (min(max(value, -WIDEST), WIDEST) for value in (*ends, mean))
             axis.plot(ends, [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
-            axis.plot([min(max(mean, -WIDEST), WIDEST)], [place], "o" if within else ">", markersize=5, color=colour)
-            if not within:
+            marker = "o" if shown == mean else ">" if mean > 0 else "<"
+            axis.plot([shown], [place], marker, markersize=5, color=colour)
+            if shown != mean:
+                offset, side = (-7, "right") if mean > 0 else (7, "left")
                 axis.annotate(
-                    f"{mean:+.0f} %", (WIDEST, place), (-7, 0), textcoords="offset points", ha="right", va="center",
+                    f"{mean:+.0f} %", (shown, place), (offset, 0), textcoords="offset points", ha=side, va="center",
                     fontsize=8, color=colour,
                 )  # fmt: skip
             axis.text(1.01, place, f"n = {len(values)}", va="center", fontsize=8, transform=axis.get_yaxis_transform())
