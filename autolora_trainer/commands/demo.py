@@ -22,7 +22,6 @@ from autolora_trainer.hub.public import public_command
 from autolora_trainer.machine import is_terminal
 from autolora_trainer.ranks.adapter import build_adapter, save_adapter
 from autolora_trainer.ranks.budget import uniform_ranks
-from autolora_trainer.ranks.grid import rank_summary
 from autolora_trainer.ranks.learned import LearnedRanks, ModuleRank
 from autolora_trainer.report.findings import save_findings
 from autolora_trainer.report.page import PAGE_FILE, save_page
@@ -107,14 +106,13 @@ def run(options) -> None:
         with aside():
             search, search_cost = _timed(lambda: demo.search(options.search_steps))
         say(_curve(search.curve, search.parameters))
-        costs = _costs(search)
-        say(_found(search, costs))
+        say(search.summary)
         with aside():
-            learned = demo.trained("learned ranks", search.ranks.ranks, costs)
+            learned = demo.trained("learned ranks", search.ranks.ranks, search.costs)
         say(_said(learned))
         with aside():
-            same = demo.trained("uniform, same size", uniform_ranks(costs, search.parameters), costs)
-            eight = demo.trained(f"uniform, rank {RANK}", dict.fromkeys(costs, RANK), costs)
+            same = demo.trained("uniform, same size", uniform_ranks(search.costs, search.parameters), search.costs)
+            eight = demo.trained(f"uniform, rank {RANK}", dict.fromkeys(search.costs, RANK), search.costs)
         say(f"{_said(same)}; {_said(eight)}")
         with aside():
             small, smaller = _compressed(demo, eight)
@@ -162,12 +160,6 @@ def _timed(work):
     return work(), {"wall_seconds": round(time.perf_counter() - began, 3)}
 
 
-def _costs(search: RankSearch) -> dict[str, int]:
-    """{module: parameters of one component}."""
-    modules = dict(search.model.named_modules())
-    return {name: sum(modules[name].weight.shape) for name in search.ranks.modules}
-
-
 def _compressed(demo: Demo, eight: Adapter):
     """(the trained rank 8, compressed on rows that it was not trained on; that as one of the adapters)."""
     more = {"args": demo.arguments(), "data_collator": demo.collate, "tolerance": TOLERANCE}
@@ -179,13 +171,6 @@ def _compressed(demo: Demo, eight: Adapter):
 
 def _said(adapter: Adapter) -> str:
     return f"{adapter.name}: {adapter.parameters:,} parameters, test loss {adapter.loss:.3f}"
-
-
-def _found(search: RankSearch, costs: dict[str, int]) -> str:
-    if not search.curve.decided:
-        return "undecided: the search has learned nothing that held-out rows see, so ranks are uniform"
-    share = search.parameters / (RANK * sum(costs.values()))
-    return f"found {search.parameters:,} parameters, {share:.0%} of rank {RANK}'s: {rank_summary(search.ranks.ranks)}"
 
 
 def _curve(curve, size: int) -> str:

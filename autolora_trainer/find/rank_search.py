@@ -6,10 +6,12 @@ back is a plain `peft.LoraConfig`, and the model as it was given.
 
 import dataclasses
 import os
+import sys
 import tempfile
 
 import torch
 from peft import LoraConfig, PeftModel
+from tqdm.auto import tqdm
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -29,6 +31,7 @@ from autolora_trainer.lora.targets import ALL_LINEAR
 from autolora_trainer.machine import naming_a_full_disk
 from autolora_trainer.ranks.adapter import save_adapter
 from autolora_trainer.ranks.curve import Curve
+from autolora_trainer.ranks.grid import rank_summary
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import curve_figure
 from autolora_trainer.search.arguments import default_length
@@ -52,6 +55,7 @@ class RankSearch:
         ranks: `LearnedRanks`.
         curve: held-out loss against size; None for a size that was given.
         parameters: adapter parameters of the learned ranks.
+        costs: {module: adapter parameters of one rank of it}.
         start: what the search has learned, {name in adapter_model.safetensors: tensor}; see `save_adapter`.
     """
 
@@ -101,11 +105,22 @@ class RankSearch:
         self.config: LoraConfig | None = None
         self.ranks: LearnedRanks | None = None
         self.start: dict[str, torch.Tensor] = {}
+        self.costs: dict[str, int] = {}
         self.parameters = 0
+        self.shows_progress = False
 
     @property
     def curve(self) -> Curve | None:
         return None if self.ranks is None else self.ranks.curve
+
+    @property
+    def summary(self) -> str:
+        """What was found, in a line."""
+        if self.curve is not None and not self.curve.decided:
+            return "undecided: the search has learned nothing that held-out rows see, so ranks are uniform"
+        width = self.settings["initial_rank"]
+        share = self.parameters / (width * sum(self.costs.values()))
+        return f"found {self.parameters:,} parameters, {share:.0%} of rank {width}'s: {rank_summary(self.ranks.ranks)}"
 
     def run(self, resume_from_checkpoint: bool = False, keep_checkpoints: bool = False) -> "RankSearch":
         """Search; the model is given back as it came, after an exception and Ctrl-C too.
@@ -187,7 +202,9 @@ class RankSearch:
         rows = {n: (p.rows, p.layer.lora_B["default"].weight.shape[0]) for n, p in parts if p.rows is not None}
         self.config = self.ranks.to_lora_config(given)
         self.start = adapter_tensors(start, self.config, rows, self.ranks.parameters)
-        self.parameters = sum(part.cost * self.ranks.ranks[name] for name, part in parts)
+        self.costs = {name: part.cost for name, part in parts}
+        self.parameters = sum(cost * self.ranks.ranks[name] for name, cost in self.costs.items())
+        self.shows_progress = trainer.is_world_process_zero() and not trainer.args.disable_tqdm
 
     def _base(self) -> tuple[torch.nn.Module, LoraConfig]:
         """(model without an adapter, the LoRA settings of the search)."""
@@ -221,7 +238,7 @@ class RankSearch:
 
 def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **settings) -> LoraConfig:
     """Which modules, which ranks and how large: a plain `LoraConfig` for `SFTTrainer(peft_config=...)`,
-    `get_peft_model` and any Trainer.
+    `get_peft_model` and any Trainer. Where a progress bar is shown, a line says what was found.
 
     Args:
         model: a model as `SFTTrainer` takes it, a Hub id of a causal language model, or a `PeftModel`, of which the
@@ -243,7 +260,10 @@ def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **se
     Raises:
         ValueError: one line, before the first step, for what cannot be searched.
     """
-    return RankSearch(model, train_dataset, peft_config, **settings).run().config
+    search = RankSearch(model, train_dataset, peft_config, **settings).run()
+    if search.shows_progress:
+        tqdm.write(search.summary, file=sys.stderr)
+    return search.config
 
 
 def _searching(trainer_class: type[Trainer]) -> type[Trainer]:

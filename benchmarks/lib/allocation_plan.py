@@ -62,17 +62,21 @@ def trials(rows: list[dict]) -> Iterator[dict]:
     for task in CAPACITY + AMPLE:
         yield from _developing(task, rows)
     yield from _compared(SEEDS[:FEW], rows)
-    for task in CAPACITY:
-        for seed in SEEDS[: FEW if task in LLM else 1]:
-            for method in PATTERNS + RIVALS:
-                yield from _lesser(task, seed, method, rows)
+    yield from (t for task in WHOLE for t in _others(task, SEEDS[:1], rows))
     yield from _compared(SEEDS[FEW:], rows)
+    for task in (own for own in CAPACITY if own not in WHOLE):
+        yield from _others(task, SEEDS[: FEW if task in LLM else 1], rows)
 
 
 def _compared(seeds: tuple[int, ...], rows: list[dict]) -> Iterator[dict]:
     """The main comparison on all tasks, a seed at a time."""
     for seed in seeds:
         yield from (t for task in (*CAPACITY, *AMPLE, *LONG) for t in _of_seed(task, seed, rows))
+
+
+def _others(task: str, seeds: tuple[int, ...], rows: list[dict]) -> Iterator[dict]:
+    """The other methods on a task."""
+    yield from (t for seed in seeds for method in PATTERNS + RIVALS for t in _lesser(task, seed, method, rows))
 
 
 def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
@@ -141,7 +145,7 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
 
 
 def _lesser(task: str, seed: int, method: str, rows: list[dict]) -> Iterator[dict]:
-    """The other methods: the patterns at the small sizes or the middle one, the rivals at that."""
+    """Another method: the patterns at the small sizes or the middle one, the rivals at that."""
     if search_of(task, seed, rows, k=search_rank(task, rows)) is None:
         return
     train = {"kind": "train", **final_of(task, seed), "method": method}
