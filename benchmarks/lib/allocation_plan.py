@@ -20,7 +20,7 @@ from autolora_trainer.ranks.curve import BITS_PER_PARAMETER
 from autolora_trainer.ranks.grid import split_name
 from autolora_trainer.search.rules import filled, spread
 
-LLM = ("smollm2", "gsm8k")  # have one size, three seeds, and of the other methods the shuffled ranks
+LLM = ("smollm2", "gsm8k")  # have one size beside that found, three seeds, and of other methods the shuffled ranks
 CAPACITY = ("e2e", "webnlg", "jnlpba", "novels", *LLM)  # tasks where capacity may be a limit
 FRESH_HEAD = ("jnlpba",)  # of CAPACITY, tasks whose head is drawn anew: sizes that are given are spread over blocks
 AMPLE = ("sst2", "qnli", "mnli")
@@ -33,6 +33,7 @@ SIZES = {"eighth": 1 / 8, "half": 1 / 2, "twice": 2.0}  # times the information 
 SMALL = ("eighth", "half")
 DEFAULT_K = 8  # of the package: the searches that find a size
 RATES = {True: (2e-3, 4e-3, 8e-3), False: (5e-4, 1e-3, 2e-3)}  # of tasks in CAPACITY, of others
+GIVEN_RATE = 1e-3  # of an LLM, whose trainings are too long for tuning
 NEAR = 0.01  # of the gain: rates are alike, and the smaller one is farther from divergence
 LADDER = (1, 2, 4, 8, 16)
 PATTERNS = ("shuffled", "random", "mlp", "svd")
@@ -85,7 +86,7 @@ def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
             return
         for label in dict.fromkeys(label for own in labels.values() if len(own) > 1 for label in own):
             yield {"kind": "one_kind", **DEVELOP, "task": task, "label": label}
-        if step_of(task, "half", rows) is None:
+        if task in LLM or step_of(task, "half", rows) is None:
             return
     tuning = {"kind": "tuning", **DEVELOP, "task": task}
 
@@ -101,7 +102,7 @@ def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
     yield from searches
     if all(search_of(task, DEVELOP["seed"], rows, "develop", own["k"]) for own in searches):
         yield from tried("contributions")
-        if task in CAPACITY and task not in LLM:  # of the size found, which is another than the middle one
+        if task in CAPACITY:  # of the size found, which is another than the middle one
             yield from tried("warm", "found")
             yield from tried("uniform", "rank 8")
 
@@ -121,7 +122,7 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
     final = final_of(task, seed)
     rates = [rate_of(task, method, rows) for method in ("contributions", "uniform")]
     few = seed in SEEDS[:FEW]
-    if task in CAPACITY and task not in LLM:
+    if task in CAPACITY:
         rates += [rate_of(task, method, rows, size) for size, method in OWN_RATE.items()]
     if None in rates or (task in LLM and not few) or (task in LONG and seed != SEEDS[0]):
         return
@@ -137,7 +138,7 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
                 yield {**train, "method": "uniform", "size": size, "account": "b"}
                 yield {**train, "method": "warm", "size": size}
     yield {"kind": "search", **final, "k": DEFAULT_K}
-    if search_of(task, seed, rows, k=DEFAULT_K) and task not in LLM:
+    if search_of(task, seed, rows, k=DEFAULT_K):
         yield {**train, "method": "warm", "size": "found"}
         yield {**train, "method": "uniform", "size": "rank 8"}
         if task not in CAPACITY:
@@ -300,9 +301,11 @@ def tried_rates(task: str, method: str, rows: list[dict], size: str | None = Non
 def rate_of(task: str, method: str, rows: list[dict], size: str | None = None) -> float | None:
     """The rate that tuning chose: of contributions for patterns that a search made, else of uniform; where capacity
     may be a limit, at the size found and at rank 8 their own."""
+    if task in LLM:
+        return GIVEN_RATE
     of_search = method in ("contributions", "warm", "shuffled", "svd", "count", "fixed") and task not in LONG
     source, at = "contributions" if of_search else "uniform", None
-    if size in OWN_RATE and task in CAPACITY and task not in LLM:
+    if size in OWN_RATE and task in CAPACITY:
         source, at = OWN_RATE[size], size
     tried = tried_rates(task, source, rows, at)
     return _chosen_rate(tried, task, rows) if set(_grid(task, source, rows, at)) <= set(tried) else None

@@ -34,7 +34,8 @@ def cells(rows: list[dict], account: str = "a") -> dict[tuple[str, str], list[fl
     or from where the search ended, against uniform with as many more steps (b)."""
     ours = {"a": "contributions", "b": "warm"}[account]
     found = {size: shares(rows, ours, size, account) for size in SMALL}
-    return {(task, size): found[size][task] for task in CAPACITY for size in SMALL if found[size].get(task)}
+    tasks = [task for task in CAPACITY if task not in LLM]
+    return {(task, size): found[size][task] for task in tasks for size in SMALL if found[size].get(task)}
 
 
 def summary(rows: list[dict], compressed: list[dict]) -> str:
