@@ -51,8 +51,9 @@ def planted_short(rows: list[dict]) -> str:
     return markdown(["problem", "modules exact", "totals exact", "the paper's rule: modules", "totals"], body)
 
 
-def passes(rows: list[dict]) -> str:
-    """What a search takes, by task: passes, and their share of a final training."""
+def passes(rows: list[dict], whole: list[dict]) -> str:
+    """What a search takes, by task: passes, and their share of a final training; `whole`: rows of whole searches and
+    of LoRA of their rank, whose seconds and memory are compared."""
     body = []
     for task in NAMES:
         own = [r for r in rows if (r["kind"], r["task"], r.get("k")) == ("search", task, DEFAULT_K)]
@@ -60,9 +61,21 @@ def passes(rows: list[dict]) -> str:
             steps, found = (statistics.median(r[key] for r in own) for key in ("steps", "passes"))
             shares = (f"{found / length:.1%}" for length in (1000, 3000))
             settled = f"{sum(r['settled'] for r in own)} of {len(own)}"
-            body.append([NAMES[task], f"{steps:.0f}", f"{found:.0f}", *shares, settled])
+            body.append([NAMES[task], f"{steps:.0f}", f"{found:.0f}", *shares, settled, *_beside_lora(whole, task)])
     heads = ["task", "weight steps", "passes in all", "of 1,000 steps", "of 3,000", "order settled"]
-    return markdown(heads, body) if body else ""
+    return markdown([*heads, "seconds, of 1,000 steps", "memory"], body) if body else ""
+
+
+def _beside_lora(rows: list[dict], task: str) -> tuple[str, str]:
+    """Medians over seeds: seconds of a search, of those of 1,000 steps of LoRA of its rank; peak memory, to its."""
+    own = {(r["method"], r["seed"]): r for r in rows if r["task"] == task}
+    seeds = [seed for method, seed in own if method == "autolora" and ("lora", seed) in own]
+    pairs = [(own["autolora", seed], own["lora", seed]) for seed in seeds]
+    if not pairs:
+        return "-", "-"
+    seconds = (a["search_seconds"] / (1000 * b["wall_seconds"] / b["passes"]) for a, b in pairs)
+    memory = (a["peak_memory_mb"] / b["peak_memory_mb"] for a, b in pairs)
+    return f"{statistics.median(seconds):.1%}", f"{statistics.median(memory):.2f}"
 
 
 def steps(rows: list[dict]) -> str:
