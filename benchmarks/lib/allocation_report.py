@@ -108,19 +108,16 @@ def others(rows: list[dict]) -> str:
         ours = "warm" if account == "b" else "contributions"  # as the package trains: from where the search ended
         cells = [own for size in SMALL for own in shares(rows, ours, size, account, method).values()]
         if cells and (method, account) != ("uniform", "a"):
-            found[method, account] = cells
-    values = {name: [v for own in cells for v in own] for name, cells in found.items()}
-    adjusted = holm({name: p_value(own) for name, own in values.items() if len(own) >= ENOUGH})
-    body = [
-        [
-            NAMES.get(method, method) + (", given the search's passes" if account == "b" else ""),
-            cell(values[method, account]),
-            len(values[method, account]),
-            f"{adjusted[method, account]:.3f}" if (method, account) in adjusted else "-",
-        ]
-        for method, account in values
-    ]
-    return markdown(["contributions less", "mean (95 %)", "pairs", "p (Holm)"], body) if body else ""
+            found[method, account] = [value for own in cells for value in own]
+    adjusted = holm({name: p_value(own) for name, own in found.items() if len(own) >= ENOUGH})
+    p_of = lambda name: f"{adjusted[name]:.3f}" if name in adjusted else "-"
+    body = []
+    for method in dict.fromkeys(method for method, _ in found):
+        pairs = max(len(found.get((method, account), [])) for account in "ab")
+        cells = [text for name in ((method, "a"), (method, "b")) for text in (cell(found.get(name, [])), p_of(name))]
+        body.append([NAMES.get(method, method), pairs, *cells])
+    heads = ["contributions less", "pairs", "the same training", "p (Holm)", "given the search's passes", "p (Holm)"]
+    return markdown(heads, body) if body else ""
 
 
 def holm(values: dict) -> dict:
