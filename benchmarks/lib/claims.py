@@ -52,12 +52,17 @@ def summary(rows: list[dict], compressed: list[dict]) -> str:
 
 
 def _equal(rows: list[dict]) -> str:
-    if not (own := list(cells(rows).values())):
+    if not (found := cells(rows)):
         return ""
+    own, tasks = list(found.values()), dict.fromkeys(task for task, _ in found)
     text = f"**At the same size**, trained from scratch, learned ranks take {_pooled(own)} more off the held-out loss "
     text += f"than uniform ranks, over {len(own)} cells of a task and a size, where capacity may be a limit"
-    if more := list(cells(rows, "b").values()):
-        text += f"; {_pooled(more)} where uniform LoRA trains as much longer as the search took"
+    if len(tasks) > 1:
+        each = {task: _pooled([values for (other, _), values in found.items() if other == task]) for task in tasks}
+        text += f": {', '.join(f'{NAMES[task]} {mean}' for task, mean in each.items())}"
+    if more := cells(rows, "b"):
+        on = " and ".join(dict.fromkeys(NAMES[task] for task, _ in more))
+        text += f"; on {on} {_pooled(list(more.values()))} where uniform LoRA trains as much longer as the search took"
     return text + "."
 
 

@@ -247,6 +247,8 @@ def test_the_first_table_is_of_ranks_at_the_same_size(place):
     assert "Mean over 1 small cells: +10.0 % (+10.0 % to +10.0 %, bootstrap)." in shown
     assert "pictures/forest.svg" in page() and "Not measured yet, " in section(page(), "Not measured")
     assert "+10.0 % (+10.0 % to +10.0 %) more off the held-out loss" in page()
+    place("allocation", *({**own, "task": "novels"} for own in allocation_rows(seed=11)))
+    assert "capacity may be a limit: E2E +10.0 % (+10.0 % to +10.0 %), novels +10.0 %." in page()
 
 
 def test_the_papers_numbers_are_as_many_as_its_columns():
