@@ -51,9 +51,9 @@ def key(trial: dict) -> str:
 
 
 def left(rows: list[dict]) -> list[dict]:
-    """The trials that are due and have no row."""
-    done = set(map(key, rows))
-    return [trial for trial in trials(rows) if key(trial) not in done]
+    """The trials that are due and have no row, each once: the search for all sizes may be that for the size found."""
+    done, due = set(map(key, rows)), {key(trial): trial for trial in trials(rows)}
+    return [trial for name, trial in due.items() if name not in done]
 
 
 def trials(rows: list[dict]) -> Iterator[dict]:
@@ -300,9 +300,9 @@ def tried_rates(task: str, method: str, rows: list[dict], size: str | None = Non
 
 def rate_of(task: str, method: str, rows: list[dict], size: str | None = None) -> float | None:
     """The rate that tuning chose: of contributions for patterns that a search made, else of uniform; where capacity
-    may be a limit, at the size found and at rank 8 their own."""
+    may be a limit, at the size found and at rank 8 their own. Of an LLM one that is given, once sizes are known."""
     if task in LLM:
-        return GIVEN_RATE
+        return GIVEN_RATE if step_of(task, "half", rows) else None
     of_search = method in ("contributions", "warm", "shuffled", "svd", "count", "fixed") and task not in LONG
     source, at = "contributions" if of_search else "uniform", None
     if size in OWN_RATE and task in CAPACITY:

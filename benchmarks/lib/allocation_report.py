@@ -192,7 +192,8 @@ def picture(rows: list[dict]) -> Figure:
             [r["parameters"] for r in found], [r["loss"] for r in found], "*", color="black", label="size found"
         )  # fmt: skip
         axis.set_xscale("log", base=2)
-        ticks = sorted({row["parameters"] for row in own if row["method"] == "uniform"})
+        ladder = {row["parameters"] for row in own if row["method"] == "uniform" and row["size"] != "found"}
+        ticks = sorted(ladder | {min(row["parameters"] for row in own)})
         axis.set_xticks(ticks, [f"{tick / 1000:.0f}k" for tick in ticks])
         axis.minorticks_off()
         axis.yaxis.set_major_locator(MaxNLocator(5))  # the same ticks, whatever the version

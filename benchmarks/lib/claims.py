@@ -173,7 +173,7 @@ def forest(rows: list[dict]) -> Figure:
             if shown != mean:
                 offset, side = (-7, "right") if mean > 0 else (7, "left")
                 axis.annotate(
-                    f"{mean:+.0f} %", (shown, place), (offset, 0), textcoords="offset points", ha=side, va="center",
+                    f"{mean:+.0f} %", (shown, place), (offset, 2), textcoords="offset points", ha=side, va="bottom",
                     fontsize=8, color=colour,
                 )  # fmt: skip
             axis.text(1.01, place, f"n = {len(values)}", va="center", fontsize=8, transform=axis.get_yaxis_transform())

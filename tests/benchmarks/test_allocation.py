@@ -74,6 +74,17 @@ def test_what_is_due_waits_for_the_rows_it_needs():
     assert len(trained) == len(set(trained))
 
 
+def test_a_language_model_is_not_tuned_and_has_three_seeds():
+    rows = [information("smollm2")]
+    due = [(t["kind"], t["stage"], t["seed"]) for t in plan.left(rows) if t["task"] == "smollm2"]
+    assert due == [(kind, "final", seed) for seed in plan.SEEDS[:3] for kind in ("none", "search")]
+    rows.append(searched("smollm2", seed=11, stage="final"))
+    trained = [(t["method"], t["size"]) for t in plan.left(rows) if (t["task"], t["kind"]) == ("smollm2", "train")]
+    ours = ("contributions", "uniform", "shuffled")
+    assert sorted(trained) == sorted([("warm", "found"), ("uniform", "rank 8"), *((own, "half") for own in ours)])
+    assert plan.rate_of("smollm2", "uniform", rows) == plan.rate_of("smollm2", "warm", rows, "found") == 1e-3
+
+
 def test_a_grid_whose_best_rate_is_at_its_edge_goes_on():
     rows = tuning("e2e", "uniform", {2e-3: 3.0, 4e-3: 2.0, 8e-3: 1.5})
     assert plan.rate_of("e2e", "uniform", rows) is None
