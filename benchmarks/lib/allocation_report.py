@@ -193,7 +193,8 @@ def picture(rows: list[dict]) -> Figure:
         )  # fmt: skip
         axis.set_xscale("log", base=2)
         ladder = {row["parameters"] for row in own if row["method"] == "uniform" and row["size"] != "found"}
-        ticks = sorted(ladder | {min(row["parameters"] for row in own)})
+        smaller = [row["parameters"] for row in found if row["parameters"] < 0.8 * min(ladder, default=0)]
+        ticks = sorted(ladder | set(sorted(smaller)[:1]))
         axis.set_xticks(ticks, [f"{tick / 1000:.0f}k" for tick in ticks])
         axis.minorticks_off()
         axis.yaxis.set_major_locator(MaxNLocator(5))  # the same ticks, whatever the version
