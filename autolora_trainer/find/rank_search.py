@@ -116,6 +116,8 @@ class RankSearch:
     @property
     def summary(self) -> str:
         """What was found, in a line."""
+        if self.ranks is None:
+            raise ValueError("There is nothing to sum up. Call run() first.")
         if self.curve is not None and not self.curve.decided:
             return "undecided: the search has learned nothing that held-out rows see, so ranks are uniform"
         width = self.settings["initial_rank"]
