@@ -69,8 +69,8 @@ def passes(rows: list[dict], whole: list[dict]) -> str:
 def _beside_lora(rows: list[dict], task: str) -> tuple[str, str]:
     """Medians over seeds: seconds of a search, of those of 1,000 steps of LoRA of its rank; peak memory, to its."""
     own = {(r["method"], r["seed"]): r for r in rows if r["task"] == task}
-    seeds = [seed for method, seed in own if method == "autolora" and ("lora", seed) in own]
-    pairs = [(own["autolora", seed], own["lora", seed]) for seed in seeds]
+    ours = {seed: run for (method, seed), run in own.items() if method == "autolora"}
+    pairs = [(run, own["lora", seed]) for seed, run in ours.items() if ("lora", seed) in own]
     if not pairs:
         return "-", "-"
     seconds = (a["search_seconds"] / (1000 * b["wall_seconds"] / b["passes"]) for a, b in pairs)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks import report
-from benchmarks.lib import committed, paper_tables, patterns, trials
+from benchmarks.lib import committed, paper_tables, patterns, short, trials
 
 ROOT = trials.ROOT
 PAGES = ("RESULTS.md", "benchmarks/results/paper.md")
@@ -249,6 +249,16 @@ def test_the_first_table_is_of_ranks_at_the_same_size(place):
     assert "+10.0 % (+10.0 % to +10.0 %) more off the held-out loss" in page()
     place("allocation", *({**own, "task": "novels"} for own in allocation_rows(seed=11)))
     assert "capacity may be a limit: E2E +10.0 % (+10.0 % to +10.0 %), novels +10.0 %." in page()
+
+
+def test_a_whole_search_stands_beside_lora_of_its_seed():
+    search = {"kind": "search", "task": "e2e", "k": 8, "steps": 56, "passes": 150, "settled": True}
+    run = {"task": "e2e", "passes": 200, "wall_seconds": 50.0, "search_seconds": 0.0, "peak_memory_mb": 1000.0}
+    ours = {**run, "method": "autolora", "search_seconds": 40.0, "peak_memory_mb": 1020.0}
+    whole = [{**run, "method": "lora", "seed": 0}, {**ours, "seed": 0}, {**ours, "seed": 1}]
+    line = "| E2E | 56 | 150 | 15.0% | 5.0% | 1 of 1 |"
+    assert f"{line} 16.0% | 1.02 |" in short.passes([search], whole)  # 40 s of the 250 that 1,000 steps take
+    assert f"{line} - | - |" in short.passes([search], whole[2:])
 
 
 def test_the_papers_numbers_are_as_many_as_its_columns():
