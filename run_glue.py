@@ -6,7 +6,7 @@
 
 Search, ranks, retrain, evaluation and files are `autolora_trainer.scripts.pipeline`; here stands what is particular to
 sequence classification. `--help` lists the arguments in groups, `--help_all` Trainer's as well; what a run writes is
-described in README.md.
+described in docs/reference/files.md.
 """
 
 import sys

@@ -10,11 +10,11 @@ from autolora_trainer.values import no_argument
 from autolora_trainer.version import __version__
 
 VERBS = {  # what each is for, and two examples
-    "demo": ("ranks found, trained beside uniform LoRA, and compressed: 3 minutes on 2 CPU cores, no network",
+    "demo": ("ranks found, trained beside uniform LoRA, and compressed: a minute or two on a CPU, no network",
              ("demo", "demo --steps 20 --search_steps 20 --output_dir outputs/short")),
     "find": ("which modules, which ranks and how large, before a training",
              ("find Qwen/Qwen3-0.6B chats.jsonl --format trl --output_dir found",
-              "find Qwen/Qwen3-0.6B chats.jsonl --max_lora_rank 16 --output_dir found")),
+              "find Qwen/Qwen3-8B chats.jsonl --load_in_4bit --gradient_checkpointing --output_dir found")),
     "compress": ("any LoRA adapter, as small as held-out rows let it be",
                  ("compress my-adapter --eval_file dev.jsonl --output_dir small",
                   "compress my-adapter --rank 8 --output_dir small  # without rows: by singular values")),
@@ -27,6 +27,7 @@ VERBS = {  # what each is for, and two examples
     "run": ("the scripts run_glue, run_nlg and run_ner with their own arguments, after a pip install",
             ("run glue --task_name mrpc", "run nlg --help")),
 }  # fmt: skip
+PAD = "of adapter, llama-factory: one rank, filled up with zeros"
 FIND_FORMATS = tuple(form for form in FORMATS if form != "method_comparison")
 
 
@@ -100,22 +101,24 @@ def _find(command) -> None:
     size.add_argument("--tolerance", type=float, default=0.06, help="share of the held-out gain that may be lost")
     size.add_argument("--max_lora_rank", type=int, help="a cap on any module, for servers")
     lora = command.add_argument_group("LoRA, as TRL has it")
-    lora.add_argument("--lora_r", type=int, default=8, help="of size same, and of the scale lora_alpha / lora_r")
-    lora.add_argument("--lora_alpha", type=int, default=16, help="of the scale")
+    lora.add_argument("--lora_r", type=int, default=8, help="the rank of size same, and a width for the search")
+    lora.add_argument("--lora_alpha", type=int, default=16, help="over the mean rank it is the scale of all modules")
     lora.add_argument("--lora_target_modules", nargs="+", default=["all-linear"], help="modules that may get a rank")
     search = command.add_argument_group("the search")
     search.add_argument("--eval_file", help="held-out rows; default: a fifth of DATA")
     search.add_argument("--search_steps", type=int, help="default: until it has settled, 112 at most")
-    search.add_argument("--initial_rank", type=int, default=8, help="its width, the most that a module can get")
+    width = "its width, the most that a module can get; default: --lora_r, twice that for size same, 8 at least"
+    search.add_argument("--initial_rank", type=int, help=width)
     search.add_argument("--learning_rate", type=float, default=1e-4, help="that of your training")
+    search.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches of a step")
     search.add_argument("--seed", type=int, default=42, help="the same one gives the same ranks")
     search.add_argument("--resume_from_checkpoint", action="store_true", help="go on with what was interrupted")
     _rows_and_model(command)
     out = command.add_argument_group("what is written")
     out.add_argument("--format", default="trl", choices=FIND_FORMATS, help="for the tool that trains")
-    out.add_argument("--pad", action="store_true", help="of adapter, llama-factory: one rank, filled up with zeros")
+    out.add_argument("--pad", action="store_true", help=PAD)
     out.add_argument("--output_dir", required=True, help="a new folder")
-    _hub(out, "the adapter of --format adapter")
+    _hub(out, "the adapter of --format adapter or llama-factory")
 
 
 def _compress(command) -> None:
@@ -147,6 +150,8 @@ def _rows_and_model(command):
     more.add_argument("--batch_size", type=int, default=8, help="rows of a pass")
     more.add_argument("--max_length", type=int, default=1024, help="tokens of a row")
     more.add_argument("--bf16", action="store_true", help="compute in bfloat16 autocast")
+    more.add_argument("--gradient_checkpointing", action="store_true", help="less memory, slower; the same numbers")
+    more.add_argument("--load_in_4bit", action="store_true", help="hold the base in 4 bit, NF4 (bitsandbytes)")
     more.add_argument("--device_map", help="as of transformers' from_pretrained, e.g. auto: over several devices")
     return more
 
@@ -168,7 +173,7 @@ def _export(command) -> None:
     tool = command.add_argument_group("for which tool")
     tool.add_argument("--format", default="peft", choices=FORMATS, help="what it reads")
     tool.add_argument("--lora_alpha", type=int, help="default: that of the run, else 16")
-    tool.add_argument("--pad", action="store_true", help="of adapter: one rank, filled up with zeros")
+    tool.add_argument("--pad", action="store_true", help=PAD)
     out = command.add_argument_group("what is written")
     out.add_argument("--output", metavar="DIR", help=f"of {', '.join(FOLDERS)}: the folder to write")
 

@@ -7,7 +7,15 @@ import sys
 
 from autolora_trainer.clean import hide_secrets, say
 from autolora_trainer.commands.arguments import parser
-from autolora_trainer.commands.export import FOLDERS, export, export_adapter, export_experiment, scale_of
+from autolora_trainer.commands.export import (
+    FOLDERS,
+    PADDED,
+    check_pad,
+    export,
+    export_adapter,
+    export_experiment,
+    scale_of,
+)
 from autolora_trainer.commands.show import diff, show
 from autolora_trainer.errors import is_first_process, run_guarded, usage_errors
 from autolora_trainer.machine import check_letters
@@ -49,10 +57,8 @@ def _export(options) -> str:
     if (options.format in FOLDERS) != (options.output is not None):
         given = f"--format {options.format}" + (" and --output" if options.output else " without it")
         raise ValueError(f"--output DIR belongs to --format {', '.join(FOLDERS)}, got {given}.")
-    writes_adapter = options.format in ("adapter", "llama-factory")
-    if options.pad and not writes_adapter:
-        raise ValueError(f"--pad belongs to --format adapter and llama-factory, got --format {options.format}.")
-    if writes_adapter:
+    check_pad(options)
+    if options.format in PADDED:
         if options.lora_alpha is not None:
             raise ValueError(f"--format {options.format} keeps the adapter's own scale. Drop --lora_alpha.")
         return export_adapter(options.source, options.output, options.format, options.pad)

@@ -1,16 +1,12 @@
 """`autolora compress`: any LoRA adapter, made smaller on held-out rows."""
 
-import sys
 import tempfile
-
-import torch
 
 from autolora_trainer.commands.data import load_tokenizer, read_rows, settle_padding, task_of
 from autolora_trainer.commands.export import check_new
-from autolora_trainer.commands.surroundings import one_bar, pushed, repository
+from autolora_trainer.commands.surroundings import loading, one_bar, pushed, repository
 from autolora_trainer.errors import is_first_process
 from autolora_trainer.hub_client import bounded_waits
-from autolora_trainer.machine import is_terminal
 from autolora_trainer.ranks.adapter_file import AdapterFile
 from autolora_trainer.shrink.compressing import compress
 from autolora_trainer.shrink.given import load_given
@@ -24,6 +20,8 @@ def run(options) -> str:
     launched()
     repo_id = repository(options)
     check_new(options.output_dir)
+    if options.eval_file is None and (options.heal_steps or options.train_file is not None):
+        raise ValueError("--heal_steps and --train_file belong to --eval_file. Give one, or drop them.")
     base = options.base_model or AdapterFile.from_pretrained(options.adapter).config.get("base_model_name_or_path")
     if not base:
         raise ValueError(f"{options.adapter} does not name its base model. Give --base_model.")
@@ -39,22 +37,18 @@ def run(options) -> str:
 
 
 def _compressed(options, base: str) -> CompressedAdapter:
-    shared = {"base_model": base, "max_lora_rank": options.max_lora_rank, "size": options.size}
-    shared |= {"tolerance": options.tolerance, "device_map": options.device_map}
+    shared = {"max_lora_rank": options.max_lora_rank, "size": options.size, "tolerance": options.tolerance}
     if options.eval_file is None:
-        return compress(options.adapter, rank=options.rank if options.energy is None else options.energy, **shared)
-    rows, tokenizer = read_rows(options.eval_file), load_tokenizer(options.adapter, base)
-    task, rows = task_of(rows, options.eval_file, tokenizer, options.max_length)
-    model, train_rows = load_given(options.adapter, base, options.device_map), None
+        model = load_given(options.adapter, base, **loading(options))
+        return compress(model, rank=options.rank if options.energy is None else options.energy, **shared)
+    how, tokenizer = loading(options), load_tokenizer(options.adapter, base)
+    task, rows = task_of(read_rows(options.eval_file), options.eval_file, tokenizer, options.max_length)
+    model, train_rows = load_given(options.adapter, base, **how), None
     settle_padding(model, tokenizer, task, rows)
     if options.train_file is not None:
         _, train_rows = task_of(read_rows(options.train_file), options.train_file, tokenizer, options.max_length)
     with tempfile.TemporaryDirectory() as folder:
-        args = task.arguments(
-            folder, per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
-            bf16=options.bf16, use_cpu=not torch.accelerator.is_available(), report_to="none",
-            disable_tqdm=not is_terminal(sys.stderr), logging_strategy="no", **task.own_arguments,
-        )  # fmt: skip
+        args = task.training_arguments(folder, options, logging_strategy="no")
         return compress(
             model, rows, args=args, trainer_class=task.trainer_class, train_dataset=train_rows,
             heal_steps=options.heal_steps, **task.prepared, **shared,

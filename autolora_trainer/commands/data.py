@@ -8,16 +8,19 @@ label and texts of any name   classification               transformers' Trainer
 
 import logging
 import os
+import sys
 from dataclasses import dataclass, field
 
+import torch
 from datasets import Dataset, load_dataset
 from pyarrow import parquet
 from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from autolora_trainer.errors import sentence
 from autolora_trainer.files import check_regular
-from autolora_trainer.find.arguments import TEXT_ROWS
+from autolora_trainer.machine import is_terminal
 from autolora_trainer.tasks.files import READERS, check_columns, read_columns, shown_columns, shown_value
+from autolora_trainer.training.kinds import TEXT_ROWS
 from autolora_trainer.training.padding import align_tokens, settle_side
 
 logger = logging.getLogger("autolora_trainer")
@@ -34,6 +37,7 @@ class Task:
         trainer_class, arguments: whose rows they are, and the class of its arguments.
         model_class: name of transformers' class for the base model.
         labels: classes, where they are labels.
+        own_arguments: of `arguments`, beside those of every task.
         prepared: what the trainer is given beside model, arguments and rows.
     """
 
@@ -44,6 +48,15 @@ class Task:
     labels: int | None = None
     own_arguments: dict = field(default_factory=dict)
     prepared: dict = field(default_factory=dict)
+
+    def training_arguments(self, folder: str, options, **more) -> TrainingArguments:
+        """Of a command's options."""
+        return self.arguments(
+            folder, per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
+            bf16=options.bf16, gradient_checkpointing=options.gradient_checkpointing,
+            use_cpu=not torch.accelerator.is_available(), report_to="none", disable_tqdm=not is_terminal(sys.stderr),
+            **self.own_arguments, **more,
+        )  # fmt: skip
 
 
 def read_rows(path: str) -> Dataset:
@@ -101,7 +114,7 @@ def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task,
         from trl import SFTConfig, SFTTrainer
     except ImportError:
         raise ValueError('Rows of text are prepared by TRL, which is not there: pip install ".[trl]".')
-    own = {"max_length": max_length, "gradient_checkpointing": False}
+    own = {"max_length": max_length}
     prepared = {"processing_class": tokenizer}
     task = Task(SFTTrainer, SFTConfig, "AutoModelForCausalLM", "CAUSAL_LM", None, own, prepared)
     return task, rows.select_columns(sorted(wanted))

@@ -14,7 +14,7 @@ from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.ranks.pattern import lora_pattern
 
 TEXTS, FOLDERS = ("peft", "trl", "unsloth", "axolotl"), ("adapter", "llama-factory", "method_comparison")
-FORMATS = (*TEXTS, *FOLDERS)
+FORMATS, PADDED = (*TEXTS, *FOLDERS), ("adapter", "llama-factory")  # the latter hold a trainable adapter
 FAST = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # of tens of thousands of names
 
 
@@ -201,3 +201,9 @@ def scale_of(source: str) -> dict:
         if len(scales) == 1:  # `to_lora_config` divides by the mean rank
             found["lora_alpha"] = scales.pop() * sum(ranks) / len(ranks)
     return found
+
+
+def check_pad(options) -> None:
+    """Raise `ValueError` for `--pad` with a format that holds no adapter."""
+    if options.pad and options.format not in PADDED:
+        raise ValueError(f"--pad belongs to --format {' and '.join(PADDED)}, got --format {options.format}.")

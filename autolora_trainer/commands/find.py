@@ -1,16 +1,14 @@
 """`autolora find`: which modules, which ranks and how large, for the rows and the tool that somebody has."""
 
 import os
-import sys
 
-import torch
 import transformers
 from peft import LoraConfig
 from transformers import set_seed
 
 from autolora_trainer.commands.data import load_tokenizer, read_rows, settle_padding, task_of
-from autolora_trainer.commands.export import TEXTS, check_new, export, write_adapter
-from autolora_trainer.commands.surroundings import one_bar, pushed, repository
+from autolora_trainer.commands.export import TEXTS, check_new, check_pad, export, write_adapter
+from autolora_trainer.commands.surroundings import loading, one_bar, pushed, repository
 from autolora_trainer.drawing import drawn
 from autolora_trainer.errors import is_first_process, sentence
 from autolora_trainer.files import refuse_links
@@ -18,7 +16,6 @@ from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.hub.adapter_card import write_adapter_card
 from autolora_trainer.hub.public import public_command
 from autolora_trainer.hub_client import bounded_waits
-from autolora_trainer.machine import is_terminal
 from autolora_trainer.ranks.grid import format_rank_table
 from autolora_trainer.ranks.learned import RANKS_FILE
 from autolora_trainer.ranks.serving import lora_rank_for_servers
@@ -42,6 +39,7 @@ def run(options) -> str:
     repo_id = repository(options)
     if repo_id is not None and options.format in TEXTS:
         raise ValueError(f"--push_to_hub uploads an adapter, got --format {options.format}. Add --format adapter.")
+    check_pad(options)
     if options.resume_from_checkpoint:
         if os.path.exists(os.path.join(options.output_dir, RANKS_FILE)):
             return f"already finished: autolora show {options.output_dir}"
@@ -60,7 +58,7 @@ def run(options) -> str:
 
 def _search(options) -> RankSearch:
     """Rows, model and settings."""
-    tokenizer = load_tokenizer(options.model, options.model)
+    base, tokenizer = loading(options), load_tokenizer(options.model, options.model)
     rows = read_rows(options.data)
     task, rows = task_of(rows, options.data, tokenizer, options.max_length)
     held_out = None
@@ -70,17 +68,14 @@ def _search(options) -> RankSearch:
     set_seed(options.seed)  # of a head that the checkpoint lacks
     try:
         kind = getattr(transformers, task.model_class)
-        model = kind.from_pretrained(options.model, device_map=options.device_map, trust_remote_code=False, **labels)
+        model = kind.from_pretrained(options.model, trust_remote_code=False, **labels, **base)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{options.model} does not load as {task.model_class}: {sentence(error)}") from error
     settle_padding(model, tokenizer, task, rows)
     targets = options.lora_target_modules
     settings = {"r": options.lora_r, "lora_alpha": options.lora_alpha, "task_type": task.task_type}
-    args = task.arguments(
-        options.output_dir, per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
-        bf16=options.bf16, use_cpu=not torch.accelerator.is_available(), report_to="none",
-        disable_tqdm=not is_terminal(sys.stderr), **task.own_arguments,
-    )  # fmt: skip
+    accumulation = {"gradient_accumulation_steps": options.gradient_accumulation_steps}
+    args = task.training_arguments(options.output_dir, options, **accumulation)
     return RankSearch(
         model, rows, LoraConfig(target_modules=targets[0] if len(targets) == 1 else targets, **settings),
         eval_dataset=held_out, args=args, trainer_class=task.trainer_class, size=options.size,

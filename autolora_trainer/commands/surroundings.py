@@ -12,6 +12,7 @@ from autolora_trainer.clean import usable_token
 from autolora_trainer.compat import silence_known_warnings
 from autolora_trainer.errors import is_first_process
 from autolora_trainer.hub.push import check_repo_id, push_to_hub
+from autolora_trainer.lora.bits import check_bitsandbytes, quantization
 
 
 class BesideTheBar(logging.Handler):
@@ -33,6 +34,18 @@ def one_bar(handler: logging.Handler | None = None) -> None:
         logger.addHandler(handler or BesideTheBar())
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def loading(options) -> dict:
+    """What `from_pretrained` is given for a base model: its devices and its bits.
+
+    Raises:
+        ValueError: for 4 bits without bitsandbytes.
+    """
+    bits = 4 if options.load_in_4bit else None
+    check_bitsandbytes(bits)
+    how = quantization(bits, "bfloat16" if options.bf16 else "float32")
+    return {"device_map": options.device_map} | ({} if how is None else {"quantization_config": how})
 
 
 def repository(options) -> str | None:

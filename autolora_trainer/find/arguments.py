@@ -1,7 +1,6 @@
-"""Whose rows are whose: the trainer, the arguments and the task of a search, from what a training is given."""
+"""The arguments and the task of a search, from what a training is given."""
 
 import dataclasses
-import importlib
 import sys
 
 import torch
@@ -9,15 +8,8 @@ from transformers import Trainer, TrainingArguments
 
 from autolora_trainer.machine import is_terminal
 from autolora_trainer.search.arguments import AutoLoraTrainingArguments
+from autolora_trainer.training.kinds import arguments_of
 
-TRAINERS = {  # of whom a class of arguments is; the first that is found along its ancestors
-    "SFTConfig": ("trl", "SFTTrainer"),
-    "DPOConfig": ("trl", "DPOTrainer"),
-    "KTOConfig": ("trl", "KTOTrainer"),
-    "RewardConfig": ("trl", "RewardTrainer"),
-    "Seq2SeqTrainingArguments": ("transformers", "Seq2SeqTrainer"),
-    "TrainingArguments": ("transformers", "Trainer"),
-}
 TASK_TYPES = {  # by the end of a model's class name
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
@@ -34,26 +26,6 @@ QUIET = {
 }  # fmt: skip
 
 
-TEXT_ROWS = ({"messages"}, {"prompt", "completion"}, {"text"})  # columns that SFTTrainer prepares, the richest first
-
-
-def trainer_of(args: TrainingArguments | None, rows=None) -> type[Trainer]:
-    """The trainer that arguments are for; without any, that of the rows: TRL's SFTTrainer for texts.
-
-    Example:
-        >>> trainer_of(None).__name__
-        'Trainer'
-    """
-    columns = set(getattr(rows, "column_names", None) or ())
-    if args is None and "input_ids" not in columns and any(own <= columns for own in TEXT_ROWS):
-        return getattr(importlib.import_module("trl"), "SFTTrainer")
-    for kind in type(args).__mro__ if args is not None else ():
-        if kind.__name__ in TRAINERS:
-            module, name = TRAINERS[kind.__name__]
-            return getattr(importlib.import_module(module), name)
-    return Trainer
-
-
 def task_type_of(model: torch.nn.Module) -> str | None:
     """PEFT's task type for a model of transformers; None of others."""
     name = type(model).__name__
@@ -66,11 +38,7 @@ def search_arguments(
     """The arguments of a search from those of a training: of its class too, and with its batch, rate and precision.
     Without any, a rate of 1e-4, in bfloat16 where there is an accelerator."""
     if args is None:
-        known = [kind.__name__ for kind in trainer_class.__mro__]
-        of_class = {trainer: kind for kind, (module, trainer) in TRAINERS.items() if module == "trl"}
-        name = next((of_class[own] for own in known if own in of_class), None)
-        kind = TrainingArguments if name is None else getattr(importlib.import_module("trl"), name)
-        bf16 = torch.accelerator.is_available()
+        bf16, kind = torch.accelerator.is_available(), arguments_of(trainer_class)
         args = kind(settings["output_dir"], learning_rate=1e-4, bf16=bf16, report_to="none")
         args.disable_tqdm = not is_terminal(sys.stderr)
     kind = type(args)

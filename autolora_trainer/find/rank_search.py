@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from autolora_trainer.find import resuming
-from autolora_trainer.find.arguments import search_arguments, task_type_of, trainer_of
+from autolora_trainer.find.arguments import search_arguments, task_type_of
 from autolora_trainer.heldout.split import check_rows, check_set
 from autolora_trainer.lora.cut import check_cuttable
 from autolora_trainer.lora.fresh import untrained_fresh, with_modules
@@ -34,17 +34,19 @@ from autolora_trainer.ranks.curve import Curve
 from autolora_trainer.ranks.grid import rank_summary
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.report.curve import curve_figure
-from autolora_trainer.search.arguments import default_length
+from autolora_trainer.search.arguments import search_length
 from autolora_trainer.search.handover import adapter_tensors, handover_tensors
 from autolora_trainer.search.suitability import check_module, check_trainer
 from autolora_trainer.search.trainer import AutoLoraMixin
 from autolora_trainer.training.callbacks import TerminationCallback
 from autolora_trainer.training.checkpoints import CheckpointManifest
 from autolora_trainer.training.forecast import Forecast, StepForecast
+from autolora_trainer.training.kinds import trainer_of
 from autolora_trainer.training.processes import sharding
 from autolora_trainer.untouched import sharing_memory, untouched
 
 SEARCH_FOLDER = "search"  # in the folder that is given
+LEAST_WIDTH = 8  # components of every module that a search begins with, the paper's k
 
 
 class RankSearch:
@@ -75,7 +77,7 @@ class RankSearch:
         tolerance: float = 0.06,
         max_lora_rank: int | None = None,
         min_rank: int = 0,
-        initial_rank: int = 8,
+        initial_rank: int | None = None,
         rank_rule: str = "contributions",
         search_steps: int | None = None,
         output_dir: str | os.PathLike | None = None,
@@ -100,7 +102,7 @@ class RankSearch:
         self.settings = {
             "val_fraction": val_fraction, "size": size, "tolerance": tolerance, "max_lora_rank": max_lora_rank,
             "min_rank": min_rank, "initial_rank": initial_rank, "rank_rule": rank_rule, "seed": seed,
-            **({"max_steps": search_steps} if search_steps else default_length(rank_rule)),
+            **search_length(rank_rule, 0 if args is None else args.warmup_steps, search_steps or -1),
         }  # fmt: skip
         self.config: LoraConfig | None = None
         self.ranks: LearnedRanks | None = None
@@ -120,7 +122,7 @@ class RankSearch:
             raise ValueError("There is nothing to sum up. Call run() first.")
         if self.curve is not None and not self.curve.decided:
             return "undecided: the search has learned nothing that held-out rows see, so ranks are uniform"
-        width = self.settings["initial_rank"]
+        width = self.ranks.initial_rank
         share = self.parameters / (width * sum(self.costs.values()))
         return f"found {self.parameters:,} parameters, {share:.0%} of rank {width}'s: {rank_summary(self.ranks.ranks)}"
 
@@ -172,9 +174,7 @@ class RankSearch:
         if sharding(self.args) == "FSDP":
             base = sharing_memory(base)
         whole = with_modules(given, untrained_fresh(base, given)[0])  # as the search completes it
-        settings = {**self.settings, "output_dir": folder}
-        if settings["size"] == "same":
-            settings["size"] = f"lora:{given.r}"
+        settings = {**self.settings, **self._size_and_width(given.r), "output_dir": folder}
         if self.output_dir is not None:
             every = settings.get("search_look_steps") or max(1, settings["max_steps"] // 4)
             settings |= {**resuming.CHECKPOINTS, "save_steps": every}
@@ -193,6 +193,15 @@ class RankSearch:
 
         trainer.add_callback(StepForecast(forecast, trainer.expected_passes(1)[0]))
         return trainer, whole
+
+    def _size_and_width(self, r: int) -> dict:
+        """Size and width of a search, beside LoRA of rank `r`."""
+        size, width = self.settings["size"], self.settings["initial_rank"]
+        if width is None:
+            width = max(LEAST_WIDTH, 2 * r if size == "same" else r)  # all of rank r would leave nothing to choose
+        if size == "auto" and self.settings["rank_rule"] == "threshold":
+            size = None  # the rule's own count
+        return {"size": f"lora:{r}" if size == "same" else size, "initial_rank": width}
 
     def _keep(self, trainer, given: LoraConfig) -> None:
         """Take from a trainer what it has found."""
@@ -248,15 +257,19 @@ def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **se
         train_dataset: as the trainer takes it.
         peft_config: a `LoraConfig` whose task_type, target_modules, lora_alpha … are kept. Default: all linear
             layers.
-        eval_dataset: held-out rows, which choose; default: `val_fraction` (0.2) of the training rows.
+        eval_dataset: held-out rows, which choose, so none that a score will be reported of; default: `val_fraction`
+            (0.2) of the training rows.
         args: `TrainingArguments`, `SFTConfig`, `DPOConfig` …: batch, precision, rate. Its trainer prepares the rows;
             without any, `SFTTrainer` where they are texts.
         data_collator, processing_class, trainer_class: as the trainer takes them; by default that of `args`.
-        size: auto (found on held-out rows), same (as many parameters as peft_config), lora:R, or parameters.
+        size: auto (found on held-out rows; of threshold its own count), same (as many parameters as peft_config),
+            lora:R, or parameters.
         tolerance: share of the held-out gain that a size which is found may lose; a retrain wins most of it back.
-        max_lora_rank, min_rank: most and least of a module; initial_rank: the search's width.
+        max_lora_rank, min_rank: most and least of a module.
+        initial_rank: the search's width, the most that a module can get; default: `r` of peft_config, twice that for
+            size same, and 8 at least.
         rank_rule: contributions, or threshold, the paper's.
-        search_steps: weight steps of the search; default: until it has settled, 112 at most.
+        search_steps: weight steps of the search; default: until it has settled, 112 at most. Its rate does not fall.
         output_dir: for what the search writes, and for checkpoints, from which `RankSearch.run` can go on; seed: of
             the search and the split.
     Raises:

@@ -92,8 +92,8 @@ class Grid(SizedMethod):
         if space.budget is None:
             job.warn(
                 "without --size the configurations are of different sizes, up to rank "
-                f"{max(space.levels)} everywhere, and so is the best of them. To compare with AutoLoRA at its default "
-                f"size, add --size lora:{max(1, settings.initial_rank // 2)}."
+                f"{max(space.levels)} everywhere, and so is the best of them. Give --size, that of what it is compared "
+                "with."
             )
         job.folder.clear()
         if job.rows.sharing:

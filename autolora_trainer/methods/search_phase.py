@@ -10,7 +10,7 @@ from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.methods.base import Job
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.runs.outputs import COST_FILE, HANDOVER_FILE, SEARCH_FOLDER
-from autolora_trainer.search.arguments import AutoLoraTrainingArguments, SearchArguments, default_length
+from autolora_trainer.search.arguments import AutoLoraTrainingArguments, SearchArguments, search_length
 from autolora_trainer.search.callback import RankSelectionCallback
 from autolora_trainer.search.handover import handover_tensors
 from autolora_trainer.search.trainer import AutoLoraTrainer
@@ -19,8 +19,8 @@ from autolora_trainer.training.checkpoints import CheckpointManifest, read_manif
 from autolora_trainer.training.cost import CostMeter
 from autolora_trainer.training.processes import wait_for_everyone
 
-# Arguments of the final training that the search takes over: rate, batch size, accumulation and schedule, and
-# everything about the machine.
+# Arguments of the final training that the search takes over: rate, batch size, accumulation, and everything about the
+# machine; of the schedule what `search_length` leaves.
 SHARED_ARGUMENTS = """
     per_device_train_batch_size train_sampling_strategy gradient_accumulation_steps lr_scheduler_type
     lr_scheduler_kwargs warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim bf16 fp16 tf32
@@ -38,14 +38,16 @@ def search_arguments(request) -> AutoLoraTrainingArguments:
     if shared["save_strategy"] == "best":
         shared["save_strategy"] = "steps"  # there is no best in a search
     own = {name: getattr(settings, name) for name in SearchArguments.__dataclass_fields__}
-    length = {"max_steps": settings.search_max_steps}
-    if settings.search_epochs is None and settings.search_max_steps < 0:
-        length = default_length(settings.rank_rule)
-        length["search_look_steps"] = settings.search_look_steps or length["search_look_steps"]
+    length = search_length(
+        settings.rank_rule,
+        training.warmup_steps,
+        settings.search_max_steps,
+        settings.search_epochs,
+        settings.search_look_steps,
+    )
     return AutoLoraTrainingArguments(
         output_dir=os.path.join(request.output_dir, SEARCH_FOLDER),
         learning_rate=settings.search_learning_rate or training.learning_rate,
-        num_train_epochs=settings.search_epochs or 1.0,
         remove_unused_columns=training.remove_unused_columns,
         **{**shared, **own, **length},
     )

@@ -30,7 +30,7 @@ class Curve:
 
     Attributes:
         points: by rising size; the first is no adapter.
-        kept: the fewest components that keep the gain; 0 where nothing was learned.
+        kept: components of the size that was found; 0 where nothing was learned.
         decided: whether the gain is beyond its noise.
         tolerance: the share of the gain that may be lost; `of_whole`, that by which the loss of the largest may grow.
         targets: of the training rows; None where their loss is not in nats.

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from autolora_trainer.clean import usable_token
+from autolora_trainer.lora.bits import check_bitsandbytes
 from autolora_trainer.machine import is_terminal
 from autolora_trainer.methods.adapter import AdapterArguments
 from autolora_trainer.methods.autolora import RetrainArguments
@@ -82,11 +83,12 @@ class ModelArguments:
         check_choice("dtype", self.dtype, ("float32", "bfloat16"))
         if self.load_in_8bit and self.load_in_4bit:
             raise ValueError("Weights have one width, got --load_in_8bit and --load_in_4bit. Drop one of the two.")
-        if (self.load_in_8bit or self.load_in_4bit) and importlib.util.find_spec("bitsandbytes") is None:
-            raise ValueError(
-                f"--load_in_{'8' if self.load_in_8bit else '4'}bit needs bitsandbytes, which is not installed. Type "
-                'pip install ".[quantization]", or drop it.'
-            )
+        check_bitsandbytes(self.bits)
+
+    @property
+    def bits(self) -> int | None:
+        """Of the frozen weights, where bitsandbytes holds them."""
+        return 8 if self.load_in_8bit else 4 if self.load_in_4bit else None
 
 
 @dataclass

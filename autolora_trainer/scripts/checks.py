@@ -65,8 +65,8 @@ def check_frozen_base(request) -> None:
             f"--dtype {model.dtype} is for frozen weights, and --method {name} would train in it. Drop it; --bf16 is "
             "for speed."
         )
-    if model.load_in_8bit or model.load_in_4bit:
-        raise ValueError(f"--load_in_{8 if model.load_in_8bit else 4}bit is for LoRA, got --method {name}. Drop it.")
+    if model.bits is not None:
+        raise ValueError(f"--load_in_{model.bits}bit is for LoRA, got --method {name}. Drop it.")
 
 
 def check_prediction(request) -> None:

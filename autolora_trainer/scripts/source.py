@@ -8,11 +8,12 @@ import torch
 from peft import LoraConfig, NoMatchingPeftModuleError, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
-from transformers import AutoConfig, BitsAndBytesConfig, set_seed
+from transformers import AutoConfig, set_seed
 from transformers.pytorch_utils import Conv1D
 
 from autolora_trainer import hub_client
 from autolora_trainer.errors import one_line, sentence
+from autolora_trainer.lora.bits import quantization
 from autolora_trainer.lora.fresh import fresh_modules
 from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.heads import WHOLE_HEADS
@@ -90,7 +91,7 @@ class Source:
             dtype=asked.dtype,
             ignore_mismatched_sizes=True,
             attn_implementation=asked.attn_implementation,
-            quantization_config=quantization(asked, self.request.training.bf16),
+            quantization_config=quantization(asked.bits, "bfloat16" if self.request.training.bf16 else asked.dtype),
         )
         check_weights(model, info, asked.model_name_or_path)
         model.fresh_modules = self.fresh_modules = fresh_modules(model, info)
@@ -208,24 +209,6 @@ class Source:
     def linear_example(self) -> str:
         linear = self.linear_names()
         return f"Its linear layers are named like {linear[len(linear) // 2] if linear else 'nothing: it has none'!r}"
-
-
-def quantization(model, bf16: bool) -> BitsAndBytesConfig | None:
-    """How bitsandbytes holds the frozen weights; heads stay as they are, since they are trained or tied.
-
-    Args:
-        model: `ModelArguments`.
-        bf16: whether the training computes in bf16.
-    """
-    if not (model.load_in_8bit or model.load_in_4bit):
-        return None
-    return BitsAndBytesConfig(
-        load_in_8bit=model.load_in_8bit,
-        load_in_4bit=model.load_in_4bit,
-        bnb_4bit_quant_type="nf4",  # QLoRA (Dettmers et al. 2023)
-        bnb_4bit_compute_dtype="bfloat16" if bf16 else model.dtype,
-        llm_int8_skip_modules=["classifier", "score", "lm_head"],
-    )
 
 
 def load_pretrained(auto_class, name: str, model, **arguments):

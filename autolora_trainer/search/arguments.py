@@ -19,10 +19,24 @@ MOST_ROWS = 65_536  # of a step and a process
 SEARCH_SCHEDULE = {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {}}
 
 
-def default_length(rank_rule: str) -> dict:
-    """The arguments of a search whose length nobody gives: until it has settled, `SEARCH_STEPS` steps at most."""
-    looks = LOOK_STEPS if rank_rule == "contributions" else 0
-    return {"max_steps": SEARCH_STEPS, "search_look_steps": looks, **SEARCH_SCHEDULE}
+def search_length(
+    rank_rule: str, warmup_steps: float, max_steps: int = -1, epochs: float | None = None, look_steps: int = 0
+) -> dict:
+    """Arguments of a search within a training: its length, and the schedule of its rate.
+
+    A length that nobody gives ends when the search has settled, after `SEARCH_STEPS` steps at most. The training's
+    schedule would be too long for it: a search has a rate of its own, which rises for `LOOK_STEPS` steps at most.
+    Searches by the paper's rule whose length is given keep the training's, as the paper has it.
+    """
+    if given := max_steps > 0 or epochs is not None:
+        length = {"max_steps": max_steps, "search_look_steps": look_steps}
+    else:
+        looks = LOOK_STEPS if rank_rule == "contributions" else 0
+        length = {"max_steps": SEARCH_STEPS, "search_look_steps": look_steps or looks}
+    length["num_train_epochs"] = epochs or 1.0
+    if given and rank_rule == "threshold":
+        return length
+    return length | SEARCH_SCHEDULE | {"warmup_steps": min(warmup_steps, LOOK_STEPS)}
 
 
 # The hypergradients that read a setting.
@@ -125,7 +139,7 @@ class SearchArguments:
     search_look_steps: int = setting(
         0,
         "Look every so many weight steps whether the held-out gain is more than chance and the best components are "
-        "those of the look before, and stop the search then. 0: never.",
+        "those of the look before, and stop the search then. 0: never; of the scripts, where no length is given: 28.",
     )
 
     def __post_init__(self):
@@ -229,8 +243,9 @@ class AutoLoraTrainingArguments(SearchArguments, NonFiniteArguments, TrainingArg
     `TrainingArguments`. LoRA's own settings stay in PEFT's `LoraConfig`.
 
     Raises:
-        ValueError: for a setting out of range, for `fp16` (the differences of Eq. 5 drown in its rounding) and for
-            `load_best_model_at_end` (it would bring back the weights of one step and the selection of another).
+        ValueError: for a setting out of range, and for what a search cannot have: `fp16` (its loss scale hides the
+            hypergradient), `load_best_model_at_end` (it would bring back the weights of one step and the selection of
+            another), `auto_find_batch_size`, `save_only_model`, a schedule that follows evaluations …
     """
 
     def __post_init__(self):

@@ -107,7 +107,7 @@ class RankSelectionCallback(TrainerCallback):
             logger.warning(
                 f"undecided: {curve.gain:.3g} nats of held-out gain after {state.global_step} steps are no more than "
                 f"chance (standard error {curve.points[0].error:.2g}), so ranks are uniform. Search longer "
-                "(search_max_steps), or raise search_learning_rate."
+                "(search_steps; of the scripts search_max_steps), or at a higher rate."
             )
         found, alphas = self.found, dict(zip(gates.names, map(tuple, gates.selection.tolist())))
         self.learned_ranks = LearnedRanks(

@@ -22,7 +22,7 @@ from autolora_trainer.training.shares import Idle, count_targets
 
 ORDER_BATCHES, SIZE_BATCHES, LOOK_BATCHES = 16, 8, 3  # of held-out rows, as large as a weight step's
 ENOUGH_TARGETS = 256  # of rows that judge the size; where a row has one target, as many rows
-PASSES = {"first_order": 1, "finite_difference": 3, "exact": 4}  # of a selection step, about
+PASSES = {"first_order": 1, "finite_difference": 3, "exact": 3}  # of a selection step, about
 SAME = 0.8  # what two looks share, and the order has settled
 
 

@@ -26,6 +26,7 @@ from autolora_trainer.shrink.given import load_given
 from autolora_trainer.shrink.result import CompressedAdapter, as_file
 from autolora_trainer.training.finite import FiniteStepMixin
 from autolora_trainer.training.forecast import Forecast
+from autolora_trainer.training.kinds import arguments_of, trainer_of
 from autolora_trainer.training.padding import align_tokens, tokenizer_of, warn_of_padding
 from autolora_trainer.training.passes import fix_loss_scale
 from autolora_trainer.training.progress import phase, ticking
@@ -41,7 +42,7 @@ def compress(
     base_model=None,
     adapter_name: str = "default",
     args: TrainingArguments | None = None,
-    trainer_class: type[Trainer] = Trainer,
+    trainer_class: type[Trainer] | None = None,
     data_collator=None,
     processing_class=None,
     rank: int | float | None = None,
@@ -61,8 +62,8 @@ def compress(
             Hub id; default: the one its config names).
         eval_dataset: rows that the adapter was not trained on, as `trainer_class` takes its training rows; a half of
             them orders the components, the other judges the size, at most 512 rows each.
-        args, trainer_class, data_collator, processing_class: whose rows, loss and batches they are: a `Trainer` that
-            is never trained (but for `heal_steps`), or TRL's `SFTTrainer` with an `SFTConfig` …
+        args, trainer_class, data_collator, processing_class: whose rows, loss and batches they are: a trainer that is
+            never trained (but for `heal_steps`); by default that of `args`, without any `SFTTrainer` for texts.
         rank: without rows: so many components everywhere, or, of a float, the share of the energy Σ σ² that every
             module keeps, as of PEFT's `save_as_lora`.
         size: auto, a number of parameters, or lora:R, as many as rank R everywhere.
@@ -76,12 +77,18 @@ def compress(
             missing or too few, and for a size out of reach.
     """
     _check(eval_dataset, rank, size, tolerance, max_lora_rank, heal_steps, train_dataset)
-    model = model if isinstance(model, torch.nn.Module) else load_given(os.fspath(model), base_model, device_map)
+    model = (
+        model
+        if isinstance(model, torch.nn.Module)
+        else load_given(os.fspath(model), base_model, device_map=device_map)
+    )
     check_cuttable(model, adapter_name)
     with untouched(model), tempfile.TemporaryDirectory() as folder:
         model.set_adapter(adapter_name)
         align_tokens(model, tokenizer_of(processing_class, data_collator))
-        args = TrainingArguments(folder, report_to="none", disable_tqdm=True) if args is None else args
+        trainer_class = trainer_class or trainer_of(args, eval_dataset)
+        if args is None:
+            args = arguments_of(trainer_class)(folder, bf16=False, report_to="none", disable_tqdm=True)
         prepared = {"data_collator": data_collator, "processing_class": processing_class}
         if rank is not None:
             found, curve, largest = {}, None, {}

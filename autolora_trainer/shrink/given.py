@@ -24,8 +24,8 @@ KINDS = {
 }
 
 
-def load_given(source: str, base_model, device_map=None) -> PeftModel:
-    """An adapter of a folder or of the Hub on its base model."""
+def load_given(source: str, base_model, **loading) -> PeftModel:
+    """An adapter of a folder or of the Hub on its base model, which `loading` is for where it is not loaded yet."""
     file = AdapterFile.from_pretrained(source)
     base = base_model or file.config.get("base_model_name_or_path")
     name = type(base).__name__ if isinstance(base, torch.nn.Module) else base
@@ -38,7 +38,7 @@ def load_given(source: str, base_model, device_map=None) -> PeftModel:
             )
             labels = {} if file.labels is None else {"num_labels": file.labels}
             # no code that comes with a model, and no question whether it may run
-            base = kind.from_pretrained(base, device_map=device_map, trust_remote_code=False, **labels)
+            base = kind.from_pretrained(base, trust_remote_code=False, **labels, **loading)
         if os.path.isdir(source):
             check_loadable(source, (name for name, _ in base.named_modules()))
         else:

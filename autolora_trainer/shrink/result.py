@@ -42,9 +42,9 @@ class CompressedAdapter:
     """A smaller adapter, not yet written.
 
     Attributes:
-        config, tensors: as PEFT saves them, {name in the file: tensor}; every module has scale 1.
+        config, tensors: as PEFT saves them, {name in the file: tensor}; every linear module has scale 1.
         ranks: `LearnedRanks` of all modules of the given adapter, with what their components contribute.
-        given: parameters, megabytes and largest rank of the given adapter.
+        given: of the given adapter, parameters, all_parameters (with heads and what else is saved) and megabytes.
         before: {module: rank} of the given adapter.
         curve: held-out loss against size; None where no rows judged it.
         largest: {components of a point of the curve: largest rank there}.

@@ -1,7 +1,7 @@
 """What the rows of `allocation.py` say: at the same size, at the size found, and where it does not help.
 
 Everything is a share of uniform's gain: (loss of uniform less that of the method) / (loss without adapter less that of
-uniform), of the same task, size and seed.
+uniform), of the same task, size and seed; the gain is the mean over these seeds, as one of them may learn nothing.
 """
 
 import itertools
@@ -26,6 +26,7 @@ NAMES = {
 }
 TASKS = CAPACITY + AMPLE
 DRAWS = 10_000  # of the bootstrap
+FAILED = 0.1  # of the median gain of the seeds: a training that gains less has learned nothing
 
 
 def losses(rows: list[dict], method: str, size: str, account: str = "a") -> dict[tuple, float]:
@@ -49,8 +50,9 @@ def shares(
     none, own = without(rows), losses(rows, method, size)
     for place, loss in losses(rows, rival, rival_size or size, account).items():
         if place in own and place in none:
-            found.setdefault(place[0], []).append((loss - own[place]) / (none[place] - loss))
-    return found
+            found.setdefault(place[0], []).append((loss - own[place], none[place] - loss))
+    gains = {task: statistics.mean(gain for _, gain in pairs) for task, pairs in found.items()}
+    return {task: [ahead / gains[task] for ahead, _ in pairs] for task, pairs in found.items()}
 
 
 def bootstrapped(cells: list[list[float]], seed: int = 0) -> tuple[float, float, float]:
@@ -86,7 +88,7 @@ def same_size(rows: list[dict]) -> str:
             body.append(
                 [task, *(f"{size_of(rows, task, size)}: {cell(own[size])}" if own[size] else "-" for size in own)]
             )
-    table = markdown(["task", "an eighth", "half", "twice"], body)
+    table = markdown(["task", "small", "middle", "large"], body)
     if not small:
         return ""
     mean, low, high = bootstrapped(small)
@@ -142,8 +144,8 @@ def found_pairs(rows: list[dict], tasks=TASKS) -> dict[str, list[tuple[dict, dic
 
 def found_size(rows: list[dict]) -> str:
     """The size found, trained as a run of the package does, against uniform rank 8, a line a task."""
-    body, medians = [], []
-    gains = shares(rows, "warm", "found", rival_size="rank 8")
+    body, medians, notes = [], [], []
+    gains, none = shares(rows, "warm", "found", rival_size="rank 8"), without(rows)
     for task, pairs in found_pairs(rows, (*TASKS, *LONG)).items():
         parts = [100 * r["parameters"] / w["parameters"] for r, w in pairs]
         scores = [r["score"] - w["score"] for r, w in pairs if r["score"] is not None]
@@ -152,10 +154,19 @@ def found_size(rows: list[dict]) -> str:
         points = f"{np.mean(scores):+.2f} {pairs[0][0]['metric']}" if scores else "-"
         spread = f"{min(parts):.0f} to {max(parts):.0f} %"
         body.append([task, len(pairs), f"{median:.0f} %", spread, cell(gains.get(task, [])), points])
+        gained = {w["seed"]: none[task, w["seed"]] - w["loss"] for _, w in pairs if (task, w["seed"]) in none}
+        failed = [seed for seed, gain in gained.items() if gain < FAILED * statistics.median(gained.values())]
+        if failed and scores:
+            rest = [r["score"] - w["score"] for r, w in pairs if w["seed"] not in failed]
+            seeds = ", ".join(map(str, failed))
+            notes.append(
+                f"On {task} rank 8 learned nothing with seed {seeds}; without it {np.mean(rest):+.2f} points."
+            )
     if not body:
         return ""
     table = markdown(["task", "seeds", "size, of rank 8's", "by seed", "share of the gain", "score"], body)
-    return f"{table}\n\nMedian size over the tasks: {statistics.median(medians):.0f} % of rank 8's."
+    notes.insert(0, f"Median size over the tasks: {statistics.median(medians):.0f} % of rank 8's.")
+    return f"{table}\n\n{' '.join(notes)}"
 
 
 def report(rows: list[dict]) -> str:

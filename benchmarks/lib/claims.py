@@ -77,14 +77,16 @@ def _found(rows: list[dict]) -> str:
     mean = {task: statistics.mean(gains[task]) for task in pairs if task in gains}
     if not mean:
         return ""
-    parts = [statistics.median(r["parameters"] / w["parameters"] for r, w in pairs[task]) for task in mean]
-    worst = min(mean, key=mean.get)
-    tasks = f"{len(parts)} tasks" if len(parts) > 1 else NAMES[worst]
-    part = f"{100 * statistics.median(parts):.0f} %"
+    parts = sorted(statistics.median(r["parameters"] / w["parameters"] for r, w in pairs[task]) for task in mean)
+    worst, middle = min(mean, key=mean.get), f"{100 * statistics.median(parts):.0f} %"
+    size = f"{100 * parts[0]:.0f} to {100 * parts[-1]:.0f} %" if len(parts) > 1 else middle
+    median = f", {middle} in the median of {len(parts)} tasks" if len(parts) > 1 else f" ({NAMES[worst]})"
+    all_of_it = [r["parameters"] == wide["parameters"] for task in mean for r, wide in pairs[task]]
+    whole = f"{sum(all_of_it)} of {len(all_of_it)} searches were undecided, and have all of it; " * any(all_of_it)
     return (
-        f"**The size that is found** has {part} of the parameters of uniform rank 8 in the median of {tasks}; what it "
-        f"takes off the loss differs from rank 8's by {percent(statistics.median(mean.values()))} in their median, at "
-        f"worst by {percent(mean[worst])} ({NAMES[worst]})."
+        f"**The size that is found** has {size} of the parameters of uniform rank 8{median}; {whole}what it takes off "
+        f"the loss differs from rank 8's by {percent(statistics.median(mean.values()))} in their median, at worst by "
+        f"{percent(mean[worst])} ({NAMES[worst]})."
     )
 
 
@@ -126,18 +128,21 @@ def front(rows: list[dict]) -> str:
             means = [statistics.mean(loss for (name, _), loss in own.items() if name == task) for own in known]
             shown = [f"{mean:.3f}" for mean in means]
             body.append([NAMES[task], size_of(rows, task, size), *shown, cell(values), str(len(values))])
-    heads = ["same size", "parameters", "uniform", "learned", "difference", "seeds"]
-    return "\n\n".join(filter(None, [markdown(heads, body) if body else "", _ample(rows), _found(rows)]))
+    heads = ["at the same size", "parameters", "uniform", "learned", "difference", "seeds"]
+    everywhere = list(cells(rows).values())
+    mean = f"Mean over {len(everywhere)} cells of these and a smaller size: {_pooled(everywhere)}." if body else ""
+    table = markdown(heads, body) if body else ""
+    return "\n\n".join(filter(None, [table, mean, _ample(rows), _found(rows)]))
 
 
 def _ample(rows: list[dict]) -> str:
     body = []
     for task, pairs in found_pairs(rows, AMPLE).items():
         part = statistics.median(r["parameters"] / wide["parameters"] for r, wide in pairs)
-        scores = (statistics.mean(run["score"] for run in own) for own in zip(*pairs))
+        scores = (statistics.median(run["score"] for run in own) for own in zip(*pairs))
         found, wide = (f"{score:.1f}" for score in scores)
         body.append([NAMES[task], f"{100 * part:.0f} %", wide, found, str(len(pairs))])
-    heads = ["size found", "of rank 8's", "accuracy, rank 8", "learned", "seeds"]
+    heads = ["at the size found", "of rank 8's", "median accuracy, rank 8", "learned", "seeds"]
     return markdown(heads, body) if body else ""
 
 

@@ -79,22 +79,27 @@ def _beside_lora(rows: list[dict], task: str) -> tuple[str, str]:
 
 
 def steps(rows: list[dict]) -> str:
-    """Seconds and memory of a search step, of each machine and shape beside other methods; LoRA of rank 8 is 1."""
-    groups: dict[tuple, dict[str, dict]] = {}
+    """Seconds and memory of a search step, of each machine and shape beside other methods, means over the runs; LoRA
+    of rank 8 is 1."""
+    groups: dict[tuple, list[dict]] = {}
     for row in rows:
         if row["task"] == "steps":
-            where = (row["machine"], row["settings"].get("shape") or "MiniLM", json.dumps(row["settings"]))
-            groups.setdefault(where, {})[row["method"]] = row
+            how = {name: value for name, value in row["settings"].items() if name not in ("rounds", "variants")}
+            shape = f"{how.get('shape') or 'MiniLM'}, {how.get('batch_size')} x {how.get('length')} tokens"
+            groups.setdefault((shape, row["machine"], json.dumps(how)), []).append(row)
+    columns = {
+        "search": ("search, defaults", "step_ratio"),
+        "its memory": ("search, defaults", "memory_ratio"),
+        "the paper's search": ("search, finite_difference T=1", "step_ratio"),
+        "AdaLoRA": ("AdaLoRA 6->4", "step_ratio"),
+        "DoRA": ("DoRA r=8", "step_ratio"),
+    }
     body = []
-    for (machine, shape, _), own in groups.items():
-        cells = []
-        for method in ("search, defaults", "search, finite_difference T=1", "AdaLoRA 6->4", "DoRA r=8"):
-            ratio = own.get(method, {}).get("step_ratio")
-            cells.append("-" if ratio is None else f"{ratio:.2f}")
-        memory = own.get("search, defaults", {}).get("memory_ratio")
-        cells.insert(1, "-" if memory is None else f"{memory:.2f}")
-        body.append([f"{shape}, {machine}", *cells])
-    heads = ["model and machine", "search", "its memory", "the paper's search", "AdaLoRA", "DoRA"]
+    for (shape, machine, _), own in groups.items():
+        found = ([r[key] for r in own if r["method"] == method and r.get(key)] for method, key in columns.values())
+        cells = (f"{statistics.mean(ratios):.2f}" if ratios else "-" for ratios in found)
+        body.append([shape, machine, str(sum(r["method"] == "search, defaults" for r in own)), *cells])
+    heads = ["model and batch", "machine", "runs", *columns]
     return markdown(heads, body) if body else ""
 
 

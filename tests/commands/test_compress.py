@@ -1,5 +1,6 @@
 """`autolora compress` on files of rows: each kind of rows, by singular values too, and what is refused."""
 
+import importlib.util
 import json
 
 import pytest
@@ -90,6 +91,28 @@ def test_without_rows_and_with_healing(place, tmp_path, capsys):
     assert (tmp_path / "small" / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_a_base_in_4_bits_with_activation_checkpoints(place, tmp_path, capsys, monkeypatch):
+    """Of `compress` and of `find`, whose ranks are those of its base in 4 bits without them."""
+    seen = []
+    loaded = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: seen.append(loaded(*a, **k)) or seen[-1]
+    )
+    run(place, tmp_path, KINDS["text"], "adapter", "--load_in_4bit", "--gradient_checkpointing", "--size", "lora:1")
+    assert "a server needs" in capsys.readouterr().out
+    path, patterns = write_rows(tmp_path / "rows.jsonl", KINDS["text"] * 3), []
+    for more in ([], ["--gradient_checkpointing"]):
+        folder = tmp_path / f"found{len(more)}"
+        cli.main(["find", str(place / "base"), path, "--output_dir", str(folder), "--load_in_4bit", *more,
+                  "--batch_size", "2", "--gradient_accumulation_steps", "2", "--search_steps", "6", "--size", "lora:1"])  # fmt: skip
+        patterns.append(json.loads((folder / "ranks.json").read_text())["modules"])
+    ranks = [{name: module["rank"] for name, module in own.items()} for own in patterns]
+    assert ranks[0] == ranks[1] and sum(ranks[0].values())
+    assert [model.is_loaded_in_4bit for model in seen] == [True] * 3
+
+
 @pytest.mark.parametrize(
     "rows, typed, sentence",
     [
@@ -122,4 +145,7 @@ def test_folders_and_adapters_that_will_not_do(place, tmp_path):
     get_peft_model(tiny_roberta(hidden_size=8), LoraConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path / "other")
     with pytest.raises(UsageError, match="does not load on .*Give the base_model that it was trained on"):
         cli.main(["compress", str(tmp_path / "other"), "--rank", "1", "--base_model", str(place / "encoder"),
+                  "--output_dir", str(tmp_path / "x")])  # fmt: skip
+    with pytest.raises(UsageError, match="--heal_steps and --train_file belong to --eval_file"):
+        cli.main(["compress", str(place / "adapter"), "--rank", "1", "--heal_steps", "2",
                   "--output_dir", str(tmp_path / "x")])  # fmt: skip

@@ -122,6 +122,7 @@ def test_a_classifier(tmp_path, capsys):
         (KINDS["text"], ("--size", "huge"), "size must be a number of adapter parameters or lora:R, got 'huge'"),
         (KINDS["text"], ("--format", "toml"), "invalid choice: 'toml'"),
         (KINDS["text"], ("--initial_rank", "1"), "initial_rank must be at least 2"),
+        (KINDS["text"], ("--pad",), "--pad belongs to --format adapter and llama-factory, got --format trl"),
         (KINDS["text"], ("--lora_target_modules", "nothing"), "[Tt]arget modules .*nothing.* not found"),
     ],
 )

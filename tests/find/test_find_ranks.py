@@ -18,10 +18,10 @@ from transformers import (
 from trl import DPOConfig, KTOConfig, RewardConfig, SFTConfig, SFTTrainer
 
 from autolora_trainer import find_ranks
-from autolora_trainer.find.arguments import trainer_of
 from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.search.measure import MeasurementMixin
+from autolora_trainer.training.kinds import trainer_of
 from tests.helpers.models import FAMILIES, byte_llama, byte_tokenizer, padded, tiny_gpt2, tiny_roberta
 from tests.helpers.planted import Planted, planted_data
 from tests.helpers.rows import rows
@@ -128,6 +128,27 @@ def test_a_peft_model_gives_its_base_and_its_settings(tmp_path):
     assert config.lora_dropout == 0.1 and set(config.modules_to_save) >= {"classifier"}
     parameters = sum(32 * rank for rank in config.rank_pattern.values())
     assert parameters == 32 * 4 * LORA.r
+
+
+@pytest.mark.parametrize(
+    "given, asked, width, most",
+    [
+        ({"r": 4}, {}, 8, None),
+        ({"r": 12}, {}, 12, None),
+        ({"r": 12}, {"size": "same"}, 24, 12),
+        ({"r": 12}, {"size": "lora:2", "initial_rank": 6}, 6, 2),
+        ({"r": 8}, {"rank_rule": "threshold"}, 8, None),
+    ],
+)
+def test_the_search_is_as_wide_as_the_rank_given(tmp_path, given, asked, width, most):
+    """Which then has the scale that was chosen for it; the same size leaves something to choose."""
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], **given)
+    args = short_training(tmp_path, warmup_steps=500, lr_scheduler_type="cosine", learning_rate=3e-2)
+    search = RankSearch(tiny_roberta(), rows(60), lora, args=args, search_steps=6, **asked).run()
+    assert search.ranks.initial_rank == width
+    assert most is None or search.parameters == 4 * 32 * most
+    ranks = search.ranks.ranks.values()
+    assert max(ranks) <= width and (asked.get("size") != "same" or len(set(ranks)) > 1)
 
 
 def test_what_the_search_learned_is_an_adapter_to_train_on(tmp_path):

@@ -31,8 +31,7 @@ def test_five_lines_in_a_trl_script(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = short_training(tmp_path, SFTConfig, max_steps=2, bf16=False)  # TRL's defaults want a GPU
     names = {"model": model, "dataset": dataset, "args": args}
-    short = text.replace("peft_config=config)", "peft_config=config, args=args)")
-    exec(compile(short, "README.md", "exec"), names)
+    exec(compile(text, "README.md", "exec"), names)
     assert type(names["config"]) is LoraConfig and names["config"].rank_pattern
 
 

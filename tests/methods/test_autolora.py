@@ -22,11 +22,26 @@ def test_search_ends_when_it_has_settled_unless_told_otherwise(place):
         arguments = search_phase.search_arguments(settle(run_glue.Glue(), *parsed))
         assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
         assert arguments.search_look_steps == (28 if changes == {"search_epochs": None} else 0)
-        assert arguments.lr_scheduler_type == ("constant_with_warmup" if steps == 112 else "cosine")
+        assert arguments.lr_scheduler_type == "constant_with_warmup"
     for typed, steps in (([], 200), (["--search_epochs", "2"], -1), (["--preset", "paper"], -1)):
         argv = ["--task_name", "sample", "--output_dir", str(place / "never"), "--use_cpu", *typed]
         parsed = parse_arguments(argv, {"sample": run_glue.SAMPLE_DEFAULTS})
         assert search_phase.search_arguments(settle(run_glue.Glue(), *parsed)).max_steps == steps
+
+
+def test_a_search_is_no_longer_warmed_up_than_it_lasts(place):
+    """A training's warm-up of 500 steps would keep a search of 112 below a quarter of its rate."""
+    for given, changes, kept in (
+        (500, {}, (28, "constant_with_warmup")),
+        (9, {}, (9, "constant_with_warmup")),
+        (0.019, {}, (0.019, "constant_with_warmup")),
+        (500, {"rank_rule": "threshold"}, (28, "constant_with_warmup")),
+        (500, {"search_epochs": 2, "rank_rule": "threshold"}, (500, "cosine")),  # the paper's: the training's
+    ):
+        changes = {"search_epochs": None, "lr_scheduler_type": "cosine", "warmup_steps": given, **changes}
+        parsed = parse_arguments(command(place, place / "never", **changes))
+        arguments = search_phase.search_arguments(settle(run_glue.Glue(), *parsed))
+        assert (arguments.warmup_steps, arguments.lr_scheduler_type) == kept
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,16 @@ import re
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+from trl import SFTConfig
 
 from autolora_trainer.lora.cut import cut, cuttable_parts
 from autolora_trainer.ranks.learned import LearnedRanks
 from autolora_trainer.shrink import compressing
 from autolora_trainer.shrink.compressing import compress
-from tests.helpers.models import tiny_roberta
+from tests.helpers.models import byte_llama, byte_tokenizer, lora, padded, tiny_roberta
 from tests.helpers.planted import Planted, planted_data
 from tests.helpers.rows import rows
 from tests.helpers.state import everything, same
@@ -132,6 +134,18 @@ def test_without_rows_by_singular_values():
     assert list(compress(model, rank=0.9).ranks.ranks.values()) == shares
     with pytest.raises(ValueError, match="No held-out rows judged this size"):
         everywhere.plot()
+
+
+def test_texts_are_prepared_by_the_trainer_of_the_arguments(tmp_path):
+    """As `find_ranks` has it: an SFTConfig is enough, and so are rows of text."""
+    torch.manual_seed(0)
+    model = lora(byte_llama(), 4, ["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    texts = Dataset.from_list([{"prompt": f"{i} is", "completion": f" {i + 1} ."} for i in range(12)])
+    tokenizer, losses = padded(byte_tokenizer(llama=True)), []
+    for args in (short_training(tmp_path, SFTConfig, bf16=False), None):
+        small = compress(model, texts, args=args, processing_class=tokenizer, size="lora:1")
+        losses.append([point.loss for point in small.curve.points])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and small.file.parameters
 
 
 def test_healing_trains_what_is_left():
