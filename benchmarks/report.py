@@ -24,6 +24,7 @@ from benchmarks import pictures, planted  # noqa: E402
 from benchmarks.lib import (  # noqa: E402
     allocation_plan,
     allocation_report,
+    allocation_sizes,
     claims,
     committed,
     comparison,
@@ -99,7 +100,7 @@ def hero_block() -> str:
 
 def searched_for_hero() -> bool:
     rows = rows_of("allocation")
-    return bool(allocation_plan.search_of(hero.TASK, hero.SEED, rows))
+    return bool(allocation_sizes.search_of(hero.TASK, hero.SEED, rows))
 
 
 def allocation_source() -> str:

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, LLM, LONG, SMALL
+from benchmarks.lib.allocation_plan import AMPLE, LONG, SMALL
+from benchmarks.lib.allocation_sizes import CAPACITY, LLM
 from benchmarks.lib.significance import ENOUGH, interval, markdown, p_value
 from benchmarks.pictures import LOOKS
 

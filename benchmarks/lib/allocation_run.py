@@ -16,6 +16,7 @@ from autolora_trainer.search.callback import RankSelectionCallback
 from autolora_trainer.search.handover import handover_tensors, start_from
 from autolora_trainer.search.rules import ordered
 from benchmarks.lib import allocation_plan as plan
+from benchmarks.lib import allocation_sizes as sizes
 from benchmarks.lib import trials
 from benchmarks.lib.allocation_tasks import TASKS, Search, held_out_loss, prepared, score
 
@@ -52,40 +53,40 @@ def _none(trial, options, rows, folder) -> dict:
 
 def _one_kind(trial, options, rows, folder) -> dict:
     job = _job(trial, options, folder)
-    loss, _ = _trained(job, plan.steps_of_ladder(job.source.costs)[trial["label"]])
+    loss, _ = _trained(job, sizes.steps_of_ladder(job.source.costs)[trial["label"]])
     return {"loss": loss}
 
 
 def _tuning(trial, options, rows, folder) -> dict:
-    size = "half" if trial["task"] in plan.CAPACITY else {"uniform": "rank 8"}.get(trial["method"], "found")
+    size = "half" if trial["task"] in sizes.CAPACITY else {"uniform": "rank 8"}.get(trial["method"], "found")
     trial = {"size": size, **trial}
     job, start = _job(trial, options, folder, learning_rate=trial["rate"]), None
-    ranks = plan.ranks_of(trial, job.source.costs, rows)
+    ranks = sizes.ranks_of(trial, job.source.costs, rows)
     if trial["method"] == "warm":
-        chosen = plan.components_of(trial, job.source.costs, rows)
-        start = _kept(plan.search_for(trial, rows), options, chosen, folder)
+        chosen = sizes.components_of(trial, job.source.costs, rows)
+        start = _kept(sizes.search_for(trial, rows), options, chosen, folder)
     loss, _ = _trained(job, ranks, start=start)
-    return {"loss": loss, "parameters": plan.parameters(ranks, job.source.costs)}
+    return {"loss": loss, "parameters": sizes.parameters(ranks, job.source.costs)}
 
 
 def _train(trial, options, rows, folder) -> dict:
     task, method, steps = TASKS[trial["task"]], trial["method"], TASKS[trial["task"]].steps
     rate, extra = plan.rate_of(trial["task"], method, rows, trial["size"]), 0
     if trial["account"] == "b":
-        extra = plan.search_for(trial, rows)["passes"]
+        extra = sizes.search_for(trial, rows)["passes"]
     changes = {"learning_rate": rate, "max_steps": steps + extra}
     if method == "adalora":
-        step = plan.step_of(trial["task"], trial["size"], rows)
+        step = sizes.step_of(trial["task"], trial["size"], rows)
         job = _job(trial, options, folder, method="adalora", size=f"lora:{step}", **changes)
         loss, value = _fitted(job, job.request.method.prepare(job)(), task.metric)
         return {"loss": loss, "score": value, "rate": rate, "steps": steps + extra}
     job, start = _job(trial, options, folder, **changes), None
-    ranks = plan.ranks_of(trial, job.source.costs, rows)
+    ranks = sizes.ranks_of(trial, job.source.costs, rows)
     if method == "warm":
-        chosen = plan.components_of(trial, job.source.costs, rows)
-        start = _kept(plan.search_for(trial, rows), options, chosen, folder)
+        chosen = sizes.components_of(trial, job.source.costs, rows)
+        start = _kept(sizes.search_for(trial, rows), options, chosen, folder)
     told = {
-        "rate": rate, "steps": steps + extra, "parameters": plan.parameters(ranks, job.source.costs),
+        "rate": rate, "steps": steps + extra, "parameters": sizes.parameters(ranks, job.source.costs),
         "ranks": list(ranks.values()), "metric": task.metric,
     }  # fmt: skip
     if start is None and (same := _same({**trial, **told}, rows)):

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.lib import compress_report
-from benchmarks.lib.allocation_plan import AMPLE, CAPACITY, LLM, LONG, SMALL
+from benchmarks.lib.allocation_plan import AMPLE, LONG, SMALL
 from benchmarks.lib.allocation_report import bootstrapped, cell, found_pairs, losses, percent, shares, size_of
+from benchmarks.lib.allocation_sizes import CAPACITY, LLM
 from benchmarks.lib.significance import ENOUGH, interval, markdown
 from benchmarks.pictures import COLOURS
 

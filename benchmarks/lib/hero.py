@@ -7,8 +7,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from autolora_trainer.drawing import PALETTE
 from autolora_trainer.ranks.grid import rank_grid
-from benchmarks.lib.allocation_plan import DEFAULT_K, search_of
 from benchmarks.lib.allocation_report import by_size
+from benchmarks.lib.allocation_sizes import DEFAULT_K, search_of
 
 TASK, SEED = "e2e", 11
 ORANGE = ("#D55E00", "#f0883e")  # of uniform, on light pages and on dark

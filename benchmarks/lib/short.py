@@ -5,7 +5,7 @@ import re
 import statistics
 
 from benchmarks import planted
-from benchmarks.lib.allocation_plan import DEFAULT_K
+from benchmarks.lib.allocation_sizes import DEFAULT_K
 from benchmarks.lib.claims import NAMES
 from benchmarks.lib.comparison import sizes_cell
 from benchmarks.lib.paper_tables import numbers

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import allocation
 from benchmarks.lib import allocation_plan as plan
 from benchmarks.lib import allocation_report as report
+from benchmarks.lib import allocation_sizes as sizes
 from benchmarks.lib.allocation_run import _same, by_value
 from benchmarks.lib.allocation_tasks import answer_of
 
@@ -30,26 +31,26 @@ def searched(task="e2e", seed=1, stage="develop", k=8):
 
 def test_sizes_are_the_nearest_steps_of_the_ladder():
     # rank 1 everywhere has 320 parameters, on one kind 80 and 240; the rows teach 640 bits: 320 parameters' worth
-    assert plan.sizes_of("e2e", [information()]) == {"eighth": ["1 on attn.c_proj"], "half": ["1 on mlp.c_fc"],
-                                                     "twice": ["2"]}  # fmt: skip
-    assert plan.search_rank("e2e", [information()]) == 8 and plan.search_rank("e2e", [information(bits=9000)]) == 32
-    assert plan.step_of("e2e", "twice", []) is None
+    found = {"eighth": ["1 on attn.c_proj"], "half": ["1 on mlp.c_fc"], "twice": ["2"]}
+    assert sizes.sizes_of("e2e", [information()]) == found
+    assert sizes.search_rank("e2e", [information()]) == 8 and sizes.search_rank("e2e", [information(bits=9000)]) == 32
+    assert sizes.step_of("e2e", "twice", []) is None
 
 
 def test_of_several_kinds_the_best_on_training_rows_is_uniforms():
     rows = [information(bits=2000)]
     rows[0]["costs"] = costs = {f"h.{block}.{kind}": 60 for block in range(4) for kind in "ab"}
-    assert plan.nearest(costs, 250) == ["1 on a", "1 on b"] and plan.step_of("e2e", "eighth", rows) is None
+    assert sizes.nearest(costs, 250) == ["1 on a", "1 on b"] and sizes.step_of("e2e", "eighth", rows) is None
     rows += [
         {"kind": "one_kind", "task": "e2e", "label": f"1 on {kind}", "loss": loss}
         for kind, loss in (("a", 2), ("b", 1))
     ]
-    assert plan.step_of("e2e", "eighth", rows) == "1 on b"
+    assert sizes.step_of("e2e", "eighth", rows) == "1 on b"
 
 
 def test_what_is_due_waits_for_the_rows_it_needs():
     first = plan.left([])
-    assert {trial["kind"] for trial in first if trial["task"] in plan.CAPACITY} == {"information"}
+    assert {trial["kind"] for trial in first if trial["task"] in sizes.CAPACITY} == {"information"}
     rows = [information()]
     assert [t["method"] for t in plan.left(rows) if (t["kind"], t["task"]) == ("tuning", "e2e")] == ["uniform"] * 3
     assert [t["k"] for t in plan.left(rows) if (t["kind"], t["task"]) == ("search", "e2e")] == [8]
@@ -95,19 +96,19 @@ def test_a_grid_whose_best_rate_is_at_its_edge_goes_on():
 def test_patterns_have_the_size_of_uniforms():
     rows = [information(), searched()]
     trial = {"task": "e2e", "seed": 1, "stage": "develop", "size": "half"}
-    size = lambda method: plan.parameters(plan.ranks_of({**trial, "method": method}, COSTS, rows), COSTS)
+    size = lambda method: sizes.parameters(sizes.ranks_of({**trial, "method": method}, COSTS, rows), COSTS)
     assert size("uniform") == 240
     for method in ("contributions", "shuffled", "random", "svd", "mlp"):
         assert 180 < size(method) <= 240, method
-    ranks = plan.ranks_of({**trial, "method": "contributions"}, COSTS, rows)
+    ranks = sizes.ranks_of({**trial, "method": "contributions"}, COSTS, rows)
     assert ranks["h.3.mlp.c_fc"] == 1 and ranks["h.1.attn.c_proj"] == 0
-    moved = plan.shuffled(ranks, 3)
+    moved = sizes.shuffled(ranks, 3)
     for kind in ("attn.c_proj", "mlp.c_fc"):
         values = lambda own: sorted(rank for name, rank in own.items() if name.endswith(kind))
         assert values(moved) == values(ranks)
     found = {**trial, "size": "found"}
-    assert plan.ranks_of({**found, "method": "contributions"}, COSTS, rows) == dict.fromkeys(COSTS, 2)
-    assert plan.ranks_of({**found, "method": "uniform"}, COSTS, rows) == dict.fromkeys(COSTS, 2)
+    assert sizes.ranks_of({**found, "method": "contributions"}, COSTS, rows) == dict.fromkeys(COSTS, 2)
+    assert sizes.ranks_of({**found, "method": "uniform"}, COSTS, rows) == dict.fromkeys(COSTS, 2)
 
 
 def table_rows():
@@ -150,9 +151,9 @@ def test_a_longer_training_takes_the_rates_of_the_short_one():
     rows += tuning("e2e", "contributions", {8e-3: 1.0, 1.6e-2: 3.0})
     assert plan.rate_of("e2e", "warm", rows) == 8e-3
     assert plan.rate_of("e2e_long", "warm", rows) == plan.rate_of("e2e", "uniform", rows) == 4e-3
-    rows += [information(), {**searched(seed=11, stage="final"), "task": "e2e_long", "k": plan.DEFAULT_K}]
-    sizes = {(t["method"], t["size"]) for t in plan.left(rows) if (t["kind"], t["task"]) == ("train", "e2e_long")}
-    assert sizes == {("warm", "found"), ("uniform", "found"), ("uniform", "rank 8")}
+    rows += [information(), {**searched(seed=11, stage="final"), "task": "e2e_long", "k": sizes.DEFAULT_K}]
+    due = {(t["method"], t["size"]) for t in plan.left(rows) if (t["kind"], t["task"]) == ("train", "e2e_long")}
+    assert due == {("warm", "found"), ("uniform", "found"), ("uniform", "rank 8")}
 
 
 def test_holm():
