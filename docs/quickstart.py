@@ -5,7 +5,7 @@
 # With a model and rows of your own the same cells hold; only the next one is another.
 #
 # Install it in a clone of the repository, `pip install .`, and take this page as a notebook:
-# [quickstart.ipynb](quickstart.ipynb).
+# [quickstart.ipynb](quickstart.ipynb) (in a clone `make docs` writes it).
 
 # %% [markdown]
 # ## A model and rows
