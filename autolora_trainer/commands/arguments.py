@@ -14,7 +14,7 @@ VERBS = {  # what each is for, and two examples
              ("demo", "demo --steps 20 --search_steps 20 --output_dir outputs/short")),
     "find": ("which modules, which ranks and how large, before a training",
              ("find Qwen/Qwen3-0.6B chats.jsonl --format trl --output_dir found",
-              "find Qwen/Qwen3-8B chats.jsonl --load_in_4bit --gradient_checkpointing --output_dir found")),
+              "find Qwen/Qwen3-8B chats.jsonl --load_in_4bit --bf16 --gradient_checkpointing --output_dir found")),
     "compress": ("any LoRA adapter, as small as held-out rows let it be",
                  ("compress my-adapter --eval_file dev.jsonl --output_dir small",
                   "compress my-adapter --rank 8 --output_dir small  # without rows: by singular values")),
@@ -107,7 +107,7 @@ def _find(command) -> None:
     search = command.add_argument_group("the search")
     search.add_argument("--eval_file", help="held-out rows; default: a fifth of DATA")
     search.add_argument("--search_steps", type=int, help="default: until it has settled, 112 at most")
-    width = "its width, the most that a module can get; default: --lora_r, twice that for size same, 8 at least"
+    width = "its width, the most that a module can get; default: --lora_r, twice R for size lora:R, 8 at least"
     search.add_argument("--initial_rank", type=int, help=width)
     search.add_argument("--learning_rate", type=float, default=1e-4, help="that of your training")
     search.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches of a step")
@@ -151,7 +151,9 @@ def _rows_and_model(command):
     more.add_argument("--max_length", type=int, default=1024, help="tokens of a row")
     more.add_argument("--bf16", action="store_true", help="compute in bfloat16 autocast")
     more.add_argument("--gradient_checkpointing", action="store_true", help="less memory, slower; the same numbers")
-    more.add_argument("--load_in_4bit", action="store_true", help="hold the base in 4 bit, NF4 (bitsandbytes)")
+    more.add_argument(
+        "--load_in_4bit", action="store_true", help="hold the base in 4 bit, NF4 (bitsandbytes); with --bf16"
+    )
     more.add_argument("--device_map", help="as of transformers' from_pretrained, e.g. auto: over several devices")
     return more
 

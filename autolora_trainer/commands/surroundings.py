@@ -5,6 +5,7 @@ import os
 import sys
 
 import datasets
+import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -13,6 +14,7 @@ from autolora_trainer.compat import silence_known_warnings
 from autolora_trainer.errors import is_first_process
 from autolora_trainer.hub.push import check_repo_id, push_to_hub
 from autolora_trainer.lora.bits import check_bitsandbytes, quantization
+from autolora_trainer.training.processes import launched
 
 
 class BesideTheBar(logging.Handler):
@@ -42,10 +44,12 @@ def loading(options) -> dict:
     Raises:
         ValueError: for 4 bits without bitsandbytes.
     """
-    bits = 4 if options.load_in_4bit else None
+    bits, place = 4 if options.load_in_4bit else None, options.device_map
     check_bitsandbytes(bits)
+    if bits and place is None and launched() > 1 and torch.accelerator.is_available():
+        place = {"": int(os.environ["LOCAL_RANK"])}  # which nobody moves afterwards
     how = quantization(bits, "bfloat16" if options.bf16 else "float32")
-    return {"device_map": options.device_map} | ({} if how is None else {"quantization_config": how})
+    return {"device_map": place} | ({} if how is None else {"quantization_config": how})
 
 
 def repository(options) -> str | None:

@@ -93,6 +93,14 @@ class RankSearch:
                 f"Held-out rows are split off the training rows, and a stream ({type(train_dataset).__name__}) cannot "
                 "be. Give a dataset with a length, e.g. Dataset.from_list(list(rows))."
             )
+        if search_steps is not None and search_steps < 1:
+            raise ValueError(
+                f"search_steps must be at least 1, got {search_steps}. Leave it out for a length that ends."
+            )
+        if args is not None and args.gradient_accumulation_steps < 1:
+            raise ValueError(
+                f"gradient_accumulation_steps must be at least 1, got {args.gradient_accumulation_steps}."
+            )
         self.model = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
         check_module(self.model)
         self.train_dataset, self.eval_dataset, self.peft_config = train_dataset, eval_dataset, peft_config
@@ -102,7 +110,10 @@ class RankSearch:
         self.settings = {
             "val_fraction": val_fraction, "size": size, "tolerance": tolerance, "max_lora_rank": max_lora_rank,
             "min_rank": min_rank, "initial_rank": initial_rank, "rank_rule": rank_rule, "seed": seed,
-            **search_length(rank_rule, 0 if args is None else args.warmup_steps, search_steps or -1),
+            **search_length(
+                rank_rule, 0 if args is None else args.warmup_steps, -1 if search_steps is None else search_steps,
+                look_steps=getattr(args, "search_look_steps", 0),
+            ),
         }  # fmt: skip
         self.config: LoraConfig | None = None
         self.ranks: LearnedRanks | None = None
@@ -197,11 +208,15 @@ class RankSearch:
     def _size_and_width(self, r: int) -> dict:
         """Size and width of a search, beside LoRA of rank `r`."""
         size, width = self.settings["size"], self.settings["initial_rank"]
-        if width is None:
-            width = max(LEAST_WIDTH, 2 * r if size == "same" else r)  # all of rank r would leave nothing to choose
         if size == "auto" and self.settings["rank_rule"] == "threshold":
             size = None  # the rule's own count
-        return {"size": f"lora:{r}" if size == "same" else size, "initial_rank": width}
+        elif size == "same":
+            size = f"lora:{r}"
+        if width is None:
+            kind, _, asked = str(size).partition(":")
+            twice = 2 * int(asked) if kind == "lora" and asked.isdecimal() else 0  # or there was nothing to choose
+            width = max(LEAST_WIDTH, r, twice)
+        return {"size": size, "initial_rank": width}
 
     def _keep(self, trainer, given: LoraConfig) -> None:
         """Take from a trainer what it has found."""
@@ -266,10 +281,11 @@ def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **se
             lora:R, or parameters.
         tolerance: share of the held-out gain that a size which is found may lose; a retrain wins most of it back.
         max_lora_rank, min_rank: most and least of a module.
-        initial_rank: the search's width, the most that a module can get; default: `r` of peft_config, twice that for
-            size same, and 8 at least.
+        initial_rank: the search's width, the most that a module can get; default: `r` of peft_config, twice R for size
+            lora:R (and twice r for same), and 8 at least.
         rank_rule: contributions, or threshold, the paper's.
-        search_steps: weight steps of the search; default: until it has settled, 112 at most. Its rate does not fall.
+        search_steps: weight steps of the search; default: until it has settled, 112 at most. Its rate does not fall,
+            but for threshold with steps that are given, which has the training's schedule.
         output_dir: for what the search writes, and for checkpoints, from which `RankSearch.run` can go on; seed: of
             the search and the split.
     Raises:

@@ -63,8 +63,10 @@ def end(folder: str) -> None:
 
 def _note(trainer) -> dict:
     """What decides a search: its settings, its rows as they are prepared, its base model."""
+    lora = trainer.model.peft_config["default"]
     return {
         **of_arguments(trainer.args)[0],
+        **{name: getattr(lora, name) for name in ("lora_alpha", "lora_dropout", "use_rslora")},
         "train_dataset": _digest(trainer.train_dataset),
         "val_dataset": _digest(trainer.val_dataset),
         "model": fingerprint(trainer.model, trainer.gates.names),

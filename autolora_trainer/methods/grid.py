@@ -88,12 +88,11 @@ class Grid(SizedMethod):
         if resume.search_done or resume.train_checkpoint:
             ranks = LearnedRanks.load(job.folder.ranks_path)
             return Built(job.build(ranks), ranks, {"search": read_json(cost_path)})
-        settings = job.request.settings
         if space.budget is None:
             job.warn(
                 "without --size the configurations are of different sizes, up to rank "
-                f"{max(space.levels)} everywhere, and so is the best of them. Give --size, that of what it is compared "
-                "with."
+                f"{max(space.levels)} everywhere, and so is the best of them. Give --size, that of what it is "
+                "compared with."
             )
         job.folder.clear()
         if job.rows.sharing:

@@ -25,8 +25,9 @@ def search_length(
     """Arguments of a search within a training: its length, and the schedule of its rate.
 
     A length that nobody gives ends when the search has settled, after `SEARCH_STEPS` steps at most. The training's
-    schedule would be too long for it: a search has a rate of its own, which rises for `LOOK_STEPS` steps at most.
-    Searches by the paper's rule whose length is given keep the training's, as the paper has it.
+    schedule would be too long for it: a search has a rate of its own, which rises for `LOOK_STEPS` steps at most (a
+    share of epochs stays one). Searches by the paper's rule whose length is given keep the training's, as the paper
+    has it.
     """
     if given := max_steps > 0 or epochs is not None:
         length = {"max_steps": max_steps, "search_look_steps": look_steps}
@@ -36,6 +37,8 @@ def search_length(
     length["num_train_epochs"] = epochs or 1.0
     if given and rank_rule == "threshold":
         return length
+    if warmup_steps < 1 and length["max_steps"] > 0:
+        warmup_steps = math.ceil(warmup_steps * length["max_steps"])
     return length | SEARCH_SCHEDULE | {"warmup_steps": min(warmup_steps, LOOK_STEPS)}
 
 

@@ -117,7 +117,7 @@ def filled(
     if parameters > most:
         raise ValueError(
             f"size {size} asks for {parameters:,} adapter parameters, and all components of the search have {most:,}. "
-            "Lower size or raise initial_rank."
+            "Lower size, or raise what caps them: initial_rank, max_lora_rank."
         )
     needed = sum(costs[name] for name, _ in order[: len(costs)]) if min_rank else min(costs.values())
     if needed > parameters:

@@ -8,11 +8,13 @@ trained, unless a few steps of healing are asked for.
 import copy
 import os
 import tempfile
+from contextlib import contextmanager
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from transformers import Trainer, TrainingArguments
 
+from autolora_trainer.compat import CHECKPOINTING
 from autolora_trainer.heldout.contributions import contributions
 from autolora_trainer.heldout.groups import groups_of, warn_of_shared
 from autolora_trainer.heldout.prefixes import SIZES, chosen_of, find_size, mean_loss, measured_prefixes
@@ -94,7 +96,8 @@ def compress(
             found, curve, largest = {}, None, {}
             chosen = leading(singular_values(cuttable_parts(model, adapter_name)), rank)
         else:
-            trainer = _measuring(trainer_class)(model=model, args=args, train_dataset=eval_dataset, **prepared)
+            with _weights_kept(model):
+                trainer = _measuring(trainer_class)(model=model, args=args, train_dataset=eval_dataset, **prepared)
             if train_dataset is not None:
                 warn_of_shared(trainer, train_dataset=train_dataset, eval_dataset=trainer.train_dataset)
             chosen, found, curve, largest = _chosen(trainer, adapter_name, size, tolerance, max_lora_rank)
@@ -131,6 +134,16 @@ def _measuring(trainer_class: type[Trainer]) -> type[Trainer]:
     return type(f"Measuring{trainer_class.__name__}", (HeldOutMixin, trainer_class), {})
 
 
+@contextmanager
+def _weights_kept(model: torch.nn.Module):
+    """Inside, a trainer is made: TRL rounds to bfloat16 what is trained on a base of 4 or 8 bits, and here that is the
+    adapter which is measured and cut."""
+    held = {parameter: parameter.data for parameter in model.parameters() if parameter.requires_grad}
+    yield
+    for parameter, data in held.items():
+        parameter.data = data.to(parameter.device)
+
+
 def _healing(trainer_class: type[Trainer]) -> type[Trainer]:
     """A Trainer that takes no step of which a weight would be no number."""
     return type(f"Healing{trainer_class.__name__}", (FiniteStepMixin, trainer_class), {})
@@ -139,6 +152,8 @@ def _healing(trainer_class: type[Trainer]) -> type[Trainer]:
 def _chosen(trainer, adapter_name: str, size, tolerance: float, max_lora_rank: int | None):
     """(components, contributions, curve, largest ranks) of the smallest adapter that keeps the held-out loss."""
     fix_loss_scale(trainer)
+    if getattr(trainer.args, CHECKPOINTING):  # which Trainer sees to in `train` alone
+        getattr(trainer.model, f"{CHECKPOINTING}_enable")({"use_reentrant": False})
     model, parts = trainer.model, cuttable_parts(trainer.model, adapter_name)
     trainer.accelerator.prepare_model(model, evaluation_mode=True)  # its autocast
     rows = trainer.train_dataset

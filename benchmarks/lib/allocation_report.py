@@ -143,26 +143,42 @@ def found_pairs(rows: list[dict], tasks=TASKS) -> dict[str, list[tuple[dict, dic
     return {task: own for task, own in pairs.items() if own}
 
 
+def failed_seeds(rows: list[dict], size: str = "rank 8") -> dict[str, list[int]]:
+    """{task: seeds with which uniform learned nothing at a size}, beside others with which it did: what is ahead of it
+    there is no share of anything."""
+    none, found = without(rows), {}
+    for (task, seed), loss in losses(rows, "uniform", size).items():
+        if (task, seed) in none:
+            found.setdefault(task, {})[seed] = none[task, seed] - loss
+    middle = {task: statistics.median(gains.values()) for task, gains in found.items()}
+    return {task: [s for s, gain in gains.items() if gain < FAILED * middle[task]] for task, gains in found.items()}
+
+
+def found_shares(rows: list[dict]) -> dict[str, list[float]]:
+    """{task: shares of rank 8's gain by which the size found is ahead of it}, without the seeds with which it learned
+    nothing."""
+    failed = failed_seeds(rows)
+    kept = [r for r in rows if r.get("seed") not in failed.get(r.get("task"), ())]
+    return shares(kept, "warm", "found", rival_size="rank 8")
+
+
 def found_size(rows: list[dict]) -> str:
     """The size found, trained as a run of the package does, against uniform rank 8, a line a task."""
     body, medians, notes = [], [], []
-    gains, none = shares(rows, "warm", "found", rival_size="rank 8"), without(rows)
+    gains, failed = found_shares(rows), failed_seeds(rows)
     for task, pairs in found_pairs(rows, (*TASKS, *LONG)).items():
         parts = [100 * r["parameters"] / w["parameters"] for r, w in pairs]
-        scores = [r["score"] - w["score"] for r, w in pairs if r["score"] is not None]
+        scores = {r["seed"]: r["score"] - w["score"] for r, w in pairs if r["score"] is not None}
         median = statistics.median(parts)
         medians += [median] if task in TASKS else []
-        points = f"{np.mean(scores):+.2f} {pairs[0][0]['metric']}" if scores else "-"
+        points = f"{np.mean([*scores.values()]):+.2f} {pairs[0][0]['metric']}" if scores else "-"
         spread = f"{min(parts):.0f} to {max(parts):.0f} %"
         body.append([task, len(pairs), f"{median:.0f} %", spread, cell(gains.get(task, [])), points])
-        gained = {w["seed"]: none[task, w["seed"]] - w["loss"] for _, w in pairs if (task, w["seed"]) in none}
-        failed = [seed for seed, gain in gained.items() if gain < FAILED * statistics.median(gained.values())]
-        if failed and scores:
-            rest = [r["score"] - w["score"] for r, w in pairs if w["seed"] not in failed]
-            seeds = ", ".join(map(str, failed))
-            notes.append(
-                f"On {task} rank 8 learned nothing with seed {seeds}; without it {np.mean(rest):+.2f} points."
-            )
+        if failed.get(task):
+            rest = [score for seed, score in scores.items() if seed not in failed[task]]
+            seeds = ", ".join(map(str, failed[task]))
+            note = f"On {task} rank 8 learned nothing with seed {seeds}, which the share leaves out"
+            notes.append(note + (f"; without it {np.mean(rest):+.2f} points." if rest else "."))
     if not body:
         return ""
     table = markdown(["task", "seeds", "size, of rank 8's", "by seed", "share of the gain", "score"], body)

@@ -11,8 +11,17 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.lib import compress_report
 from benchmarks.lib.allocation_plan import AMPLE, LONG, SMALL
-from benchmarks.lib.allocation_report import bootstrapped, cell, found_pairs, losses, percent, shares, size_of
-from benchmarks.lib.allocation_sizes import CAPACITY, LLM
+from benchmarks.lib.allocation_report import (
+    bootstrapped,
+    cell,
+    found_pairs,
+    found_shares,
+    losses,
+    percent,
+    shares,
+    size_of,
+)
+from benchmarks.lib.allocation_sizes import CAPACITY, LLM, search_of
 from benchmarks.lib.significance import ENOUGH, interval, markdown
 from benchmarks.pictures import COLOURS
 
@@ -74,7 +83,7 @@ def _pooled(own: list[list[float]]) -> str:
 
 
 def _found(rows: list[dict]) -> str:
-    gains, pairs = shares(rows, "warm", "found", rival_size="rank 8"), found_pairs(rows)
+    gains, pairs = found_shares(rows), found_pairs(rows)
     mean = {task: statistics.mean(gains[task]) for task in pairs if task in gains}
     if not mean:
         return ""
@@ -82,8 +91,10 @@ def _found(rows: list[dict]) -> str:
     worst, middle = min(mean, key=mean.get), f"{100 * statistics.median(parts):.0f} %"
     size = f"{100 * parts[0]:.0f} to {100 * parts[-1]:.0f} %" if len(parts) > 1 else middle
     median = f", {middle} in the median of {len(parts)} tasks" if len(parts) > 1 else f" ({NAMES[worst]})"
-    all_of_it = [r["parameters"] == wide["parameters"] for task in mean for r, wide in pairs[task]]
-    whole = f"{sum(all_of_it)} of {len(all_of_it)} searches were undecided, and have all of it; " * any(all_of_it)
+    searches = [search_of(task, r["seed"], rows) for task in mean for r, _ in pairs[task]]
+    decided = [search is None or search["decided"] for search in searches]
+    whole = f"{decided.count(False)} of {len(decided)} searches were undecided, and have all of it; "
+    whole *= not all(decided)
     return (
         f"**The size that is found** has {size} of the parameters of uniform rank 8{median}; {whole}what it takes off "
         f"the loss differs from rank 8's by {percent(statistics.median(mean.values()))} in their median, at worst by "
@@ -157,9 +168,7 @@ def forest(rows: list[dict]) -> Figure:
         for title, account in (("same size, from scratch", "a"), ("same size, uniform trains longer", "b"))
     } | {
         "size found, against rank 8": {
-            NAMES[t]: v
-            for t, v in shares(rows, "warm", "found", rival_size="rank 8").items()
-            if t in (*CAPACITY, *AMPLE, *LONG)
+            NAMES[t]: v for t, v in found_shares(rows).items() if t in (*CAPACITY, *AMPLE, *LONG)
         },
     }
     groups = {name: own for name, own in groups.items() if own}

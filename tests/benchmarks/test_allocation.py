@@ -8,6 +8,7 @@ from benchmarks import allocation
 from benchmarks.lib import allocation_plan as plan
 from benchmarks.lib import allocation_report as report
 from benchmarks.lib import allocation_sizes as sizes
+from benchmarks.lib import claims
 from benchmarks.lib.allocation_run import _same, by_value
 from benchmarks.lib.allocation_tasks import answer_of
 
@@ -133,6 +134,37 @@ def test_shares_of_uniforms_gain():
     text = report.report(rows)
     assert "+3.0 %" in text and "25 % of rank 8's" in text and "-1.00 bleu" in text
     assert report.report([]) == "\n"
+
+
+def test_a_seed_with_which_rank_8_learned_nothing_is_left_out_and_named():
+    rows = table_rows()
+    for own in rows:
+        if own["seed"] == 15 and own.get("size") == "rank 8":
+            own.update(loss=3.01, score=50.0)
+    assert report.failed_seeds(rows) == {"e2e": [15]} and report.failed_seeds(table_rows()) == {"e2e": []}
+    assert report.found_shares(rows)["e2e"] == pytest.approx([0.02, 0.03, 0.04, 0.03])
+    text = report.found_size(rows)
+    assert "On e2e rank 8 learned nothing with seed 15, which the share leaves out; without it -1.00 points." in text
+    assert "+1.20 bleu" in text  # the mean of four times -1 and of +10
+    alone = [own for own in rows if own["seed"] == 15]
+    assert "with seed 15, which the share leaves out." in report.found_size(alone)
+
+
+def test_the_unit_is_the_mean_gain_of_the_seeds():
+    rows = table_rows()
+    for own in rows:
+        if own["seed"] == 11 and own["kind"] == "none":
+            own["loss"] = 8.0  # a gain of 6, four of 1: 2 in the mean
+    assert report.shares(rows, "contributions", "half")["e2e"] == pytest.approx([0.01, 0.015, 0.02, 0.015, 0.015])
+
+
+def test_undecided_searches_are_counted():
+    rows = table_rows()
+    assert "undecided" not in claims.summary(rows, [])
+    for seed in plan.SEEDS:
+        own = {**searched(seed=seed, stage="final"), "task": "e2e", "k": sizes.DEFAULT_K, "decided": seed > 12}
+        rows.append(own)
+    assert "(E2E); 2 of 5 searches were undecided, and have all of it; what" in claims.summary(rows, [])
 
 
 def test_a_training_that_was_the_same_is_not_run_again():

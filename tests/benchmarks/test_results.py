@@ -261,6 +261,19 @@ def test_a_whole_search_stands_beside_lora_of_its_seed():
     assert f"{line} - | - |" in short.passes([search], whole[2:])
 
 
+def test_runs_of_one_machine_and_batch_are_one_line():
+    how = {"rounds": 3, "variants": None, "batch_size": 16, "length": 64}
+    row = {"task": "steps", "machine": "M", "method": "search, defaults", "step_ratio": 1.2, "memory_ratio": 1.0}
+    rows = [{**row, "settings": how}, {**row, "settings": {**how, "rounds": 7}, "step_ratio": 1.4}]
+    rows += [{**row, "settings": how, "method": "DoRA r=8", "step_ratio": 1.5}]
+    rows += [{**row, "settings": {**how, "length": 128}, "step_ratio": 1.6}]
+    lines = short.steps(rows).splitlines()[2:]
+    assert lines == [
+        "| MiniLM, 16 x 64 tokens | M | 2 | 1.30 | 1.00 | - | - | 1.50 |",
+        "| MiniLM, 16 x 128 tokens | M | 1 | 1.60 | 1.00 | - | - | - |",
+    ]
+
+
 def test_the_papers_numbers_are_as_many_as_its_columns():
     with open(os.path.join(ROOT, "benchmarks", "paper", "numbers.yaml"), encoding="utf-8") as file:
         numbers = yaml.safe_load(file)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, modeling_utils
 
 from autolora_trainer.commands import cli
 from autolora_trainer.errors import UsageError
+from autolora_trainer.heldout import passes
 from tests.helpers.models import byte_llama, byte_tokenizer, lora, padded, tiny_checkpoint, tiny_roberta
 from tests.helpers.rows import sentences, write_rows
 
@@ -94,23 +95,38 @@ def test_without_rows_and_with_healing(place, tmp_path, capsys):
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 def test_a_base_in_4_bits_with_activation_checkpoints(place, tmp_path, capsys, monkeypatch):
-    """Of `compress` and of `find`, whose ranks are those of its base in 4 bits without them."""
-    seen = []
-    loaded = AutoModelForCausalLM.from_pretrained
-    monkeypatch.setattr(
-        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: seen.append(loaded(*a, **k)) or seen[-1]
-    )
-    run(place, tmp_path, KINDS["text"], "adapter", "--load_in_4bit", "--gradient_checkpointing", "--size", "lora:1")
-    assert "a server needs" in capsys.readouterr().out
-    path, patterns = write_rows(tmp_path / "rows.jsonl", KINDS["text"] * 3), []
+    """Of `compress` and of `find`: the small adapter is in the dtype of the given one (TRL rounds what it would train
+    on 4 bits), and checkpoints change nothing but the memory."""
+    models, kept = [], []
+    loaded, computed = AutoModelForCausalLM.from_pretrained, torch.utils.checkpoint.checkpoint
+
+    def load(*given, **more):
+        models.append(loaded(*given, **more))
+        return models[-1]
+
+    def checkpoint(*given, **more):
+        kept.append(1)
+        return computed(*given, **more)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    for module in (passes, torch.utils.checkpoint, modeling_utils):
+        monkeypatch.setattr(module, "checkpoint", checkpoint)
+    path, found, counts = write_rows(tmp_path / "rows.jsonl", KINDS["text"] * 3), [], []
     for more in ([], ["--gradient_checkpointing"]):
-        folder = tmp_path / f"found{len(more)}"
-        cli.main(["find", str(place / "base"), path, "--output_dir", str(folder), "--load_in_4bit", *more,
-                  "--batch_size", "2", "--gradient_accumulation_steps", "2", "--search_steps", "6", "--size", "lora:1"])  # fmt: skip
-        patterns.append(json.loads((folder / "ranks.json").read_text())["modules"])
-    ranks = [{name: module["rank"] for name, module in own.items()} for own in patterns]
-    assert ranks[0] == ranks[1] and sum(ranks[0].values())
-    assert [model.is_loaded_in_4bit for model in seen] == [True] * 3
+        shared = ["--load_in_4bit", *more, "--batch_size", "2", "--size", "lora:1", "--output_dir"]
+        small, folder = tmp_path / f"small{len(more)}", tmp_path / f"found{len(more)}"
+        for verb in (["compress", str(place / "adapter"), "--eval_file", path, *shared, str(small)],
+                     ["find", str(place / "base"), path, *shared, str(folder), "--search_steps", "6",
+                      "--gradient_accumulation_steps", "2"]):  # fmt: skip
+            kept.clear()
+            cli.main(verb)
+            counts.append(len(kept))
+        ranks = [json.loads((own / "ranks.json").read_text())["modules"] for own in (small, folder)]
+        found.append([{name: module["rank"] for name, module in own.items()} for own in ranks])
+        written = load_file(small / "adapter_model.safetensors").values()
+        assert {tensor.dtype for tensor in written} == {torch.float32}
+    assert found[0] == found[1] and all(sum(ranks.values()) for ranks in found[0])
+    assert counts[:2] == [0, 0] and min(counts[2:]) > 0 and all(model.is_loaded_in_4bit for model in models)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from transformers import (
 )
 from trl import DPOConfig, KTOConfig, RewardConfig, SFTConfig, SFTTrainer
 
-from autolora_trainer import find_ranks
+from autolora_trainer import AutoLoraTrainingArguments, find_ranks
 from autolora_trainer.find.rank_search import RankSearch
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.search.measure import MeasurementMixin
@@ -136,19 +136,44 @@ def test_a_peft_model_gives_its_base_and_its_settings(tmp_path):
         ({"r": 4}, {}, 8, None),
         ({"r": 12}, {}, 12, None),
         ({"r": 12}, {"size": "same"}, 24, 12),
+        ({"r": 8}, {"size": "lora:8"}, 16, 8),
         ({"r": 12}, {"size": "lora:2", "initial_rank": 6}, 6, 2),
         ({"r": 8}, {"rank_rule": "threshold"}, 8, None),
     ],
 )
-def test_the_search_is_as_wide_as_the_rank_given(tmp_path, given, asked, width, most):
-    """Which then has the scale that was chosen for it; the same size leaves something to choose."""
-    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], **given)
-    args = short_training(tmp_path, warmup_steps=500, lr_scheduler_type="cosine", learning_rate=3e-2)
+def test_the_search_is_as_wide_as_the_rank_given(tmp_path, monkeypatch, given, asked, width, most):
+    """Which then has the scale that was chosen for it; a size that is given leaves something to choose."""
+    lora, scales = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], lora_alpha=24, **given), []
+    find = MeasurementMixin.find
+
+    def watched(self):
+        scales.extend({part.scaling for part in self.gates.parts.values()})
+        return find(self)
+
+    monkeypatch.setattr(MeasurementMixin, "find", watched)
+    args = short_training(tmp_path, learning_rate=3e-2)
     search = RankSearch(tiny_roberta(), rows(60), lora, args=args, search_steps=6, **asked).run()
-    assert search.ranks.initial_rank == width
+    assert search.ranks.initial_rank == width and scales == [24 / width]
     assert most is None or search.parameters == 4 * 32 * most
     ranks = search.ranks.ranks.values()
-    assert max(ranks) <= width and (asked.get("size") != "same" or len(set(ranks)) > 1)
+    assert max(ranks) <= width and (most in (None, 2) or len(set(ranks)) > 1)
+
+
+def test_a_schedule_of_its_own(tmp_path):
+    """Neither a warm-up that is longer than the search nor a rate that falls within it; looks that are asked for."""
+    kind = {"kind": AutoLoraTrainingArguments, "search_look_steps": 10}
+    for own, asked, warmup, looks in (
+        ({}, {}, 28, 28),
+        ({}, {"search_steps": 300}, 28, 0),
+        (kind, {"search_steps": 300}, 28, 10),
+        ({"warmup_steps": 0.5}, {}, 28, 28),
+        ({"warmup_steps": 0.02}, {"search_steps": 300}, 6, 0),
+    ):
+        args = short_training(tmp_path, **{"warmup_steps": 500, "lr_scheduler_type": "cosine", **own})
+        trainer, _ = RankSearch(tiny_roberta(), rows(60), LORA, args=args, **asked)._trainer(str(tmp_path))
+        found = trainer.args
+        assert (found.warmup_steps, found.search_look_steps) == (warmup, looks)
+        assert found.lr_scheduler_type == "constant_with_warmup"
 
 
 def test_what_the_search_learned_is_an_adapter_to_train_on(tmp_path):
@@ -192,6 +217,8 @@ def test_parts_of_a_fused_projection_are_saved_whole(tmp_path):
         ({"rank_rule": "adaptive"}, "The rank rule adaptive is gone"),
         ({"train_dataset": rows(1)}, "leaves"),
         ({"initial_rank": 1}, "initial_rank must be at least 2"),
+        ({"search_steps": 0}, "search_steps must be at least 1, got 0"),
+        ({"size": "same", "max_lora_rank": 4}, "raise what caps them: initial_rank, max_lora_rank"),
     ],
 )
 def test_what_cannot_be_searched(tmp_path, asked, sentence):

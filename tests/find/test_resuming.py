@@ -1,5 +1,6 @@
 """A search of ranks that is interrupted goes on to the same bits, or says why it cannot."""
 
+import dataclasses
 import json
 import os
 
@@ -22,9 +23,9 @@ def search(folder, output_dir="found", **changes):
     torch.manual_seed(0)
     model = tiny_roberta(hidden_dropout_prob=0.1)
     args = short_training(folder / "training", learning_rate=3e-2)
-    output_dir = changes.pop("output_dir", output_dir)
+    output_dir, lora = changes.pop("output_dir", output_dir), changes.pop("peft_config", LORA)
     settings = {"search_steps": 8, "size": "lora:1", "output_dir": output_dir and folder / output_dir, **changes}
-    return RankSearch(model, rows(60), LORA, args=args, **settings)
+    return RankSearch(model, rows(60), lora, args=args, **settings)
 
 
 def interrupted(folder, monkeypatch, step=5, error=KeyboardInterrupt):
@@ -66,6 +67,10 @@ def test_it_begins_anew_where_it_had_not_got_far(tmp_path, monkeypatch):
     [
         ({"seed": 1}, "was begun with seed 42, and this one has 1"),
         ({"initial_rank": 4}, "was begun with initial_rank 8, and this one has 4"),
+        (
+            {"peft_config": dataclasses.replace(LORA, lora_alpha=99)},
+            "was begun with lora_alpha .*, and this one has 99",
+        ),
         ({"output_dir": "elsewhere"}, "holds no search to go on with"),
         ({"output_dir": None}, "resume_from_checkpoint needs the output_dir"),
     ],

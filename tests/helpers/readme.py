@@ -32,7 +32,7 @@ def run_the_search(search_steps: int, retrain_steps: int, rows: int) -> None:
         "load_model": lambda: AutoModelForSequenceClassification.from_pretrained(encoder_path()),
     }
     text = program(1)
-    short = text.replace("max_steps=112, search_look_steps=28", f"max_steps={search_steps}")
+    short = text.replace("max_steps=112", f"max_steps={search_steps}")
     short = short.replace('("retrain")', f'("retrain", max_steps={retrain_steps}, learning_rate=2e-3)')
     assert short.count("max_steps") == 2
     exec(compile(short, "README.md", "exec"), names)

@@ -34,7 +34,9 @@ def test_a_search_is_no_longer_warmed_up_than_it_lasts(place):
     for given, changes, kept in (
         (500, {}, (28, "constant_with_warmup")),
         (9, {}, (9, "constant_with_warmup")),
-        (0.019, {}, (0.019, "constant_with_warmup")),
+        (0.019, {}, (3, "constant_with_warmup")),
+        (0.5, {}, (28, "constant_with_warmup")),
+        (0.5, {"search_epochs": 2}, (0.5, "constant_with_warmup")),
         (500, {"rank_rule": "threshold"}, (28, "constant_with_warmup")),
         (500, {"search_epochs": 2, "rank_rule": "threshold"}, (500, "cosine")),  # the paper's: the training's
     ):
