@@ -207,7 +207,10 @@ def by_size(rows: list[dict], method: str, without: tuple[str, ...] = ("found",)
 
 
 def picture(rows: list[dict]) -> Figure:
-    """Held-out loss against parameters, a panel a task: contributions, uniform, no adapter and the size found."""
+    """Held-out loss against parameters, a panel a task: contributions, uniform and the size found; without a training
+    of rank 8 that learned nothing."""
+    failed = failed_seeds(rows)
+    rows = [r for r in rows if r.get("size") != "rank 8" or r["seed"] not in failed.get(r["task"], ())]
     tasks = [task for task in TASKS if any(r["task"] == task and r["kind"] == "train" for r in rows)]
     figure = Figure(figsize=(3.0 * len(tasks), 3.0), layout="constrained")
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
