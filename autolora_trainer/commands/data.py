@@ -20,7 +20,7 @@ from autolora_trainer.errors import sentence
 from autolora_trainer.files import check_regular
 from autolora_trainer.machine import is_terminal
 from autolora_trainer.tasks.files import READERS, check_columns, read_columns, shown_columns, shown_value
-from autolora_trainer.training.kinds import TEXT_ROWS
+from autolora_trainer.training.kinds import TEXT_ROWS, of_trl
 from autolora_trainer.training.padding import align_tokens, settle_side
 
 logger = logging.getLogger("autolora_trainer")
@@ -110,13 +110,9 @@ def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task,
             )
     if "messages" in wanted and not tokenizer.chat_template:
         raise ValueError(f"{path} holds messages, and the tokenizer has no chat template. Give prompt and completion.")
-    try:
-        from trl import SFTConfig, SFTTrainer
-    except ImportError:
-        raise ValueError('Rows of text are prepared by TRL, which is not there: pip install ".[trl]".')
     own = {"max_length": max_length}
     prepared = {"processing_class": tokenizer}
-    task = Task(SFTTrainer, SFTConfig, "AutoModelForCausalLM", "CAUSAL_LM", None, own, prepared)
+    task = Task(of_trl("SFTTrainer"), of_trl("SFTConfig"), "AutoModelForCausalLM", "CAUSAL_LM", None, own, prepared)
     return task, rows.select_columns(sorted(wanted))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_without_rows_by_singular_values():
         everywhere.plot()
 
 
-def test_texts_are_prepared_by_the_trainer_of_the_arguments(tmp_path):
+def test_texts_are_prepared_by_the_trainer_of_the_arguments(tmp_path, monkeypatch):
     """As `find_ranks` has it: an SFTConfig is enough, and so are rows of text."""
     torch.manual_seed(0)
     model = lora(byte_llama(), 4, ["q_proj", "v_proj"], task_type="CAUSAL_LM")
@@ -146,6 +147,9 @@ def test_texts_are_prepared_by_the_trainer_of_the_arguments(tmp_path):
         small = compress(model, texts, args=args, processing_class=tokenizer, size="lora:1")
         losses.append([point.loss for point in small.curve.points])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and small.file.parameters
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(ValueError, match="Rows of text are prepared by TRL, which is not there"):
+        compress(model, texts, processing_class=tokenizer)
 
 
 def test_healing_trains_what_is_left():
