@@ -137,13 +137,13 @@ def _lesser(task: str, seed: int, method: str, rows: list[dict]) -> Iterator[dic
     if search_of(task, seed, rows, k=search_rank(task, rows)) is None:
         return
     train = {"kind": "train", **final_of(task, seed), "method": method}
+    sizes = SMALL if method in PATTERNS and task in WHOLE else ("half",)
+    if task in LLM and method != "shuffled":
+        return
     if method == "fixed":
         yield (search := {"kind": "search", **final_of(task, seed), "k": search_rank(task, rows), "label": "fixed"})
         if search_of(task, seed, rows, k=search["k"], label="fixed") is None:
             return
-    sizes = SMALL if method in PATTERNS and task in WHOLE else ("half",)
-    if task in LLM:
-        sizes = ("half",) if method == "shuffled" else ()
     for size in sizes:
         if step_of(task, size, rows) is not None:
             yield {**train, "size": size, "account": "a"}

@@ -56,7 +56,8 @@ def passes(rows: list[dict], whole: list[dict]) -> str:
     of LoRA of their rank, whose seconds and memory are compared."""
     body = []
     for task in NAMES:
-        own = [r for r in rows if (r["kind"], r["task"], r.get("k")) == ("search", task, DEFAULT_K)]
+        wanted = ("search", task, DEFAULT_K, None)  # and not one whose α stays 1
+        own = [r for r in rows if (r["kind"], r["task"], r.get("k"), r.get("label")) == wanted]
         if own:
             steps, found = (statistics.median(r[key] for r in own) for key in ("steps", "passes"))
             shares = (f"{found / length:.1%}" for length in (1000, 3000))
