@@ -145,7 +145,8 @@ def _lesser(task: str, seed: int, method: str, rows: list[dict]) -> Iterator[dic
         if search_of(task, seed, rows, k=search["k"], label="fixed") is None:
             return
     for size in sizes:
-        if step_of(task, size, rows) is not None:
+        step = step_of(task, size, rows)
+        if step is not None and (method != "adalora" or step.isdigit()):  # which has no ranks on one kind of module
             yield {**train, "size": size, "account": "a"}
             if method in ("mlp", "adalora") and task in WHOLE:
                 yield {**train, "size": size, "account": "b"}

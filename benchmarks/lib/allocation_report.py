@@ -173,7 +173,11 @@ def found_size(rows: list[dict]) -> str:
         medians += [median] if task in TASKS else []
         points = f"{np.mean([*scores.values()]):+.2f} {pairs[0][0]['metric']}" if scores else "-"
         spread = f"{min(parts):.0f} to {max(parts):.0f} %"
-        body.append([task, len(pairs), f"{median:.0f} %", spread, cell(gains.get(task, [])), points])
+        shown = [task, len(pairs), f"{median:.0f} %", spread, cell(gains.get(task, [])), points]
+        if task in LONG:
+            notes.append(f"{task}, of which the plan has {len(pairs)}: {', '.join(shown[2:3] + shown[4:])}.")
+            continue
+        body.append(shown)
         if failed.get(task):
             rest = [score for seed, score in scores.items() if seed not in failed[task]]
             seeds = ", ".join(map(str, failed[task]))
