@@ -14,7 +14,7 @@ VERBS = {  # what each is for, and two examples
              ("demo", "demo --steps 20 --search_steps 20 --output_dir outputs/short")),
     "find": ("which modules, which ranks and how large, before a training",
              ("find Qwen/Qwen3-0.6B chats.jsonl --format trl --output_dir found",
-              "find Qwen/Qwen3-8B chats.jsonl --load_in_4bit --bf16 --gradient_checkpointing --output_dir found")),
+              "find Qwen/Qwen3-8B chats.jsonl --load_in_4bit --bf16 --output_dir found")),
     "compress": ("any LoRA adapter, as small as held-out rows let it be",
                  ("compress my-adapter --eval_file dev.jsonl --output_dir small",
                   "compress my-adapter --rank 8 --output_dir small  # without rows: by singular values")),

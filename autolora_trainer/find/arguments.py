@@ -10,6 +10,7 @@ from autolora_trainer.machine import is_terminal
 from autolora_trainer.search.arguments import AutoLoraTrainingArguments
 from autolora_trainer.training.kinds import arguments_of
 
+LEAST_WIDTH = 8  # components of every module that a search begins with, the paper's k
 TASK_TYPES = {  # by the end of a model's class name
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
@@ -30,6 +31,25 @@ def task_type_of(model: torch.nn.Module) -> str | None:
     """PEFT's task type for a model of transformers; None of others."""
     name = type(model).__name__
     return next((task for end, task in TASK_TYPES.items() if name.endswith(end)), None)
+
+
+def size_and_width(settings: dict, r: int) -> dict:
+    """Size and width of a search with these settings, beside LoRA of rank `r`.
+
+    Example:
+        >>> size_and_width({"size": "same", "initial_rank": None, "rank_rule": "contributions"}, 16)
+        {'size': 'lora:16', 'initial_rank': 32}
+    """
+    size, width = settings["size"], settings["initial_rank"]
+    if size == "auto" and settings["rank_rule"] == "threshold":
+        size = None  # the rule's own count
+    elif size == "same":
+        size = f"lora:{r}"
+    if width is None:
+        kind, _, asked = str(size).partition(":")
+        twice = 2 * int(asked) if kind == "lora" and asked.isdecimal() else 0  # or there was nothing to choose
+        width = max(LEAST_WIDTH, r, twice)
+    return {"size": size, "initial_rank": width}
 
 
 def search_arguments(

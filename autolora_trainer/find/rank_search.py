@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from autolora_trainer.find import resuming
-from autolora_trainer.find.arguments import search_arguments, task_type_of
+from autolora_trainer.find.arguments import search_arguments, size_and_width, task_type_of
 from autolora_trainer.heldout.split import check_rows, check_set
 from autolora_trainer.lora.cut import check_cuttable
 from autolora_trainer.lora.fresh import untrained_fresh, with_modules
@@ -46,7 +46,6 @@ from autolora_trainer.training.processes import sharding
 from autolora_trainer.untouched import sharing_memory, untouched
 
 SEARCH_FOLDER = "search"  # in the folder that is given
-LEAST_WIDTH = 8  # components of every module that a search begins with, the paper's k
 
 
 class RankSearch:
@@ -111,7 +110,7 @@ class RankSearch:
             "val_fraction": val_fraction, "size": size, "tolerance": tolerance, "max_lora_rank": max_lora_rank,
             "min_rank": min_rank, "initial_rank": initial_rank, "rank_rule": rank_rule, "seed": seed,
             **search_length(
-                rank_rule, 0 if args is None else args.warmup_steps, -1 if search_steps is None else search_steps,
+                rank_rule, getattr(args, "warmup_steps", 0), search_steps or -1,
                 look_steps=getattr(args, "search_look_steps", 0),
             ),
         }  # fmt: skip
@@ -185,7 +184,7 @@ class RankSearch:
         if sharding(self.args) == "FSDP":
             base = sharing_memory(base)
         whole = with_modules(given, untrained_fresh(base, given)[0])  # as the search completes it
-        settings = {**self.settings, **self._size_and_width(given.r), "output_dir": folder}
+        settings = {**self.settings, **size_and_width(self.settings, given.r), "output_dir": folder}
         if self.output_dir is not None:
             every = settings.get("search_look_steps") or max(1, settings["max_steps"] // 4)
             settings |= {**resuming.CHECKPOINTS, "save_steps": every}
@@ -204,19 +203,6 @@ class RankSearch:
 
         trainer.add_callback(StepForecast(forecast, trainer.expected_passes(1)[0]))
         return trainer, whole
-
-    def _size_and_width(self, r: int) -> dict:
-        """Size and width of a search, beside LoRA of rank `r`."""
-        size, width = self.settings["size"], self.settings["initial_rank"]
-        if size == "auto" and self.settings["rank_rule"] == "threshold":
-            size = None  # the rule's own count
-        elif size == "same":
-            size = f"lora:{r}"
-        if width is None:
-            kind, _, asked = str(size).partition(":")
-            twice = 2 * int(asked) if kind == "lora" and asked.isdecimal() else 0  # or there was nothing to choose
-            width = max(LEAST_WIDTH, r, twice)
-        return {"size": size, "initial_rank": width}
 
     def _keep(self, trainer, given: LoraConfig) -> None:
         """Take from a trainer what it has found."""
@@ -272,8 +258,7 @@ def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **se
         train_dataset: as the trainer takes it.
         peft_config: a `LoraConfig` whose task_type, target_modules, lora_alpha … are kept. Default: all linear
             layers.
-        eval_dataset: held-out rows, which choose, so none that a score will be reported of; default: `val_fraction`
-            (0.2) of the training rows.
+        eval_dataset: held-out rows, which choose (so report no score of them); default: `val_fraction` of the rows.
         args: `TrainingArguments`, `SFTConfig`, `DPOConfig` …: batch, precision, rate. Its trainer prepares the rows;
             without any, `SFTTrainer` where they are texts.
         data_collator, processing_class, trainer_class: as the trainer takes them; by default that of `args`.
@@ -284,8 +269,8 @@ def find_ranks(model, train_dataset, peft_config: LoraConfig | None = None, **se
         initial_rank: the search's width, the most that a module can get; default: `r` of peft_config, twice R for size
             lora:R (and twice r for same), and 8 at least.
         rank_rule: contributions, or threshold, the paper's.
-        search_steps: weight steps of the search; default: until it has settled, 112 at most. Its rate does not fall,
-            but for threshold with steps that are given, which has the training's schedule.
+        search_steps: weight steps of the search; default: until it has settled, 112 at most. Its rate does not fall
+            (of threshold with steps that are given it does as the training's).
         output_dir: for what the search writes, and for checkpoints, from which `RankSearch.run` can go on; seed: of
             the search and the split.
     Raises:

@@ -16,7 +16,7 @@ from autolora_trainer.lora.fused import add_lora
 from autolora_trainer.lora.parts import adaptable_names
 from autolora_trainer.methods.base import Built, Job, Plan
 from autolora_trainer.methods.patterns import SizedMethod, check_first_component, cut_adapter, equal_scores
-from autolora_trainer.methods.search_phase import length_of, search, search_arguments, search_trainer
+from autolora_trainer.methods.search_phase import search, search_arguments, search_trainer
 from autolora_trainer.ranks.adapter import build_adapter, is_other_model
 from autolora_trainer.ranks.budget import parse_budget
 from autolora_trainer.ranks.learned import RANKS_FILE, LearnedRanks
@@ -74,7 +74,7 @@ class AutoLora(SizedMethod):
                 raise ValueError(
                     "The search does not run in fp16: its loss scale hides the hypergradient. Use --bf16 or fp32."
                 )
-            check_schedule(length_of(request).get("lr_scheduler_type", training.lr_scheduler_type), "the search")
+            check_schedule(training.lr_scheduler_type, "the search")
             if training.auto_find_batch_size:
                 raise ValueError(
                     "--auto_find_batch_size tries batch sizes until one fits, and the search has a batch of D_val "

@@ -38,19 +38,13 @@ def search_arguments(request) -> AutoLoraTrainingArguments:
     if shared["save_strategy"] == "best":
         shared["save_strategy"] = "steps"  # there is no best in a search
     own = {name: getattr(settings, name) for name in SearchArguments.__dataclass_fields__}
+    given = settings.search_max_steps, settings.search_epochs, settings.search_look_steps
     return AutoLoraTrainingArguments(
         output_dir=os.path.join(request.output_dir, SEARCH_FOLDER),
         learning_rate=settings.search_learning_rate or training.learning_rate,
         remove_unused_columns=training.remove_unused_columns,
-        **{**shared, **own, **length_of(request)},
+        **{**shared, **own, **search_length(settings.rank_rule, training.warmup_steps, *given)},
     )
-
-
-def length_of(request) -> dict:
-    """Length and schedule of the search, as arguments."""
-    settings, warmup = request.settings, request.training.warmup_steps
-    given = settings.search_max_steps, settings.search_epochs, settings.search_look_steps
-    return search_length(settings.rank_rule, warmup, *given)
 
 
 def search_trainer(job: Job, arguments: AutoLoraTrainingArguments, callbacks: list) -> AutoLoraTrainer:

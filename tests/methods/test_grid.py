@@ -75,7 +75,7 @@ def test_the_best_configuration_is_trained_on_all_rows(place, tmp_path, monkeypa
     monkeypatch.setattr(Job, "try_ranks", trials := Trials())
     results = run_glue.main(command(place, tmp_path / "o", method="grid", max_steps=2))
     assert "different sizes, up to rank 8 everywhere, and so is the best" in caplog.text
-    assert "add --size lora:2" in caplog.text  # initial_rank is 4
+    assert "Give --size, that of what it is compared with." in caplog.text
     ranks = LearnedRanks.load(tmp_path / "o" / "ranks.json")
     assert len(trials.ran) == 16 and ranks.rank_rule == "grid"
     assert [
