@@ -38,10 +38,11 @@ def run(options) -> str:
 
 def _compressed(options, base: str) -> CompressedAdapter:
     shared = {"max_lora_rank": options.max_lora_rank, "size": options.size, "tolerance": options.tolerance}
+    how = loading(options)
     if options.eval_file is None:
-        model = load_given(options.adapter, base, **loading(options))
+        model = load_given(options.adapter, base, **how)
         return compress(model, rank=options.rank if options.energy is None else options.energy, **shared)
-    how, tokenizer = loading(options), load_tokenizer(options.adapter, base)
+    tokenizer = load_tokenizer(options.adapter, base)
     task, rows = task_of(read_rows(options.eval_file), options.eval_file, tokenizer, options.max_length)
     model, train_rows = load_given(options.adapter, base, **how), None
     settle_padding(model, tokenizer, task, rows)
@@ -50,6 +51,6 @@ def _compressed(options, base: str) -> CompressedAdapter:
     with tempfile.TemporaryDirectory() as folder:
         args = task.training_arguments(folder, options, logging_strategy="no")
         return compress(
-            model, rows, args=args, trainer_class=task.trainer_class, train_dataset=train_rows,
+            model, rows, args=args, train_dataset=train_rows,
             heal_steps=options.heal_steps, **task.prepared, **shared,
         )  # fmt: skip

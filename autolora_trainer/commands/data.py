@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from datasets import Dataset, load_dataset
 from pyarrow import parquet
-from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import AutoTokenizer, DataCollatorWithPadding, TrainingArguments
 
 from autolora_trainer.errors import sentence
 from autolora_trainer.files import check_regular
@@ -34,14 +34,13 @@ class Task:
     """What rows are for.
 
     Attributes:
-        trainer_class, arguments: whose rows they are, and the class of its arguments.
+        arguments: the class of a trainer's arguments, which says whose rows they are (`training/kinds.py`).
         model_class: name of transformers' class for the base model.
         labels: classes, where they are labels.
         own_arguments: of `arguments`, beside those of every task.
         prepared: what the trainer is given beside model, arguments and rows.
     """
 
-    trainer_class: type[Trainer]
     arguments: type[TrainingArguments]
     model_class: str
     task_type: str
@@ -112,7 +111,7 @@ def task_of(rows: Dataset, path: str, tokenizer, max_length: int) -> tuple[Task,
         raise ValueError(f"{path} holds messages, and the tokenizer has no chat template. Give prompt and completion.")
     own = {"max_length": max_length}
     prepared = {"processing_class": tokenizer}
-    task = Task(of_trl("SFTTrainer"), of_trl("SFTConfig"), "AutoModelForCausalLM", "CAUSAL_LM", None, own, prepared)
+    task = Task(of_trl("SFTConfig"), "AutoModelForCausalLM", "CAUSAL_LM", None, own, prepared)
     return task, rows.select_columns(sorted(wanted))
 
 
@@ -145,7 +144,7 @@ def _classification(rows: Dataset, path: str, tokenizer, max_length: int) -> tup
         )
     prepared = {"data_collator": DataCollatorWithPadding(tokenizer)}
     labels = max(2, max(values) + 1)
-    task = Task(Trainer, TrainingArguments, "AutoModelForSequenceClassification", "SEQ_CLS", labels, {}, prepared)
+    task = Task(TrainingArguments, "AutoModelForSequenceClassification", "SEQ_CLS", labels, {}, prepared)
     return task, made.rename_column("label", "labels")
 
 

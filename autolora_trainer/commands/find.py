@@ -78,7 +78,7 @@ def _search(options) -> RankSearch:
     args = task.training_arguments(options.output_dir, options, **accumulation)
     return RankSearch(
         model, rows, LoraConfig(target_modules=targets[0] if len(targets) == 1 else targets, **settings),
-        eval_dataset=held_out, args=args, trainer_class=task.trainer_class, size=options.size,
+        eval_dataset=held_out, args=args, size=options.size,
         tolerance=options.tolerance, max_lora_rank=options.max_lora_rank, initial_rank=options.initial_rank,
         search_steps=options.search_steps, output_dir=options.output_dir, seed=options.seed, **task.prepared,
     )  # fmt: skip

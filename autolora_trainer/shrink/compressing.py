@@ -79,11 +79,8 @@ def compress(
             missing or too few, and for a size out of reach.
     """
     _check(eval_dataset, rank, size, tolerance, max_lora_rank, heal_steps, train_dataset)
-    model = (
-        model
-        if isinstance(model, torch.nn.Module)
-        else load_given(os.fspath(model), base_model, device_map=device_map)
-    )
+    if not isinstance(model, torch.nn.Module):
+        model = load_given(os.fspath(model), base_model, device_map=device_map)
     check_cuttable(model, adapter_name)
     with untouched(model), tempfile.TemporaryDirectory() as folder:
         model.set_adapter(adapter_name)

@@ -143,11 +143,11 @@ def found_pairs(rows: list[dict], tasks=TASKS) -> dict[str, list[tuple[dict, dic
     return {task: own for task, own in pairs.items() if own}
 
 
-def failed_seeds(rows: list[dict], size: str = "rank 8") -> dict[str, list[int]]:
-    """{task: seeds with which uniform learned nothing at a size}, beside others with which it did: what is ahead of it
+def failed_seeds(rows: list[dict]) -> dict[str, list[int]]:
+    """{task: seeds with which uniform rank 8 learned nothing}, beside others with which it did: what is ahead of it
     there is no share of anything."""
     none, found = without(rows), {}
-    for (task, seed), loss in losses(rows, "uniform", size).items():
+    for (task, seed), loss in losses(rows, "uniform", "rank 8").items():
         if (task, seed) in none:
             found.setdefault(task, {})[seed] = none[task, seed] - loss
     middle = {task: statistics.median(gains.values()) for task, gains in found.items()}
