@@ -50,10 +50,9 @@ def trials(rows: list[dict]) -> Iterator[dict]:
     for task in CAPACITY + AMPLE:
         yield from _developing(task, rows)
     yield from _compared(SEEDS[:FEW], rows)
-    yield from (t for task in WHOLE for t in _others(task, SEEDS[:1], rows))
+    yield from (t for task in WHOLE for t in _others(task, rows))
     yield from _compared(SEEDS[FEW:], rows)
-    for task in (own for own in CAPACITY if own not in WHOLE):
-        yield from _others(task, SEEDS[: FEW if task in LLM else 1], rows)
+    yield from (t for task in CAPACITY if task not in WHOLE for t in _others(task, rows))
 
 
 def _compared(seeds: tuple[int, ...], rows: list[dict]) -> Iterator[dict]:
@@ -62,9 +61,9 @@ def _compared(seeds: tuple[int, ...], rows: list[dict]) -> Iterator[dict]:
         yield from (t for task in (*CAPACITY, *AMPLE, *LONG) for t in _of_seed(task, seed, rows))
 
 
-def _others(task: str, seeds: tuple[int, ...], rows: list[dict]) -> Iterator[dict]:
+def _others(task: str, rows: list[dict]) -> Iterator[dict]:
     """The other methods on a task."""
-    yield from (t for seed in seeds for method in PATTERNS + RIVALS for t in _lesser(task, seed, method, rows))
+    yield from (t for seed in SEEDS[:FEW] for method in PATTERNS + RIVALS for t in _lesser(task, seed, method, rows))
 
 
 def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
