@@ -17,7 +17,7 @@ from benchmarks.lib.allocation_sizes import CAPACITY, DEFAULT_K, LLM, search_of,
 AMPLE = ("sst2", "qnli", "mnli")
 LONG = {"e2e_long": "e2e"}  # four times the rows and steps; at uniform's rate of the short one, for every method
 ON_CPU = tuple(task for task in (*CAPACITY, *AMPLE, *LONG) if task != "gsm8k")  # which decodes too much for one
-SEEDS, FEW = (11, 12, 13, 14, 15), 3  # of the final table; an LLM and what is beside the main question have the first
+SEEDS, FEW = (11, 12, 13, 14, 15), 3  # of the final table; an LLM and the lesser methods have the first
 WHOLE = ("e2e", "webnlg")  # have account (b), and the other methods at both small sizes; elsewhere at the middle one
 DEVELOP = {"stage": "develop", "seed": 1}
 SMALL = ("eighth", "half")
@@ -63,7 +63,9 @@ def _compared(seeds: tuple[int, ...], rows: list[dict]) -> Iterator[dict]:
 
 def _others(task: str, rows: list[dict]) -> Iterator[dict]:
     """The other methods on a task."""
-    yield from (t for seed in SEEDS[:FEW] for method in PATTERNS + RIVALS for t in _lesser(task, seed, method, rows))
+    for seed in SEEDS:
+        methods = PATTERNS + RIVALS if seed in SEEDS[:FEW] else PATTERNS if task in WHOLE else ()
+        yield from (t for method in methods for t in _lesser(task, seed, method, rows))
 
 
 def _developing(task: str, rows: list[dict]) -> Iterator[dict]:
@@ -107,20 +109,19 @@ def _of_seed(task: str, seed: int, rows: list[dict]) -> Iterator[dict]:
     """The main comparison: contributions and uniform at all sizes, and the size found against uniform rank 8."""
     final = final_of(task, seed)
     rates = [rate_of(task, method, rows) for method in ("contributions", "uniform")]
-    few = seed in SEEDS[:FEW]
     if task in CAPACITY:
         rates += [rate_of(task, method, rows, size) for size, method in OWN_RATE.items()]
-    if None in rates or (task in LLM and not few) or (task in LONG and seed != SEEDS[0]):
+    if None in rates or seed not in seeds_of(task):
         return
     yield {"kind": "none", **final}
     yield {"kind": "search", **final, "k": (wide := search_rank(task, rows))}
     train = {"kind": "train", **final, "account": "a"}
-    sizes = ("half",) if task in LLM else (*SMALL, "twice")[: 2 + few] if task in CAPACITY else ()
+    sizes = ("half",) if task in LLM else (*SMALL, "twice") if task in CAPACITY else ()
     for size in sizes if search_of(task, seed, rows, k=wide) else ():
         if step_of(task, size, rows) is not None:
             for method in ("contributions", "uniform"):
                 yield {**train, "method": method, "size": size}
-            if task in WHOLE and size in SMALL and few:
+            if task in WHOLE and size in SMALL:
                 yield {**train, "method": "uniform", "size": size, "account": "b"}
                 yield {**train, "method": "warm", "size": size}
     yield {"kind": "search", **final, "k": DEFAULT_K}
@@ -149,6 +150,11 @@ def _lesser(task: str, seed: int, method: str, rows: list[dict]) -> Iterator[dic
             yield {**train, "size": size, "account": "a"}
             if method in ("mlp", "adalora") and task in WHOLE:
                 yield {**train, "size": size, "account": "b"}
+
+
+def seeds_of(task: str) -> tuple[int, ...]:
+    """The seeds of the main comparison."""
+    return SEEDS[:1] if task in LONG else SEEDS[:FEW] if task in LLM else SEEDS
 
 
 def final_of(task: str, seed: int) -> dict:

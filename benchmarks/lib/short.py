@@ -69,15 +69,17 @@ def passes(rows: list[dict], whole: list[dict]) -> str:
 
 
 def _beside_lora(rows: list[dict], task: str) -> tuple[str, str]:
-    """Medians over seeds: seconds of a search, of those of 1,000 steps of LoRA of its rank; peak memory, to its."""
+    """Over seeds: seconds of a search, of those of 1,000 steps of LoRA of its rank, the median and both ends; peak
+    memory, to LoRA's, the median."""
     own = {(r["method"], r["seed"]): r for r in rows if r["task"] == task}
     ours = {seed: run for (method, seed), run in own.items() if method == "autolora"}
     pairs = [(run, own["lora", seed]) for seed, run in ours.items() if ("lora", seed) in own]
     if not pairs:
         return "-", "-"
-    seconds = (a["search_seconds"] / (1000 * b["wall_seconds"] / b["passes"]) for a, b in pairs)
+    seconds = [a["search_seconds"] / (1000 * b["wall_seconds"] / b["passes"]) for a, b in pairs]
     memory = (a["peak_memory_mb"] / b["peak_memory_mb"] for a, b in pairs)
-    return f"{statistics.median(seconds):.1%}", f"{statistics.median(memory):.2f}"
+    ends = f"{100 * min(seconds):.0f} to {max(seconds):.0%}"
+    return f"{statistics.median(seconds):.1%} ({ends})", f"{statistics.median(memory):.2f}"
 
 
 def steps(rows: list[dict]) -> str:

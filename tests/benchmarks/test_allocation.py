@@ -74,6 +74,9 @@ def test_what_is_due_waits_for_the_rows_it_needs():
     assert ("contributions", "eighth", "a") in trained and ("uniform", "half", "b") in trained
     assert ("warm", "found", "a") in trained and ("shuffled", "eighth", "a") in trained
     assert len(trained) == len(set(trained))
+    rows.append(searched(seed=15, stage="final"))
+    last = [(t["method"], t["size"]) for t in plan.left(rows) if (t["kind"], t["seed"]) == ("train", 15)]
+    assert {("uniform", "twice"), ("warm", "half"), ("random", "half")} <= set(last) and ("count", "half") not in last
 
 
 def test_a_language_model_is_not_tuned_and_has_three_seeds():
