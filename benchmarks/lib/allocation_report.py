@@ -17,11 +17,11 @@ from benchmarks.lib.significance import ENOUGH, interval, markdown, p_value
 from benchmarks.pictures import LOOKS
 
 NAMES = {
-    "shuffled": "the same ranks, shuffled within a kind",
+    "shuffled": "the same ranks shuffled",
     "random": "random ranks",
     "mlp": "feed-forward layers only",
-    "svd": "cut by singular values (global)",
-    "fixed": "contributions with α = 1 throughout",
+    "svd": "cut by singular values",
+    "fixed": "α = 1 throughout",
     "count": "the paper's α",
     "adalora": "AdaLoRA",
 }
@@ -45,13 +45,14 @@ def without(rows: list[dict]) -> dict[tuple, float]:
 def shares(
     rows: list[dict], method: str, size: str, account: str = "a", rival: str = "uniform", rival_size: str | None = None
 ) -> dict[str, list]:
-    """{task: shares of the rival's gain by which a method is ahead, by seed}; the rival has `account`, and its own
-    size where that is another."""
+    """{task: shares of uniform's gain by which a method is ahead of its rival, by seed}; uniform and the rival have
+    `account`, and the rival's size where that is another."""
     found: dict[str, list] = {}
     none, own = without(rows), losses(rows, method, size)
-    for place, loss in losses(rows, rival, rival_size or size, account).items():
-        if place in own and place in none:
-            found.setdefault(place[0], []).append((loss - own[place], none[place] - loss))
+    unit, others = (losses(rows, name, rival_size or size, account) for name in ("uniform", rival))
+    for place in others:
+        if place in own and place in none and place in unit:
+            found.setdefault(place[0], []).append((others[place] - own[place], none[place] - unit[place]))
     gains = {task: statistics.mean(gain for _, gain in pairs) for task, pairs in found.items()}
     return {task: [ahead / gains[task] for ahead, _ in pairs] for task, pairs in found.items()}
 
@@ -104,16 +105,24 @@ def size_of(rows: list[dict], task: str, size: str) -> str:
     return f"{own[0]:,}" if own else "-"
 
 
-def others(rows: list[dict]) -> str:
-    """Contributions against the other methods, over the small cells that both have, with Holm's correction."""
+def rivals(rows: list[dict]) -> dict[tuple[str, str], list[float]]:
+    """{(method, account): shares by which contributions are ahead of it}, over the small cells that both have."""
     found = {}
     for method, account in itertools.product(("uniform", *NAMES), "ab"):
         ours = "warm" if account == "b" else "contributions"  # as the package trains: from where the search ended
         cells = [own for size in SMALL for own in shares(rows, ours, size, account, method).values()]
         if cells and (method, account) != ("uniform", "a"):
             found[method, account] = [value for own in cells for value in own]
+    return found
+
+
+def others(rows: list[dict]) -> str:
+    """Contributions against the other methods, with Holm's correction."""
+    found = rivals(rows)
     adjusted = holm({name: p_value(own) for name, own in found.items() if len(own) >= ENOUGH})
-    p_of = lambda name: f"{adjusted[name]:.3f}" if name in adjusted else "-"
+    p_of = lambda name: (
+        "-" if name not in adjusted else "< 0.001" if adjusted[name] < 1e-3 else f"{adjusted[name]:.3f}"
+    )
     body = []
     for method in dict.fromkeys(method for method, _ in found):
         pairs = max(len(found.get((method, account), [])) for account in "ab")

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.lib import compress_report
 from benchmarks.lib.allocation_plan import AMPLE, LONG, SMALL
+from benchmarks.lib.allocation_report import NAMES as OTHERS
 from benchmarks.lib.allocation_report import (
     bootstrapped,
     cell,
@@ -18,6 +19,7 @@ from benchmarks.lib.allocation_report import (
     found_shares,
     losses,
     percent,
+    rivals,
     shares,
     size_of,
 )
@@ -50,7 +52,7 @@ def cells(rows: list[dict], account: str = "a") -> dict[tuple[str, str], list[fl
 
 def summary(rows: list[dict], compressed: list[dict]) -> str:
     """What holds, on what: a line each for the same size, the size found, and adapters that there are already."""
-    lines = [_equal(rows), _found(rows), _cut(compressed)]
+    lines = [_equal(rows), _others(rows), _found(rows), _cut(compressed)]
     tasks = {row["task"] for row in rows if row["kind"] == "train"}
     seeds = {task: len({r["seed"] for r in rows if (r["kind"], r["task"]) == ("train", task)}) for task in tasks}
     on = [
@@ -80,6 +82,14 @@ def _pooled(own: list[list[float]]) -> str:
     mean, low, high = bootstrapped(own)
     span = f" ({percent(low)} to {percent(high)})" if min(map(len, own)) >= ENOUGH else ""
     return f"{percent(mean)}{span}"
+
+
+def _others(rows: list[dict]) -> str:
+    own = {OTHERS[method]: values for (method, account), values in rivals(rows).items() if account == "a"}
+    ahead = {name: values for name, values in own.items() if len(values) >= ENOUGH and interval(values)[0] > 0}
+    each = ", ".join(f"{name} by {100 * statistics.mean(values):.1f} %" for name, values in ahead.items())
+    alike = "".join(f"; as good: {name}" for name in own if name not in ahead)
+    return f"**Other ways to spend as much** are behind: {each}{alike}." if each else ""
 
 
 def _found(rows: list[dict]) -> str:
@@ -144,7 +154,7 @@ def front(rows: list[dict]) -> str:
     everywhere = list(cells(rows).values())
     mean = f"Mean over {len(everywhere)} cells of these and a smaller size: {_pooled(everywhere)}." if body else ""
     table = markdown(heads, body) if body else ""
-    return "\n\n".join(filter(None, [table, mean, _ample(rows), _found(rows)]))
+    return "\n\n".join(filter(None, [table, mean, _others(rows), _ample(rows), _found(rows)]))
 
 
 def _ample(rows: list[dict]) -> str:

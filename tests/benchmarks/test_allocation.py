@@ -170,6 +170,14 @@ def test_undecided_searches_are_counted():
     assert "(E2E); 2 of 5 searches were undecided, and have all of it; what" in claims.summary(rows, [])
 
 
+def test_methods_beyond_noise_are_told_from_those_within():
+    rows = table_rows()
+    assert "are behind: feed-forward layers only by 13.0 %." in claims.summary(rows, [])
+    same = [r for r in rows if (r.get("method"), r.get("size")) == ("contributions", "half")]
+    rows += [{**own, "method": "fixed", "loss": own["loss"] + 0.01 * (-1) ** own["seed"]} for own in same]
+    assert "only by 13.0 %; as good: α = 1 throughout." in claims.summary(rows, [])
+
+
 def test_a_training_that_was_the_same_is_not_run_again():
     row = {"kind": "train", "stage": "final", "task": "e2e", "seed": 11, "method": "uniform", "size": "twice",
            "account": "a", "rate": 4e-3, "steps": 250, "ranks": [8, 8], "loss": 2.0}  # fmt: skip
