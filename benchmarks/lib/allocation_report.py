@@ -65,6 +65,12 @@ def bootstrapped(cells: list[list[float]], seed: int = 0) -> tuple[float, float,
     return float(np.mean([np.mean(own) for own in cells])), float(low), float(high)
 
 
+def pooled(cells: list[list[float]]) -> str:
+    """Mean over cells and, where each has three values and more, its interval."""
+    mean, low, high = bootstrapped(cells)
+    return percent(mean) + (f" ({percent(low)} to {percent(high)})" if min(map(len, cells)) >= ENOUGH else "")
+
+
 def percent(value: float) -> str:
     return f"{100 * value:+.1f} %"
 
@@ -80,23 +86,20 @@ def cell(values: list[float]) -> str:
 
 
 def same_size(rows: list[dict]) -> str:
-    """Contributions against uniform, a line a task, a column a size, and all small cells together."""
-    body, small = [], []
+    """Contributions against uniform, a line a task, a column a size, and all small and all large cells together."""
+    body, cells = [], {"small": [], "large": []}
     by_size = {size: shares(rows, "contributions", size) for size in (*SMALL, "twice")}
     for task in CAPACITY:
         own = {size: found.get(task, []) for size, found in by_size.items()}
         if any(own.values()):
-            small += [own[size] for size in SMALL if own[size] and task not in LLM]
+            for size in own if task not in LLM else ():
+                cells["small" if size in SMALL else "large"] += [own[size]] if own[size] else []
             body.append(
                 [task, *(f"{size_of(rows, task, size)}: {cell(own[size])}" if own[size] else "-" for size in own)]
             )
+    means = [f"{len(own)} {name} cells: {pooled(own)}" for name, own in cells.items() if own]
     table = markdown(["task", "small", "middle", "large"], body)
-    if not small:
-        return ""
-    mean, low, high = bootstrapped(small)
-    span = f" ({percent(low)} to {percent(high)}, bootstrap)" if min(map(len, small)) >= ENOUGH else ""
-    text = f"Mean over {len(small)} small cells: {percent(mean)}{span}."
-    return f"{table}\n\n{text}"
+    return f"{table}\n\nMeans (bootstrap) over {', '.join(means)}." if means else ""
 
 
 def size_of(rows: list[dict], task: str, size: str) -> str:

@@ -13,12 +13,12 @@ from benchmarks.lib import compress_report
 from benchmarks.lib.allocation_plan import AMPLE, LONG, SMALL
 from benchmarks.lib.allocation_report import NAMES as OTHERS
 from benchmarks.lib.allocation_report import (
-    bootstrapped,
     cell,
     found_pairs,
     found_shares,
     losses,
     percent,
+    pooled,
     rivals,
     shares,
     size_of,
@@ -67,21 +67,15 @@ def _equal(rows: list[dict]) -> str:
     if not (found := cells(rows)):
         return ""
     own, tasks = list(found.values()), dict.fromkeys(task for task, _ in found)
-    text = f"**At the same size**, trained from scratch, learned ranks take {_pooled(own)} more off the held-out loss "
+    text = f"**At the same size**, trained from scratch, learned ranks take {pooled(own)} more off the held-out loss "
     text += f"than uniform ranks, over {len(own)} cells of a task and a size, where capacity may be a limit"
     if len(tasks) > 1:
-        each = {task: _pooled([values for (other, _), values in found.items() if other == task]) for task in tasks}
+        each = {task: pooled([values for (other, _), values in found.items() if other == task]) for task in tasks}
         text += f": {', '.join(f'{NAMES[task]} {mean}' for task, mean in each.items())}"
     if more := cells(rows, "b"):
         on = " and ".join(dict.fromkeys(NAMES[task] for task, _ in more))
-        text += f"; on {on} {_pooled(list(more.values()))} where uniform LoRA trains as much longer as the search took"
+        text += f"; on {on} {pooled(list(more.values()))} where uniform LoRA trains as much longer as the search took"
     return text + "."
-
-
-def _pooled(own: list[list[float]]) -> str:
-    mean, low, high = bootstrapped(own)
-    span = f" ({percent(low)} to {percent(high)})" if min(map(len, own)) >= ENOUGH else ""
-    return f"{percent(mean)}{span}"
 
 
 def _others(rows: list[dict]) -> str:
@@ -152,7 +146,9 @@ def front(rows: list[dict]) -> str:
             body.append([NAMES[task], size_of(rows, task, size), *shown, cell(values), str(len(values))])
     heads = ["at the same size", "parameters", "uniform", "learned", "difference", "seeds"]
     everywhere = list(cells(rows).values())
-    mean = f"Mean over {len(everywhere)} cells of these and a smaller size: {_pooled(everywhere)}." if body else ""
+    mean = f"Mean over {len(everywhere)} cells of these and a smaller size: {pooled(everywhere)}" if body else ""
+    larger = [own for task, own in shares(rows, "contributions", "twice").items() if task not in LLM]
+    mean += f"; of a larger size {pooled(larger)}." if larger else "." * bool(body)
     table = markdown(heads, body) if body else ""
     return "\n\n".join(filter(None, [table, mean, _others(rows), _ample(rows), _found(rows)]))
 

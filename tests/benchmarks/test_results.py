@@ -244,7 +244,7 @@ def test_the_first_table_is_of_ranks_at_the_same_size(place):
         place("allocation", *allocation_rows(seed))
     shown = section(page(), "Learned ranks against uniform ranks of the same size")
     assert "| e2e | - | 1,000: +10.0 % (+10.0 % to +10.0 %) | - |" in shown
-    assert "Mean over 1 small cells: +10.0 % (+10.0 % to +10.0 %, bootstrap)." in shown
+    assert "Means (bootstrap) over 1 small cells: +10.0 % (+10.0 % to +10.0 %)." in shown
     assert "pictures/forest.svg" in page() and "Not measured yet, " in section(page(), "Not measured")
     assert "+10.0 % (+10.0 % to +10.0 %) more off the held-out loss" in page()
     place("allocation", *({**own, "task": "novels"} for own in allocation_rows(seed=11)))
