@@ -37,17 +37,18 @@ MODELS = {
     "SmolLM2-135M-Instruct": LLM,
 }
 
-
+LIMITED = tuple(task for task in CAPACITY if task not in LLM)  # by capacity, perhaps; an LLM has one size
 WIDEST = 20  # percent, of the forest's axis
 
 
-def cells(rows: list[dict], account: str = "a") -> dict[tuple[str, str], list[float]]:
-    """{(task, size): shares by seed} at the two small sizes of tasks where capacity may be a limit: from scratch (a),
-    or from where the search ended, against uniform with as many more steps (b)."""
+def cells(
+    rows: list[dict], account: str = "a", sizes: tuple[str, ...] = SMALL, tasks: tuple[str, ...] = LIMITED
+) -> dict[tuple[str, str], list[float]]:
+    """{(task, size): shares by seed} at the two small sizes, or others, of tasks where capacity may be a limit: from
+    scratch (a), or from where the search ended, against uniform with as many more steps (b)."""
     ours = {"a": "contributions", "b": "warm"}[account]
-    found = {size: shares(rows, ours, size, account) for size in SMALL}
-    tasks = [task for task in CAPACITY if task not in LLM]
-    return {(task, size): found[size][task] for task in tasks for size in SMALL if found[size].get(task)}
+    found = {size: shares(rows, ours, size, account) for size in sizes}
+    return {(task, size): found[size][task] for task in tasks for size in sizes if found[size].get(task)}
 
 
 def summary(rows: list[dict], compressed: list[dict]) -> str:
@@ -147,7 +148,7 @@ def front(rows: list[dict]) -> str:
     heads = ["at the same size", "parameters", "uniform", "learned", "difference", "seeds"]
     everywhere = list(cells(rows).values())
     mean = f"Mean over {len(everywhere)} cells of these and a smaller size: {pooled(everywhere)}" if body else ""
-    larger = [own for task, own in shares(rows, "contributions", "twice").items() if task not in LLM]
+    larger = list(cells(rows, sizes=("twice",)).values())
     mean += f"; of a larger size {pooled(larger)}." if larger else "." * bool(body)
     table = markdown(heads, body) if body else ""
     return "\n\n".join(filter(None, [table, mean, _others(rows), _ample(rows), _found(rows)]))
@@ -170,8 +171,11 @@ def forest(rows: list[dict]) -> Figure:
     Where uniform hardly learns, a share of its gain says little: such a mean is written at the edge.
     """
     groups = {
-        title: {f"{NAMES[t]}, {size_of(rows, t, s)}": values for (t, s), values in cells(rows, account).items()}
-        for title, account in (("same size, from scratch", "a"), ("same size, uniform trains longer", "b"))
+        title: {f"{NAMES[t]}, {size_of(rows, t, s)}": own for (t, s), own in cells(rows, *which, CAPACITY).items()}
+        for title, *which in (
+            ("same size, from scratch", "a", (*SMALL, "twice")),
+            ("same size, uniform trains longer", "b", SMALL),
+        )
     } | {
         "size found, against rank 8": {
             NAMES[t]: v for t, v in found_shares(rows).items() if t in (*CAPACITY, *AMPLE, *LONG)
