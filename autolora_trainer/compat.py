@@ -6,6 +6,7 @@ Each says which version needs it, and when it may go.
 import copy
 import dataclasses
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,9 +77,13 @@ def silence_known_warnings() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     # transformers 5.23 renamed it, and TRL's configurations have the old name. Until transformers 6.
     warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
-    # TRL 1.16 computes logits for those who ask for outputs, which held-out losses by row need. Until TRL 2.
-    warnings.filterwarnings("ignore", message="`return_outputs=True`", category=FutureWarning)
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT finds Conv1D by itself
+
+
+def has_fused_head(model) -> bool:
+    """Whether TRL (1.16) has given a model a head that makes log-probabilities of the targets and no logits, which
+    take a forward pass more. Its forward says so by an argument that the signature it shows has not."""
+    return "fused_lm_head" in inspect.signature(model.forward, follow_wrapped=False).parameters
 
 
 def drawn_parameters(model) -> set:

@@ -142,7 +142,8 @@ def _check(place: str, overwrite: bool, counts: dict) -> None:
 def _logged(path: str):
     """Inside, the package's log and warnings go to a file; yields a context in which what is printed does too."""
     with open(path, "w", encoding="utf-8") as log:
-        handler = logging.StreamHandler(log)
+        handler, logger = logging.StreamHandler(log), logging.getLogger("autolora_trainer")
+        before, logger.handlers = logger.handlers, []  # those of a command that ran before in this process
         one_bar(handler)
         logging.captureWarnings(True)
         logging.getLogger("py.warnings").addHandler(handler)
@@ -150,8 +151,8 @@ def _logged(path: str):
             yield lambda: contextlib.redirect_stdout(log)
         finally:
             logging.captureWarnings(False)
-            for name in ("autolora_trainer", "py.warnings"):
-                logging.getLogger(name).removeHandler(handler)
+            logging.getLogger("py.warnings").removeHandler(handler)
+            logger.handlers = before
 
 
 def _timed(work):

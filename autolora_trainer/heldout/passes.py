@@ -65,8 +65,9 @@ def target_loss(model: torch.nn.Module, inputs: Mapping, forward: Callable | Non
         inputs: keyword arguments of the model, labels among them.
         forward: inputs -> (mean loss, outputs). Default: the model's own loss.
     Returns:
-        (sum, count), scalars. Where no gradient is asked for, and the model's logits explain its loss, one of each for
-        every row, (b,): differences between rows then say how sure a mean is.
+        (sum, count), scalars. Where no gradient is asked for, and the model's logits (or log-probabilities of the
+        targets, of TRL's fused head) explain its loss, one of each for every row, (b,): differences between rows then
+        say how sure a mean is.
     """
     if forward is None:
         outputs = model(**inputs)
@@ -75,8 +76,7 @@ def target_loss(model: torch.nn.Module, inputs: Mapping, forward: Callable | Non
         loss, outputs = forward(inputs)
     count = count_targets(model, inputs)
     if not torch.is_grad_enabled():
-        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
-        rows = _rows(model, logits, inputs.get("labels")) if torch.is_tensor(logits) else None
+        rows = _rows(model, outputs, inputs.get("labels")) if isinstance(outputs, Mapping) else None
         rounding = 2 * torch.finfo(loss.dtype).eps  # of a model in bfloat16: near in one batch is near in all
         near = {
             "rtol": max(1e-3, rounding),
@@ -88,9 +88,12 @@ def target_loss(model: torch.nn.Module, inputs: Mapping, forward: Callable | Non
     return loss * count, count
 
 
-def _rows(model: torch.nn.Module, logits: torch.Tensor, labels) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _rows(model: torch.nn.Module, outputs: Mapping, labels) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(sum, count) of every row by the usual losses; None for labels of another kind."""
-    if not torch.is_tensor(labels):
+    if outputs.get("log_probs") is not None and outputs.get("label_mask") is not None:
+        return -outputs["log_probs"].float().sum(-1), outputs["label_mask"].sum(-1).float()
+    logits = outputs.get("logits")
+    if not torch.is_tensor(logits) or not torch.is_tensor(labels):
         return None
     logits, ones = logits.float(), torch.ones(len(labels), device=labels.device)
     if labels.is_floating_point():
@@ -107,6 +110,22 @@ def _rows(model: torch.nn.Module, logits: torch.Tensor, labels) -> tuple[torch.T
         logits, labels = logits[:, :-1], labels[:, 1:]
     losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
     return losses.sum(1), (labels != IGNORED).sum(1).float()
+
+
+@contextmanager
+def last_outputs(model: torch.nn.Module) -> Iterator[dict]:
+    """What the model's last forward inside gave, where that has names."""
+    found: dict = {}
+
+    def keep(module, arguments, outputs):
+        found.clear()
+        found.update(outputs if isinstance(outputs, Mapping) else {})
+
+    hook = model.register_forward_hook(keep)
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def ordered_batches(rows, batch_size: int, collate: Callable, process_index: int = 0, num_processes: int = 1) -> list:

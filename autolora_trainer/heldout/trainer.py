@@ -5,8 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
-from autolora_trainer.heldout.passes import ordered_batches, target_loss
+from autolora_trainer.compat import has_fused_head
+from autolora_trainer.heldout.passes import last_outputs, ordered_batches, target_loss
 from autolora_trainer.heldout.split import EndlessBatches
+from autolora_trainer.lora.parts import base_model_of
 from autolora_trainer.training.own_loss import takes, wants_count
 from autolora_trainer.training.passes import unrecorded
 from autolora_trainer.training.shares import Idle, count_targets
@@ -67,17 +69,20 @@ class HeldOutMixin:
         return tuple(0 * value for value in found) if isinstance(inputs, Idle) else found
 
     def _mean_loss(self, inputs):
-        """(mean loss, outputs) by Trainer's own `compute_loss`, which leaves no records."""
+        """(mean loss, outputs) by Trainer's own `compute_loss`, which leaves no records. Outputs where no gradient is
+        asked for: what the loss was computed of, where that is no logits, which would take a pass more, and memory."""
         asked = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        more = {"return_outputs": True} if takes(self.compute_loss, "return_outputs") else {}
-        with self.compute_loss_context_manager(), unrecorded(self), self._alone():
+        wanted = not torch.is_grad_enabled()
+        asks = wanted and not has_fused_head(base_model_of(self.model)) and takes(self.compute_loss, "return_outputs")
+        more = {"return_outputs": True} if asks else {}
+        with self.compute_loss_context_manager(), unrecorded(self), self._alone(), last_outputs(self.model) as outputs:
             if wants_count(self):
                 more["num_items_in_batch"] = self._get_num_items_in_batch([inputs], self.args.device)
             found = self.compute_loss(self.model, dict(inputs), **more)
         for parameter, asks in asked:  # DPO and its like switch to a reference adapter and back, which turns it on
             if parameter.requires_grad != asks:
                 parameter.requires_grad_(asks)
-        return found if isinstance(found, tuple) else (found, {})  # some give no outputs, asked or not
+        return found if isinstance(found, tuple) else (found, outputs if wanted else {})  # some give none when asked
 
     @contextmanager
     def _alone(self):

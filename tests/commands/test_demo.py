@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from autolora_trainer.commands import cli
 from autolora_trainer.commands.demo import _curve
+from autolora_trainer.commands.surroundings import one_bar
 from autolora_trainer.errors import UsageError
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.ranks.curve import Curve, CurvePoint
@@ -23,8 +24,9 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """(its folder, what was printed, what a terminal was shown beside it)."""
+    """(its folder, what was printed, what a terminal was shown beside it), where `find` ran before."""
     folder, said, other = tmp_path_factory.mktemp("demo"), io.StringIO(), Terminal()
+    one_bar()
     with redirect_stdout(said), redirect_stderr(other):
         cli.main(f"demo --lines 64 --steps 2 --search_steps 5 --output_dir {folder}".split())
     return folder, said.getvalue().splitlines(), other.getvalue()

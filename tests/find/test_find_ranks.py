@@ -19,6 +19,8 @@ from trl import DPOConfig, KTOConfig, RewardConfig, SFTConfig, SFTTrainer
 
 from autolora_trainer import AutoLoraTrainingArguments, find_ranks
 from autolora_trainer.find.rank_search import RankSearch
+from autolora_trainer.heldout.passes import target_loss
+from autolora_trainer.heldout.trainer import HeldOutMixin
 from autolora_trainer.lora.parts import lora_layers
 from autolora_trainer.search.measure import MeasurementMixin
 from autolora_trainer.training.kinds import trainer_of
@@ -96,6 +98,26 @@ def test_trl_prepares_the_rows_of_its_configs(tmp_path, kind, data, more):
     assert same(before, everything(model))
     assert type(config) is LoraConfig and config.task_type == ("SEQ_CLS" if kind is RewardConfig else "CAUSAL_LM")
     assert sum(config.rank_pattern.values()) >= 1 and "q_proj" in " ".join(config.rank_pattern) or config.r >= 1
+
+
+def test_losses_by_row_take_trl_one_pass(tmp_path, recwarn):
+    torch.manual_seed(0)
+    trainer = type("HeldOut", (HeldOutMixin, SFTTrainer), {})(
+        byte_llama(), short_training(tmp_path, SFTConfig, per_device_train_batch_size=4, bf16=False),
+        train_dataset=Dataset.from_list(PAIRS), processing_class=padded(byte_tokenizer(llama=True)),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False),
+    )  # fmt: skip
+    batch = trainer._batches(*trainer._as_the_model_takes(trainer.train_dataset))[0]
+    passes = []
+    trainer.model.register_forward_hook(lambda *given: passes.append(given))
+    with torch.no_grad():
+        rows = trainer._held_out_loss(trainer.model, batch)
+        assert len(passes) == 1
+        for got, wanted in zip(rows, target_loss(trainer.model, dict(batch))):
+            assert got.shape == (4,) and torch.allclose(got, wanted, rtol=1e-4)
+    total, count = trainer._held_out_loss(trainer.model, batch)
+    assert len(passes) == 3 and torch.allclose(total, rows[0].sum(), rtol=1e-4) and count == rows[1].sum()
+    assert not [warning for warning in recwarn if "return_outputs" in str(warning.message)]
 
 
 def test_an_encoder_and_decoder(tmp_path):
