@@ -48,8 +48,8 @@ def grouped(links: Sequence[Sequence[Hashable]]) -> tuple[list[int], str]:
         return groups, ""
     left = "; what others have in common links more than half of all rows, and is left out of account"
     return groups, (
-        f"{sharing:,} of {len(links):,} training rows share an input with others: such rows stay together on one side "
-        f"of D_tr and D_val{left if kept < most else ''}"
+        f"{sharing:,} of {len(links):,} rows share an input with others: such rows stay together, on one side "
+        f"of every split{left if kept < most else ''}"
     )
 
 

@@ -119,7 +119,7 @@ def test_a_search_of_the_shell_goes_on(place, tmp_path, monkeypatch, capsys):  #
     said = capsys.readouterr()
     assert "a server needs" in said.out
     shared, *phases = said.err.splitlines()
-    assert shared.startswith("24 of 24 training rows share an input with others") and len(phases) == 2
+    assert shared.startswith("24 of 24 rows share an input with others") and len(phases) == 2
     assert all(line.startswith("find:") for line in phases)
     cli.main([*argv, "--resume_from_checkpoint"])
     assert capsys.readouterr().out == f"already finished: autolora show {tmp_path}/out\n"

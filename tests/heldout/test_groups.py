@@ -54,7 +54,7 @@ def test_copies_are_on_one_side_of_the_search(tmp_path, caplog, held):
     search = AutoLoraTrainer(tiny_roberta(), arguments(tmp_path), train_dataset=data, peft_config=LORA)
     parts = sides(search)
     assert sum(map(len, parts)) == len(set.union(*parts)) == 16 and len(search.train_dataset) == 32
-    assert "64 of 64 training rows share an input with others" in caplog.text
+    assert "64 of 64 rows share an input with others" in caplog.text
 
 
 def test_rows_that_differ_are_split_as_ever_and_nothing_is_said(tmp_path, caplog):
@@ -121,7 +121,7 @@ def test_pairs_that_share_a_text_are_linked_in_chains_and_what_links_all_is_left
     links = [("ab", "a", "b"), ("cb", "c", "b"), ("cd", "c", "d"), *((f"x{i}", f"x{i}", f"y{i}") for i in range(5))]
     assert grouped(links)[0] == [0, 0, 0, 3, 4, 5, 6, 7]
     assert grouped(links)[1] == (
-        "3 of 8 training rows share an input with others: such rows stay together on one side of D_tr and D_val"
+        "3 of 8 rows share an input with others: such rows stay together, on one side of every split"
     )
     hub = [(f"{i // 2}", f"{i // 2}", "yes") for i in range(8)]
     groups, said = grouped(hub)

@@ -62,7 +62,7 @@ def test_rows_that_share_a_text_are_on_one_side(models, tmp_path, case):
              for side in sides]  # fmt: skip
     if "cuts" in case:
         texts = [{text.rsplit(" ", 4)[0] for text in side} for side in texts]
-    assert said.startswith(f"{sharing} of {len(rows)} training rows share an input with others")
+    assert said.startswith(f"{sharing} of {len(rows)} rows share an input with others")
     assert sum(map(len, texts)) == len(set.union(*texts)) and sum(map(len, sides)) == len(rows)
     assert 0.4 * len(rows) <= len(sides[0]) <= 0.6 * len(rows)
 
@@ -72,7 +72,7 @@ def test_windows_of_a_sentence_and_its_copies_are_on_one_side(models, tmp_path):
     rows = [{"tokens": own, "tags": ["B-x", *["O"] * (len(own) - 1)]} for own in words]
     task, said, sides = parts("ner", models / "roberta", None, rows, tmp_path)
     places = [sentence for sentence, _ in task.windows["train"].places]
-    assert len(places) == 48 and said.startswith("48 of 48 training rows share")
+    assert len(places) == 48 and said.startswith("48 of 48 rows share")
     texts = [{tuple(words[places[row]]) for row in side} for side in sides]
     assert sum(map(len, texts)) == len(set.union(*texts)) == 12
 
@@ -81,7 +81,7 @@ def test_texts_of_one_input_are_on_one_side(models, tmp_path):
     rows = [{"input": TEXTS[i % 12], "reference": f"{i}"} for i in range(36)]
     _, said, sides = parts("nlg", models / "gpt2", None, rows, tmp_path)
     texts = [{rows[row]["input"] for row in side} for side in sides]
-    assert said.startswith("36 of 36 training rows share an input")
+    assert said.startswith("36 of 36 rows share an input")
     assert sum(map(len, texts)) == len(set.union(*texts)) == 12
 
 
