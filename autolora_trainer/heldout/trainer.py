@@ -1,7 +1,7 @@
 """Held-out rows on a Trainer: its collator, its loss, its processes; no step is ever taken here."""
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -72,17 +72,18 @@ class HeldOutMixin:
         """(mean loss, outputs) by Trainer's own `compute_loss`, which leaves no records. Outputs where no gradient is
         asked for: what the loss was computed of, where that is no logits, which would take a pass more, and memory."""
         asked = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        wanted = not torch.is_grad_enabled()
-        asks = wanted and not has_fused_head(base_model_of(self.model)) and takes(self.compute_loss, "return_outputs")
+        wanted, fused = not torch.is_grad_enabled(), has_fused_head(base_model_of(self.model))
+        asks = wanted and not fused and takes(self.compute_loss, "return_outputs")
         more = {"return_outputs": True} if asks else {}
-        with self.compute_loss_context_manager(), unrecorded(self), self._alone(), last_outputs(self.model) as outputs:
+        seen = last_outputs(self.model) if wanted and fused else nullcontext({})
+        with self.compute_loss_context_manager(), unrecorded(self), self._alone(), seen as outputs:
             if wants_count(self):
                 more["num_items_in_batch"] = self._get_num_items_in_batch([inputs], self.args.device)
             found = self.compute_loss(self.model, dict(inputs), **more)
         for parameter, asks in asked:  # DPO and its like switch to a reference adapter and back, which turns it on
             if parameter.requires_grad != asks:
                 parameter.requires_grad_(asks)
-        return found if isinstance(found, tuple) else (found, outputs if wanted else {})  # some give none when asked
+        return found if isinstance(found, tuple) else (found, outputs)  # some give none when asked
 
     @contextmanager
     def _alone(self):

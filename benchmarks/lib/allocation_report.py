@@ -26,6 +26,7 @@ NAMES = {
     "adalora": "AdaLoRA",
 }
 TASKS = CAPACITY + AMPLE
+LIMITED = tuple(task for task in CAPACITY if task not in LLM)  # by capacity, perhaps; an LLM has one size
 DRAWS = 10_000  # of the bootstrap
 FAILED = 0.1  # of the median gain of the seeds: a training that gains less has learned nothing
 
@@ -55,6 +56,16 @@ def shares(
             found.setdefault(place[0], []).append((others[place] - own[place], none[place] - unit[place]))
     gains = {task: statistics.mean(gain for _, gain in pairs) for task, pairs in found.items()}
     return {task: [ahead / gains[task] for ahead, _ in pairs] for task, pairs in found.items()}
+
+
+def cells(
+    rows: list[dict], account: str = "a", sizes: tuple[str, ...] = SMALL, tasks: tuple[str, ...] = LIMITED
+) -> dict[tuple[str, str], list[float]]:
+    """{(task, size): shares by seed} at the two small sizes, or others, of tasks where capacity may be a limit: from
+    scratch (a), or from where the search ended, against uniform with as many more steps (b)."""
+    ours = {"a": "contributions", "b": "warm"}[account]
+    found = {size: shares(rows, ours, size, account) for size in sizes}
+    return {(task, size): found[size][task] for task in tasks for size in sizes if found[size].get(task)}
 
 
 def bootstrapped(cells: list[list[float]], seed: int = 0) -> tuple[float, float, float]:
@@ -87,17 +98,15 @@ def cell(values: list[float]) -> str:
 
 def same_size(rows: list[dict]) -> str:
     """Contributions against uniform, a line a task, a column a size, and all small and all large cells together."""
-    body, cells = [], {"small": [], "large": []}
+    body, groups = [], {"small": cells(rows), "large": cells(rows, sizes=("twice",))}
     by_size = {size: shares(rows, "contributions", size) for size in (*SMALL, "twice")}
     for task in CAPACITY:
         own = {size: found.get(task, []) for size, found in by_size.items()}
         if any(own.values()):
-            for size in own if task not in LLM else ():
-                cells["small" if size in SMALL else "large"] += [own[size]] if own[size] else []
             body.append(
                 [task, *(f"{size_of(rows, task, size)}: {cell(own[size])}" if own[size] else "-" for size in own)]
             )
-    means = [f"{len(own)} {name} cells: {pooled(own)}" for name, own in cells.items() if own]
+    means = [f"{len(own)} {name} cells: {pooled(list(own.values()))}" for name, own in groups.items() if own]
     table = markdown(["task", "small", "middle", "large"], body)
     return f"{table}\n\nMeans (bootstrap) over {', '.join(means)}." if means else ""
 

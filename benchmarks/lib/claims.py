@@ -14,13 +14,13 @@ from benchmarks.lib.allocation_plan import AMPLE, LONG, SMALL
 from benchmarks.lib.allocation_report import NAMES as OTHERS
 from benchmarks.lib.allocation_report import (
     cell,
+    cells,
     found_pairs,
     found_shares,
     losses,
     percent,
     pooled,
     rivals,
-    shares,
     size_of,
 )
 from benchmarks.lib.allocation_sizes import CAPACITY, LLM, search_of
@@ -37,18 +37,7 @@ MODELS = {
     "SmolLM2-135M-Instruct": LLM,
 }
 
-LIMITED = tuple(task for task in CAPACITY if task not in LLM)  # by capacity, perhaps; an LLM has one size
 WIDEST = 20  # percent, of the forest's axis
-
-
-def cells(
-    rows: list[dict], account: str = "a", sizes: tuple[str, ...] = SMALL, tasks: tuple[str, ...] = LIMITED
-) -> dict[tuple[str, str], list[float]]:
-    """{(task, size): shares by seed} at the two small sizes, or others, of tasks where capacity may be a limit: from
-    scratch (a), or from where the search ended, against uniform with as many more steps (b)."""
-    ours = {"a": "contributions", "b": "warm"}[account]
-    found = {size: shares(rows, ours, size, account) for size in sizes}
-    return {(task, size): found[size][task] for task in tasks for size in sizes if found[size].get(task)}
 
 
 def summary(rows: list[dict], compressed: list[dict]) -> str:
@@ -147,9 +136,11 @@ def front(rows: list[dict]) -> str:
             body.append([NAMES[task], size_of(rows, task, size), *shown, cell(values), str(len(values))])
     heads = ["at the same size", "parameters", "uniform", "learned", "difference", "seeds"]
     everywhere = list(cells(rows).values())
-    mean = f"Mean over {len(everywhere)} cells of these and a smaller size: {pooled(everywhere)}" if body else ""
     larger = list(cells(rows, sizes=("twice",)).values())
-    mean += f"; of a larger size {pooled(larger)}." if larger else "." * bool(body)
+    more = f"; of a larger size {pooled(larger)}" if larger else ""
+    mean = (
+        f"Mean over {len(everywhere)} cells of these and a smaller size: {pooled(everywhere)}{more}." if body else ""
+    )
     table = markdown(heads, body) if body else ""
     return "\n\n".join(filter(None, [table, mean, _others(rows), _ample(rows), _found(rows)]))
 
